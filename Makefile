@@ -1,0 +1,121 @@
+# Every target installs what it needs itself: Debian packages when one is
+# missing (packaging/need-packages tells how it keeps its hands off the
+# machine's services), Python packages into .venv. Nothing else on the machine
+# changes, but for "install" and "uninstall".
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# where "install" puts things; a package build sets DESTDIR too
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+# another version number for a test of upgrades: make deb DEB_VERSION=0.1.1~test
+DEB_VERSION ?=
+
+NEED := packaging/need-packages
+# systemd-python is compiled; gcc alone brings no C library headers
+VENV_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
+BUNDLE_PACKAGES := python3 python3-venv
+DEB_PACKAGES := $(BUNDLE_PACKAGES) dpkg-dev
+# a real charon, a real target and what looks at their packets
+LAB_PACKAGES := charon-systemd strongswan-swanctl libcharon-extra-plugins \
+	libstrongswan-extra-plugins libstrongswan-standard-plugins \
+	tgt libiscsi-bin open-iscsi nftables iproute2 tcpdump procps
+LINT_PACKAGES := shellcheck
+# systemd: systemd-analyze reads the units; python3-systemd: the .deb's launchers are run
+TEST_PACKAGES := $(LAB_PACKAGES) $(LINT_PACKAGES) $(DEB_PACKAGES) lintian systemd python3-systemd
+
+.PHONY: help
+help:
+	@echo 'make demo       a real iSCSI login through ESP in network namespaces, and its proof'
+	@echo 'make test       every test that needs no VM: lint, types, unit, wire, real charon, package'
+	@echo 'make test-vm    the end-to-end suite on two virtual machines'
+	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
+	@echo 'make lint       ruff, mypy, the layers, shellcheck'
+	@echo 'make format     lets ruff lay the code out'
+	@echo 'make deb        dist/iscsi-ipsec_VERSION_all.deb'
+	@echo 'make install    from source, under PREFIX=$(PREFIX); honours DESTDIR'
+	@echo 'make uninstall  takes that away again, and opens the guard'
+	@echo 'make clean      removes what make made here'
+
+# --- the environment --------------------------------------------------------
+
+VENV_STAMP := $(VENV)/.installed
+# a copied or moved checkout carries a .venv that points to the old place
+ifeq ($(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate && echo here),)
+$(VENV_STAMP): FORCE
+endif
+
+$(VENV_STAMP): pyproject.toml
+	@$(NEED) $(VENV_PACKAGES)
+	@grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate && $(RUN) -c '' 2>/dev/null || \
+		$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+.PHONY: FORCE
+FORCE:
+
+.PHONY: venv
+venv: $(VENV_STAMP)
+
+# --- running ----------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV_STAMP)
+	@$(NEED) $(LAB_PACKAGES)
+	$(RUN) -m tests.demo
+
+.PHONY: bench
+bench: $(VENV_STAMP)
+	@$(NEED) $(LAB_PACKAGES)
+	$(RUN) -m tests.bench
+
+.PHONY: lint
+lint: $(VENV_STAMP)
+	@$(NEED) $(LINT_PACKAGES)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+	packaging/shell-scripts -print0 | xargs -0 shellcheck
+
+.PHONY: format
+format: $(VENV_STAMP)
+	$(RUN) -m ruff format
+	$(RUN) -m ruff check --fix --select I
+
+.PHONY: test
+test: lint
+	@$(NEED) $(TEST_PACKAGES)
+	$(RUN) -m pytest
+
+.PHONY: test-vm
+test-vm: deb
+	tests/vm/run
+
+# --- packages ---------------------------------------------------------------
+
+.PHONY: deb
+deb:
+	@$(NEED) $(DEB_PACKAGES)
+	PYTHON='$(PYTHON)' DEB_VERSION='$(DEB_VERSION)' packaging/deb/build dist
+
+.PHONY: install
+install:
+	@$(NEED) $(BUNDLE_PACKAGES)
+	PYTHON='$(PYTHON)' packaging/bundle build/bundle
+	PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' \
+		packaging/install-tree build/bundle
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/after-install
+
+.PHONY: uninstall
+uninstall:
+	PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' packaging/uninstall
+
+.PHONY: clean
+clean:
+	rm -rf build dist $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf daemon/*.egg-info

@@ -1,0 +1,8 @@
+"""iscsi-ipsec: keeps open-iscsi sessions inside IPsec.
+
+The folders are the architecture, and imports go down only:
+``shell`` (daemon, command) > ``adapters`` (one foreign library each) >
+``core`` (pure decisions) > ``base`` (types).
+"""
+
+__version__ = "0.1.0"

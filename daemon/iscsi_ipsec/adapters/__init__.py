@@ -1,0 +1,6 @@
+"""The edges of the world, one foreign library or interface each.
+
+Law: an adapter turns foreign data into types of ``base`` and foreign
+exceptions into errors of ``base.errors``; it decides nothing, and no adapter
+imports another.
+"""

@@ -1,0 +1,23 @@
+"""charon by its VICI socket.
+
+Law: this package is the only place that knows :mod:`vici` and the field names
+of charon's answers. ``wire`` frames and times out, ``state`` turns answers into
+values, ``commands`` is the command session, ``events`` the session for events:
+two sockets, because an event between two answers would break the order by
+which alone VICI tells which answer belongs to which request.
+"""
+
+from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX, Charon, default_socket
+from iscsi_ipsec.adapters.charon.events import EVENTS, CharonEvents
+from iscsi_ipsec.base.sa import CharonState, ChildSa, IkeSa
+
+__all__ = [
+    "EVENTS",
+    "OWN_PREFIX",
+    "Charon",
+    "CharonEvents",
+    "CharonState",
+    "ChildSa",
+    "IkeSa",
+    "default_socket",
+]

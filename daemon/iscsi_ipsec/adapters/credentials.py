@@ -1,0 +1,74 @@
+"""Keys from systemd credentials (systemd.exec(5), CREDENTIALS; systemd-creds(1)).
+
+A plain credential lies in ``$CREDENTIALS_DIRECTORY``, as it was when the
+service started. An encrypted one in a credstore is decrypted whenever it is
+read, so that it can be changed without a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
+from iscsi_ipsec.base.secret import Secret
+
+ENCRYPTED_STORES = ("/etc/credstore.encrypted", "/run/credstore.encrypted", "/usr/lib/credstore.encrypted")
+"""Where systemd itself looks for encrypted credentials, the strongest first."""
+
+TIMEOUT = 10.0
+"""Seconds for one decryption; a TPM takes a second."""
+
+
+def locate_credential(
+    name: str, *, environ: Mapping[str, str] = os.environ, stores: tuple[str, ...] = ENCRYPTED_STORES
+) -> str:
+    """The path of the credential's file, empty where there is none. An encrypted one wins: it is the fresher."""
+    folders = [*stores, environ.get("CREDENTIALS_DIRECTORY", "")]
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if folder and os.path.exists(path):
+            return path
+    return ""
+
+
+def is_encrypted(path: str, *, stores: tuple[str, ...] = ENCRYPTED_STORES) -> bool:
+    """Whether the file that :func:`locate_credential` found must be decrypted."""
+    return os.path.dirname(path) in stores
+
+
+def decrypt_credential(name: str, path: str, asked_by: str, systemd_creds: str = "systemd-creds") -> Secret:
+    """The credential's bytes without one trailing newline; :class:`ConfigError` about ``asked_by`` where it fails."""
+    try:
+        done = subprocess.run(
+            [systemd_creds, "decrypt", f"--name={name}", "--newline=no", path, "-"],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as err:
+        # the exception may hold output, which is a key
+        raise _problem(
+            asked_by,
+            f"credential {name} cannot be decrypted: {type(err).__name__}",
+            "is systemd-creds installed?",
+        ) from None
+    if done.returncode:
+        raise _problem(
+            asked_by,
+            f"credential {name} cannot be decrypted",
+            f"try: systemd-creds decrypt --name={name} {path} -",
+        )
+    if len(done.stdout) > MAX_KEY_FILE_BYTES:
+        raise _problem(asked_by, f"credential {name} is too large", "a key has at most 65,535 bytes")
+    return Secret(done.stdout.removesuffix(b"\n"))
+
+
+def missing_credential(name: str, asked_by: str) -> ConfigError:
+    """The error that no such credential exists."""
+    hint = f"make one: systemd-creds encrypt --name={name} - {ENCRYPTED_STORES[0]}/{name}"
+    return _problem(asked_by, f"there is no credential {name}", hint)
+
+
+def _problem(file: str, message: str, hint: str) -> ConfigError:
+    return ConfigError((Problem(code="bad-credential", message=message, hint=hint, file=file),))

@@ -1,0 +1,351 @@
+"""The kernel's IPsec databases (SPD and SAD), read through NETLINK_XFRM.
+
+Law: reads only, apart from :func:`esp_supported`'s probe, which the kernel
+refuses by its nature. A dump of states carries their keys. They are neither
+parsed nor kept, and no exception is raised in or through a frame that holds a
+received buffer, since a traceback shows local variables.
+
+Layouts: include/uapi/linux/xfrm.h and netlink.h. Parsing is pure, takes any
+bytes, and passes over what it cannot read.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.model import Address, Network
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
+
+NETLINK_XFRM = 6
+XFRM_MSG_GETSA, XFRM_MSG_NEWSA = 0x12, 0x10
+XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY = 0x15, 0x13
+XFRM_MSG_UPDSA = 0x1A
+XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_TMPL, XFRMA_MARK, XFRMA_IF_ID = 1, 2, 5, 21, 31
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+
+IPPROTO_ESP = 50
+
+TIMEOUT = 5.0
+"""Seconds for a whole dump; 10,000 entries take well under one."""
+MAX_ENTRIES = 200_000
+ATTEMPTS = 4
+"""A dump during which the tables changed (NLM_F_DUMP_INTR) is taken again, this often."""
+RECEIVE_BYTES = 1 << 18
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_SELECTOR = struct.Struct("=16s16s8sHBBB3xiI")
+_PORTS = struct.Struct("!4H")
+_LIFETIME = struct.Struct("=4Q")
+_STATE_ID = struct.Struct("!16sIB3x")
+_STATE_TAIL = struct.Struct("=IIHBBB")
+_POLICY_TAIL = struct.Struct("=IIBBBB")
+_TEMPLATE = struct.Struct("=16s4sB3xH2x16sIBBBx12x")
+_LIMITS_BYTES, _STATS_BYTES = 64, 12
+
+_ALIGNMENT = struct.calcsize("@BQ") - 8  # of a __u64 inside a struct: 8, but 4 on i386
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+_STATE_CURRENT = _SELECTOR.size + _STATE_ID.size + 16 + _LIMITS_BYTES
+_STATE_BYTES = _padded(_STATE_CURRENT + _LIFETIME.size + _STATS_BYTES + _STATE_TAIL.size)
+_POLICY_CURRENT = _SELECTOR.size + _LIMITS_BYTES
+_POLICY_BYTES = _padded(_POLICY_CURRENT + _LIFETIME.size + _POLICY_TAIL.size)
+
+_DIRECTIONS = ("in", "out", "fwd")  # numbers from 3 on are the sockets' own policies
+_MODES = ("transport", "tunnel", "route-optimization", "in-trigger", "beet")
+_ACTIONS = ("allow", "block")
+
+T = TypeVar("T")
+
+
+def policies() -> tuple[KernelPolicy, ...]:
+    """All policies but the sockets' own. Raises :class:`KernelUnavailable` (EPERM: not root)."""
+    return _dump(XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY, parse_policy)
+
+
+def states() -> tuple[KernelState, ...]:
+    """All states, without their keys. Raises :class:`KernelUnavailable` (EPERM: not root)."""
+    now = int(time.time())
+    return _dump(XFRM_MSG_GETSA, XFRM_MSG_NEWSA, lambda payload: parse_state(payload, now))
+
+
+def esp_supported() -> bool:
+    """Whether the kernel can do ESP over IPv4. Raises :class:`KernelUnavailable`.
+
+    Asks to *update* an SA that does not exist. The kernel looks for the
+    protocol first (and loads its module), then for the SA: EPROTONOSUPPORT
+    or ESRCH, and nothing is changed either way (xfrm_add_sa, xfrm_user.c).
+    """
+    code = _ask(XFRM_MSG_UPDSA, _no_such_state())
+    if code == errno.EPERM:
+        raise KernelUnavailable(f"XFRM: {os.strerror(code)}")
+    return code not in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+
+
+def xfrm_stat(path: str = "/proc/thread-self/net/xfrm_stat") -> dict[str, int]:
+    """XFRM's error counters (Documentation/networking/xfrm_proc.rst); empty if the kernel keeps none.
+
+    ``thread-self``, because the namespace belongs to a thread, and
+    ``/proc/net`` shows that of the process's first one.
+    """
+    try:
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
+
+def parse_policy(payload: bytes) -> KernelPolicy | None:
+    """One XFRM_MSG_NEWPOLICY without its header; None: a socket's own, or not readable."""
+    if len(payload) < _POLICY_BYTES:
+        return None
+    priority, index, direction, action, _, _ = _POLICY_TAIL.unpack_from(
+        payload, _POLICY_CURRENT + _LIFETIME.size
+    )
+    selector = _parse_selector(payload, 0)
+    if direction >= len(_DIRECTIONS) or selector is None:
+        return None
+    reqid, mode, protocol = 0, "", 0
+    tmpl_src: Address | None = None
+    tmpl_dst: Address | None = None
+    (ifindex,) = struct.unpack_from("=i", payload, _SELECTOR.size - 8)
+    restricted = ifindex != 0
+    for kind, value in attributes(payload[_POLICY_BYTES:]):
+        if kind == XFRMA_TMPL and len(value) >= _TEMPLATE.size and not mode:
+            daddr, _, protocol, family, saddr, reqid, number, _, _ = _TEMPLATE.unpack_from(value)
+            mode = _named(_MODES, number, "mode")
+            tmpl_src, tmpl_dst = _address(saddr, family), _address(daddr, family)
+        elif kind == XFRMA_IF_ID or (kind == XFRMA_MARK and value[4:8] != bytes(4)):
+            restricted = True
+    return KernelPolicy(
+        direction=_DIRECTIONS[direction],
+        src=selector.src,
+        dst=selector.dst,
+        proto=selector.proto,
+        sport=selector.sport,
+        sport_mask=selector.sport_mask,
+        dport=selector.dport,
+        dport_mask=selector.dport_mask,
+        action=_named(_ACTIONS, action, "action"),
+        priority=priority,
+        index=index,
+        reqid=reqid,
+        mode=mode,
+        tmpl_proto=protocol,
+        tmpl_src=tmpl_src,
+        tmpl_dst=tmpl_dst,
+        restricted=restricted,
+    )
+
+
+def parse_state(payload: bytes, now: int) -> KernelState | None:
+    """One XFRM_MSG_NEWSA without its header, at ``now`` (Unix time); None: not readable.
+
+    Reads the fixed part only: all attributes, keys among them, come after it.
+    """
+    if len(payload) < _STATE_BYTES:
+        return None
+    daddr, spi, protocol = _STATE_ID.unpack_from(payload, _SELECTOR.size)
+    saddr = payload[_SELECTOR.size + _STATE_ID.size : _SELECTOR.size + _STATE_ID.size + 16]
+    byte_count, packets, added, _ = _LIFETIME.unpack_from(payload, _STATE_CURRENT)
+    _, reqid, family, mode, _, _ = _STATE_TAIL.unpack_from(
+        payload, _STATE_CURRENT + _LIFETIME.size + _STATS_BYTES
+    )
+    src, dst = _address(saddr, family), _address(daddr, family)
+    if src is None or dst is None:
+        return None
+    return KernelState(
+        src=src,
+        dst=dst,
+        spi=spi,
+        proto=protocol,
+        reqid=reqid,
+        mode=_named(_MODES, mode, "mode"),
+        bytes=byte_count,
+        packets=packets,
+        age=max(0, now - added) if added else 0,
+        sel=_parse_selector(payload, family),
+    )
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The (type, flags, sequence number, payload) of each whole netlink message; ends at what is cut short."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            return
+        yield kind, flags, sequence, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The (type, value) of each whole netlink attribute; ends at what is cut short."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size or offset + length > len(data):
+            return
+        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + length]  # the two high bits are flags
+        offset += (length + 3) & ~3
+
+
+def _parse_selector(payload: bytes, family: int) -> Selector | None:
+    """``family`` stands in where the selector has none, as in states for any address."""
+    daddr, saddr, ports, own_family, dlen, slen, protocol, _, _ = _SELECTOR.unpack_from(payload)
+    dport, dport_mask, sport, sport_mask = _PORTS.unpack(ports)
+    src = _network(saddr, slen, own_family or family)
+    dst = _network(daddr, dlen, own_family or family)
+    if src is None or dst is None:
+        return None
+    return Selector(
+        src=src,
+        dst=dst,
+        proto=protocol,
+        sport=sport,
+        sport_mask=sport_mask,
+        dport=dport,
+        dport_mask=dport_mask,
+    )
+
+
+def _address(raw: bytes, family: int) -> Address | None:
+    if family == socket.AF_INET:
+        return ipaddress.IPv4Address(raw[:4])
+    if family == socket.AF_INET6:
+        return ipaddress.IPv6Address(raw)
+    return None
+
+
+def _network(raw: bytes, length: int, family: int) -> Network | None:
+    address = _address(raw, family)
+    if address is None or length > address.max_prefixlen:
+        return None
+    return ipaddress.ip_network((address, length), strict=False)
+
+
+def _named(names: tuple[str, ...], number: int, what: str) -> str:
+    return names[number] if number < len(names) else f"{what}-{number}"
+
+
+def _dump(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> tuple[T, ...]:
+    found: list[T] = []
+    reason = ""
+    for _ in range(ATTEMPTS):
+        found, reason, again = _collect(request, wanted, parse)
+        if not again:
+            break
+    if reason:
+        raise KernelUnavailable(f"XFRM: {reason}")
+    return tuple(found)
+
+
+def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> tuple[list[T], str, bool]:
+    """One dump: what was found, why it is no use (if so), whether to try again. Never raises."""
+    found: list[T] = []
+    try:
+        with _socket() as opened:
+            opened.send(_HEADER.pack(_HEADER.size, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0))
+            end = time.monotonic() + TIMEOUT
+            while True:
+                data, _, truncated, sender = opened.recvmsg(RECEIVE_BYTES)
+                if truncated & socket.MSG_TRUNC:
+                    return found, "an entry is too long", False
+                if sender[0] != 0:  # only the kernel has number 0
+                    continue
+                for kind, flags, _, payload in messages(data):
+                    if flags & NLM_F_DUMP_INTR:
+                        return found, "the tables kept changing", True
+                    if kind in (NLMSG_DONE, NLMSG_ERROR):
+                        code = _errno(payload)
+                        return found, os.strerror(code) if code > 0 else "", False
+                    entry = parse(payload) if kind == wanted else None
+                    if entry is not None:
+                        found.append(entry)
+                if len(found) > MAX_ENTRIES:
+                    return found, f"more than {MAX_ENTRIES} entries", False
+                if time.monotonic() > end:
+                    return found, f"no end of the answer within {TIMEOUT:g} s", False
+    except OSError as err:
+        # not re-raised: this frame holds what was received
+        return found, err.strerror or str(err), False
+
+
+def _ask(request: int, payload: bytes) -> int:
+    """Send one request that wants an acknowledgement; return its errno, 0 for none."""
+    header = _HEADER.pack(_HEADER.size + len(payload), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    try:
+        with _socket() as opened:
+            opened.send(header + payload)
+            data = opened.recv(RECEIVE_BYTES)
+    except OSError as err:
+        raise KernelUnavailable(f"XFRM: {err.strerror or err}") from err
+    for kind, _, _, answer in messages(data):
+        if kind == NLMSG_ERROR:
+            return _errno(answer)
+    raise KernelUnavailable("XFRM: no acknowledgement")
+
+
+def _errno(payload: bytes) -> int:
+    """What NLMSG_ERROR and NLMSG_DONE begin with: 0, or a negative errno."""
+    return -int.from_bytes(payload[:4], sys.byteorder, signed=True)
+
+
+def _socket() -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_XFRM)
+    try:
+        opened.settimeout(TIMEOUT)
+        opened.bind((0, 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _no_such_state() -> bytes:
+    """An ESP state between addresses of documentation (RFC 5737) with a null key."""
+    src, dst = (bytes([192, 0, 2, last]).ljust(16, b"\0") for last in (1, 2))
+    info = (
+        bytes(_SELECTOR.size)
+        + _STATE_ID.pack(dst, 0xFFFFFFFF, IPPROTO_ESP)
+        + src
+        + bytes(_LIMITS_BYTES + _LIFETIME.size + _STATS_BYTES)
+        + _STATE_TAIL.pack(0, 0, socket.AF_INET, 0, 0, 0)
+    ).ljust(_STATE_BYTES, b"\0")
+    return (
+        info
+        + _algorithm(XFRMA_ALG_CRYPT, b"cbc(aes)", key_bytes=16)
+        + _algorithm(XFRMA_ALG_AUTH, b"hmac(sha256)", key_bytes=32)
+    )
+
+
+def _algorithm(kind: int, name: bytes, *, key_bytes: int) -> bytes:
+    value = struct.pack("=64sI", name, 8 * key_bytes) + bytes(key_bytes)
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+
+
+def has_aes_instructions(path: str = "/proc/cpuinfo") -> bool:
+    """Whether the CPU does AES itself (x86 flag ``aes``, Arm feature ``aes``); True where it cannot be told."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features"))]
+    except OSError:
+        return True
+    return not lines or " aes" in lines[0]

@@ -1,0 +1,177 @@
+"""Threads that listen to the kernel's multicast groups and wake the main loop.
+
+Law: a monitor calls ``wake`` and nothing else. It wakes also after each time
+that it subscribed and when the kernel says that messages were lost, so nothing
+can change unnoticed for longer than a pass.
+
+These are plain sockets, not :mod:`pyroute2`: there is nothing to parse but a
+name, and a lost message (ENOBUFS), which ends that library's reader for good,
+is to a plain socket just one error, after which it goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+
+ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19)
+"""RTNLGRP_ LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
+(include/uapi/linux/rtnetlink.h). LINK counts: when a link goes down its IPv4 routes
+vanish without a message of their own."""
+
+NFNLGRP_NFTABLES = 7
+NFNL_SUBSYS_NFTABLES = 10
+NFT_MSG_NEWGEN = 15
+NFTA_TABLE_NAME = 1
+"""Attribute 1 is the table's name in the messages about tables, chains, rules, sets, elements
+and objects alike (include/uapi/linux/netfilter/nf_tables.h); of NEWGEN it is a number."""
+
+FIRST_DELAY, LAST_DELAY = 0.2, 5.0
+RECEIVE_BYTES = 65536
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_NFGENMSG_BYTES = 4
+
+_log = logging.getLogger(__name__)
+
+
+class _Monitor(threading.Thread):
+    """Joins ``groups`` of ``protocol``; wakes with ``reason`` for each datagram that ``_concerns_us``."""
+
+    protocol: int
+    groups: tuple[int, ...]
+    reason: str
+
+    def __init__(self, wake: Callable[[str], None], *, receive_buffer: int | None = None) -> None:
+        """``receive_buffer``: bytes for SO_RCVBUF, the kernel's default if None."""
+        super().__init__(name=type(self).__name__, daemon=True)
+        self._wake = wake
+        self._receive_buffer = receive_buffer
+        self._stopping = threading.Event()
+        self._stop_reader, self._stop_writer = socket.socketpair()
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self._stop_writer.close()  # makes the other end readable
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(5)
+
+    def run(self) -> None:
+        """Subscribe and listen; on an error wait a little and do so again."""
+        delay = FIRST_DELAY
+        while not self._stopping.is_set():
+            try:
+                with self._subscribed() as subscribed:
+                    self._tell()
+                    delay = FIRST_DELAY
+                    self._listen(subscribed)
+            except OSError as err:
+                _log.warning("%s listens again in %g s: %s", self.name, delay, err.strerror)
+                self._stopping.wait(delay)
+                delay = min(2 * delay, LAST_DELAY)
+        self._stop_reader.close()
+
+    def _subscribed(self) -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self.protocol)
+        try:
+            if self._receive_buffer is not None:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+            opened.bind((0, 0))
+            for group in self.groups:
+                opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        except OSError:
+            opened.close()
+            raise
+        return opened
+
+    def _listen(self, subscribed: socket.socket) -> None:
+        poll = select.poll()
+        poll.register(subscribed, select.POLLIN)
+        poll.register(self._stop_reader, select.POLLIN)
+        while True:
+            poll.poll()
+            if self._stopping.is_set():
+                return
+            try:
+                data, _, flags, sender = subscribed.recvmsg(RECEIVE_BYTES, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError as err:
+                if err.errno != errno.ENOBUFS:
+                    raise
+                self._tell()  # messages were lost, so anything may have changed
+                continue
+            from_kernel = sender[0] == 0
+            if from_kernel and (flags & socket.MSG_TRUNC or self._concerns_us(data)):
+                self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._wake(self.reason)
+        except Exception as err:  # noqa: BLE001  # a callback's bug must not end the thread
+            _log.error("waking failed: %s", type(err).__name__)
+
+    def _concerns_us(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+
+class RouteMonitor(_Monitor):
+    """Wakes with ``network`` when a link, an address, a route or a routing rule changes."""
+
+    protocol = NETLINK_ROUTE
+    groups = ROUTE_GROUPS
+    reason = "network"
+
+    def _concerns_us(self, data: bytes) -> bool:
+        return bool(data)  # all of these groups' messages do
+
+
+class GuardMonitor(_Monitor):
+    """Wakes with ``guard`` when anything in nftables' table ``iscsi_ipsec`` changes, by our own hand too."""
+
+    protocol = NETLINK_NETFILTER
+    groups = (NFNLGRP_NFTABLES,)
+    reason = "guard"
+
+    def _concerns_us(self, data: bytes) -> bool:
+        return b"iscsi_ipsec" in table_names(data)
+
+
+def table_names(data: bytes) -> Iterator[bytes]:
+    """The tables that a datagram of nftables notifications speaks of; ends quietly at what is cut short."""
+    for kind, payload in _messages(data):
+        if kind >> 8 != NFNL_SUBSYS_NFTABLES or kind & 0xFF == NFT_MSG_NEWGEN:
+            continue
+        for attribute, value in _attributes(payload[_NFGENMSG_BYTES:]):
+            if attribute == NFTA_TABLE_NAME:
+                yield value.rstrip(b"\0")
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size or offset + length > len(data):
+            return
+        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + length]  # the two high bits are flags
+        offset += (length + 3) & ~3

@@ -1,0 +1,171 @@
+"""Names to addresses, in the background.
+
+Law: the loop never waits for DNS, which may be down or may itself need the
+network that we are to protect. Answers are remembered; a name that fails
+keeps its last good one, since forgetting it would open or close a portal for
+a DNS outage.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import Address
+
+REASON = "names"
+
+Resolve = Callable[[str], Iterable[Address]]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveFailure:
+    """A name that never had an answer, and why."""
+
+    name: str
+    reason: str
+
+
+Answer = tuple[Address, ...] | ResolveFailure | None
+"""Addresses in a stable order; a failure; None while the first look-up runs."""
+
+
+def system_resolve(name: str) -> tuple[Address, ...]:
+    """Ask as open-iscsi does, with getaddrinfo(3). Raises :class:`OSError`.
+
+    Link-local addresses are left out (no policy can tell their links apart),
+    IPv4-mapped ones come as IPv4.
+    """
+    found: set[Address] = set()
+    for _, _, _, _, sockaddr in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
+        address = ipaddress.ip_address(sockaddr[0])
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.is_link_local:
+                continue
+            found.add(address.ipv4_mapped or address)
+        else:
+            found.add(address)
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class _Name:
+    addresses: tuple[Address, ...] = ()
+    failure: ResolveFailure | None = None
+    asked: float | None = None
+    """When the look-up that runs was queued; None: none runs."""
+    answered: float | None = None
+    """When the last one ended, well or not."""
+
+
+class Resolver:
+    """Looks names up in a few threads. The methods are for one thread and never block."""
+
+    def __init__(
+        self,
+        wake: Callable[[str], None],
+        *,
+        ttl: float = 60.0,
+        retry: float = 5.0,
+        timeout: float = 10.0,
+        threads: int = 4,
+        resolve: Resolve = system_resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``ttl``: seconds an answer counts before it is asked for again; ``retry``: the same for a failure.
+
+        ``timeout``: seconds without an answer until a name counts as failed; the look-up itself runs on.
+        """
+        self._wake = wake
+        self._ttl, self._retry, self._timeout = ttl, retry, timeout
+        self._max_threads = threads
+        self._resolve = resolve
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._names: dict[str, _Name] = {}
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._stopped = False
+
+    def lookup(self, names: Iterable[str]) -> Mapping[str, Answer]:
+        """What is known of ``names`` now; what is unknown or old is asked for.
+
+        Give all names that matter: the others are forgotten. A changed answer
+        wakes with ``names``.
+        """
+        now = self._clock()
+        wanted = set(names)
+        with self._lock:
+            self._names = {name: self._names.get(name) or _Name() for name in wanted}
+            for name, entry in self._names.items():
+                if entry.asked is not None:
+                    if now - entry.asked >= self._timeout and entry.failure is None:
+                        entry.failure = ResolveFailure(name, f"no answer within {self._timeout:g} s")
+                elif entry.answered is None or now - entry.answered >= (
+                    self._retry if entry.failure else self._ttl
+                ):
+                    self._ask(name, entry, now)
+            return {name: entry.addresses or entry.failure for name, entry in self._names.items()}
+
+    def failures(self) -> tuple[ResolveFailure, ...]:
+        """Names whose last look-up failed, also those that keep an older answer."""
+        with self._lock:
+            return tuple(entry.failure for _, entry in sorted(self._names.items()) if entry.failure)
+
+    def stop(self) -> None:
+        """End the threads; one that hangs in the system's resolver ends with the process."""
+        with self._lock:
+            self._stopped = True
+            for _ in self._threads:
+                self._queue.put(None)
+
+    def _ask(self, name: str, entry: _Name, now: float) -> None:
+        if self._stopped:
+            return
+        entry.asked = now
+        self._queue.put(name)
+        if self._queue.qsize() > self._idle and len(self._threads) < self._max_threads:
+            thread = threading.Thread(target=self._work, name=f"resolver-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            name = self._queue.get()
+            with self._lock:
+                self._idle -= 1
+                if name is None or self._stopped:
+                    return
+            self._keep(name, self._answer(name))
+
+    def _answer(self, name: str) -> tuple[Address, ...] | ResolveFailure:
+        try:
+            found = set(self._resolve(name))
+        except (OSError, UnicodeError) as err:  # UnicodeError: the idna codec on labels that are too long
+            return ResolveFailure(name, (err.strerror if isinstance(err, OSError) else "") or str(err))
+        if not found:
+            return ResolveFailure(name, "the name has no address")
+        return tuple(sorted(found, key=lambda a: (a.version, int(a))))
+
+    def _keep(self, name: str, answer: tuple[Address, ...] | ResolveFailure) -> None:
+        with self._lock:
+            entry = self._names.get(name)
+            if entry is None:
+                return  # forgotten meanwhile
+            before = (entry.addresses, entry.failure)
+            entry.asked, entry.answered = None, self._clock()
+            if isinstance(answer, ResolveFailure):
+                entry.failure = answer
+            else:
+                entry.addresses, entry.failure = answer, None
+            changed = before != (entry.addresses, entry.failure)
+        if changed and not self._stopped:
+            self._wake(REASON)

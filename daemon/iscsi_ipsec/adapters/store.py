@@ -1,0 +1,331 @@
+"""What must outlive us: the last good text of every file, and which portals are managed.
+
+Law: an SQLite file and a digest key, root only, nothing else. The store
+decides nothing: what to keep and when a portal is released is its caller's.
+
+Rows of deleted keys are overwritten (``secure_delete``). The journal is
+rolled back, not ahead (``TRUNCATE``): WAL would keep old pages, keys among
+them, beside the database for as long as it likes, and needs shared memory;
+``TRUNCATE`` empties one file that has the database's own mode, and saves the
+folder sync that ``DELETE`` costs at each commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
+from iscsi_ipsec.base.model import Portal, Problem, Role, Severity, parse_portal
+from iscsi_ipsec.base.secret import Secret
+
+SCHEMA_VERSION = 1
+"""A newer schema may only add: an older program names its columns and goes on working."""
+
+DIGEST_KEY_BYTES = 32
+_BUSY_SECONDS = 5.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS last_good (
+    path TEXT PRIMARY KEY, kind TEXT NOT NULL, raw BLOB NOT NULL, key BLOB, signature TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS managed (
+    portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastGood:
+    """A file that parsed: its whole text, and the bytes of the key file it named, if any.
+
+    ``kind`` is ``psk``, ``portal`` or ``settings``; ``signature`` is the
+    :attr:`~iscsi_ipsec.adapters.files.FileStat.signature` it had.
+    """
+
+    path: str
+    kind: str
+    raw: Secret
+    key: Secret | None
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedRecord:
+    """A portal that was managed: since when (unix time, seconds) and by which files last."""
+
+    portal: Portal
+    role: Role
+    since: int
+    why: str
+
+
+class Store:
+    """The state folder's database. One thread only.
+
+    ``problems`` tells what was found damaged and begun anew since the start.
+    Every method raises :class:`StateUnavailable` when the disk is full,
+    read-only or failing; what was stored before is then unchanged.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        """Open or make the database at ``path`` (0600, its folder 0700).
+
+        ``read_only``: makes and mends nothing, for commands that only look.
+        Raises :class:`ConfigError` for a folder that others may write.
+        """
+        self.path = path
+        self.problems: tuple[Problem, ...] = ()
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        try:
+            if not read_only:
+                self._make_folder()
+            self._open_or_begin_anew()
+        except (OSError, sqlite3.Error) as err:
+            self.close()
+            raise StateUnavailable(path, _why(err)) from err
+
+    def close(self) -> None:
+        """Close the database; the object is of no use after that."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- last good files ---------------------------------------------------
+
+    def all_last_good(self) -> Mapping[str, LastGood]:
+        """Every stored file by its path."""
+        rows = self._run(
+            lambda db: db.execute("SELECT path, kind, raw, key, signature FROM last_good").fetchall()
+        )
+        return MappingProxyType({row[0]: _last_good(row) for row in rows})
+
+    def last_good(self, path: str) -> LastGood | None:
+        """The stored file, or None."""
+        sql = "SELECT path, kind, raw, key, signature FROM last_good WHERE path = ?"
+        row = self._run(lambda db: db.execute(sql, (path,)).fetchone())
+        return None if row is None else _last_good(row)
+
+    def put_last_good(self, items: Iterable[LastGood]) -> None:
+        """Store or replace the items, all or none. What is stored already costs no write."""
+        rows = [
+            (i.path, i.kind, i.raw.reveal(), None if i.key is None else i.key.reveal(), i.signature)
+            for i in items
+        ]
+        # the WHERE keeps an equal row's page clean, and a commit without dirty pages touches no disk
+        self._write(
+            "INSERT INTO last_good (path, kind, raw, key, signature) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (path) DO UPDATE SET"
+            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature"
+            " WHERE (kind, raw, key, signature)"
+            " IS NOT (excluded.kind, excluded.raw, excluded.key, excluded.signature)",
+            rows,
+        )
+
+    def drop_last_good(self, paths: Iterable[str]) -> None:
+        """Forget the files; their bytes in the database are overwritten."""
+        self._write("DELETE FROM last_good WHERE path = ?", [(path,) for path in paths])
+
+    # --- managed portals ---------------------------------------------------
+
+    def managed(self) -> Mapping[Portal, ManagedRecord]:
+        """Every portal that was managed and not dropped since."""
+        rows = self._run(lambda db: db.execute("SELECT portal, role, since, why FROM managed").fetchall())
+        records = [ManagedRecord(portal=parse_portal(p), role=Role(r), since=s, why=w) for p, r, s, w in rows]
+        return MappingProxyType({record.portal: record for record in records})
+
+    def set_managed(self, records: Iterable[ManagedRecord]) -> None:
+        """Store or replace the records, all or none. Others stay: only :meth:`drop_managed` forgets."""
+        self._write(
+            "INSERT INTO managed (portal, role, since, why) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (portal) DO UPDATE SET role = excluded.role, since = excluded.since, why = excluded.why"
+            " WHERE (role, since, why) IS NOT (excluded.role, excluded.since, excluded.why)",
+            [(str(r.portal), r.role.value, r.since, r.why) for r in records],
+        )
+
+    def drop_managed(self, portals: Iterable[Portal]) -> None:
+        """Forget the portals."""
+        self._write("DELETE FROM managed WHERE portal = ?", [(str(portal),) for portal in portals])
+
+    # --- digest key --------------------------------------------------------
+
+    def digest_key(self) -> bytes:
+        """32 random bytes, made once, in ``digest.key`` beside the database.
+
+        A file of its own: names in charon are made of it, so a damaged
+        database must not change it. One of another length is replaced, which
+        costs one reload of everything.
+        """
+        path = os.path.join(os.path.dirname(self.path), "digest.key")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    data = os.read(fd, DIGEST_KEY_BYTES + 1)
+                finally:
+                    os.close(fd)
+                if len(data) == DIGEST_KEY_BYTES:
+                    return data
+            if self._read_only:
+                raise StateUnavailable(path, "no digest key has been made yet")
+            return _make_digest_key(path)
+        except OSError as err:
+            raise StateUnavailable(path, _why(err)) from err
+
+    # --- SQLite ------------------------------------------------------------
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self.path) or "."
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        st = os.stat(folder)
+        if st.st_mode & 0o022:
+            raise ConfigError(
+                (
+                    Problem(
+                        code="bad-folder",
+                        file=folder,
+                        message="other users may write to the state folder",
+                        hint=f"chmod 700 {folder}",
+                    ),
+                )
+            )
+
+    def _open_or_begin_anew(self) -> None:
+        try:
+            self._open()
+        except sqlite3.DatabaseError as err:
+            if not _is_damage(err) or self._read_only:
+                raise
+            self._move_aside()
+            self._open()
+
+    def _open(self) -> None:
+        if not self._read_only:
+            # made here, so that it has its mode before SQLite writes the first byte
+            fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
+            )
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise OSError("not a regular file")
+                os.fchmod(fd, 0o600)
+            finally:
+                os.close(fd)
+        elif not os.path.exists(self.path):
+            raise OSError("no such file")
+        quoted = os.path.abspath(self.path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        mode = "ro" if self._read_only else "rw"
+        db = sqlite3.connect(
+            f"file:{quoted}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+        )
+        self._connection = db
+        db.execute("PRAGMA temp_store = MEMORY")  # no spill of keys into /var/tmp
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != ("ok",):
+            damaged = sqlite3.DatabaseError("quick_check failed")
+            damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damaged
+        if self._read_only:
+            return
+        db.execute("PRAGMA secure_delete = ON")
+        db.execute("PRAGMA journal_mode = TRUNCATE")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version < SCHEMA_VERSION:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _move_aside(self) -> None:
+        self.close()
+        # a journal left behind belongs to the damaged file and must not be rolled into the new one
+        for suffix in ("", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.path + suffix, f"{self.path}.broken{suffix}")
+        self.problems += (
+            Problem(
+                code="state-damaged",
+                file=self.path,
+                message=f"the state database was damaged; kept as {self.path}.broken and begun anew:"
+                " the last good content of broken files and the portals held closed are forgotten",
+                hint="check 'iscsi-ipsec status' for portals that no file covers",
+                severity=Severity.ERROR,
+            ),
+        )
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run ``work``; when the file turns out damaged, begin anew and run it once more."""
+        for last in (False, True):
+            if self._connection is None:
+                raise StateUnavailable(self.path, "closed")
+            try:
+                return work(self._connection)
+            except sqlite3.Error as err:
+                if last or self._read_only or not _is_damage(err):
+                    raise StateUnavailable(self.path, _why(err)) from err
+                try:
+                    self._move_aside()
+                    self._open()
+                except (OSError, sqlite3.Error) as again:
+                    raise StateUnavailable(self.path, _why(again)) from again
+        raise AssertionError("unreachable")
+
+    def _write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+        if not rows:
+            return
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany(sql, rows)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk may have rolled back already
+                    db.execute("ROLLBACK")
+                raise
+
+        self._run(work)
+
+
+def _last_good(row: tuple[str, str, bytes, bytes | None, str]) -> LastGood:
+    path, kind, raw, key, signature = row
+    return LastGood(
+        path=path, kind=kind, raw=Secret(raw), key=None if key is None else Secret(key), signature=signature
+    )
+
+
+def _make_digest_key(path: str) -> bytes:
+    """Written beside and renamed: a crash leaves either no key or a whole one."""
+    data = secrets.token_bytes(DIGEST_KEY_BYTES)
+    folder, name = os.path.split(path)
+    temp = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+    return data
+
+
+def _is_damage(err: BaseException) -> bool:
+    code = getattr(err, "sqlite_errorcode", 0)
+    return (code & 0xFF) in _DAMAGED  # the low byte is the primary code of an extended one
+
+
+def _why(err: Exception) -> str:
+    if isinstance(err, OSError):
+        return err.strerror or str(err)
+    return str(err)

@@ -1,0 +1,178 @@
+"""What systemd wants to hear from us, and the little that we ask it.
+
+Law: one-line verbs; nothing here fails a pass. Without systemd (containers,
+tests, a terminal) every verb is silent and every question has a harmless answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from systemd import daemon, journal  # type: ignore[attr-defined]  # mypy takes the folder of units for it
+
+SYSLOG_IDENTIFIER = "iscsi-ipsecd"
+
+CHARON_UNITS = (
+    "strongswan.service",  # charon-systemd; named strongswan-swanctl.service on some releases
+    "strongswan-swanctl.service",
+    "strongswan-starter.service",  # ipsec.conf
+    "ipsec.service",
+)
+
+# --- sd_notify(3) -----------------------------------------------------------
+
+
+def ready(status: str = "") -> None:
+    """Startup, or a reload, is complete."""
+    _notify("READY=1", status)
+
+
+def reloading() -> None:
+    """A reload begins; :func:`ready` ends it."""
+    _notify("RELOADING=1")
+
+
+def stopping(status: str = "") -> None:
+    """Shutdown begins."""
+    _notify("STOPPING=1", status)
+
+
+def watchdog() -> None:
+    """The main loop is alive."""
+    _notify("WATCHDOG=1")
+
+
+def status(text: str) -> None:
+    """What ``systemctl status`` shows."""
+    _notify("", text)
+
+
+def _notify(state: str, text: str = "") -> None:
+    lines = [state] if state else []
+    if text:
+        # a line break would start a further assignment
+        lines.append("STATUS=" + " ".join(text.split()))
+    try:
+        daemon.notify("\n".join(lines))
+    except OSError as err:  # systemd is being re-executed, or its socket is full
+        logging.getLogger(__name__).debug("systemd was not notified: %s", err.strerror)
+
+
+def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds between two :func:`watchdog`: half of what the unit allows, as sd_watchdog_enabled(3) advises.
+
+    None: no watchdog, or it is another process' (``WATCHDOG_PID``).
+    """
+    pid = environ.get("WATCHDOG_PID")
+    if pid is not None and pid != str(os.getpid()):
+        return None
+    usec = environ.get("WATCHDOG_USEC", "")
+    if not (usec.isascii() and usec.isdigit()) or int(usec) == 0:
+        return None
+    return int(usec) / 2_000_000
+
+
+# --- questions --------------------------------------------------------------
+
+
+def charon_settled(
+    units: Sequence[str] = CHARON_UNITS,
+    *,
+    systemctl: str = "systemctl",
+    timeout: float = 2.0,
+    root: str = "/",
+) -> bool:
+    """Whether no unit of strongSwan is starting or reloading.
+
+    charon answers before ``ExecStartPost=swanctl --load-all`` has run, which
+    throws away what was loaded before it; the unit is ``activating`` or
+    ``reloading`` meanwhile. True where systemd does not run or does not
+    answer in ``timeout`` seconds: what is lost is then loaded again later.
+    """
+    if not os.path.isdir(os.path.join(root, "run/systemd/system")):  # as sd_booted(3)
+        return True
+    try:
+        done = subprocess.run(
+            [systemctl, "show", "--property=ActiveState", "--value", "--", *units],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return done.returncode != 0 or not {"activating", "reloading"} & set(
+        done.stdout.decode("ascii", "replace").split()
+    )
+
+
+# --- journal ----------------------------------------------------------------
+
+_FIELD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+"""What journald takes; a leading underscore is reserved for fields it adds itself."""
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+
+class JournalHandler(logging.Handler):
+    """Sends records with their fields to the journal.
+
+    python-systemd's own handler also sends ``record.args``, and with them
+    whatever was formatted; this one sends the message and what the caller put
+    into ``extra={"fields": {...}}``, and nothing else of the record.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; an error is reported as :mod:`logging` does."""
+        try:
+            journal.send(self.format(record), **journal_fields(record))
+        except Exception:  # noqa: BLE001  # as every handler of logging: a log line must never end the daemon
+            self.handleError(record)
+
+
+def journal_fields(record: logging.LogRecord) -> dict[str, str]:
+    """The journal's fields for a record, without MESSAGE."""
+    fields = {
+        "PRIORITY": str(next((number for level, number in _PRIORITIES if record.levelno >= level), 7)),
+        "SYSLOG_IDENTIFIER": SYSLOG_IDENTIFIER,
+        "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
+    }
+    extra = getattr(record, "fields", None)
+    if isinstance(extra, Mapping):
+        fields.update({k: str(v) for k, v in extra.items() if _FIELD.fullmatch(k) and k != "MESSAGE"})
+    return fields
+
+
+def stderr_is_journal(environ: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
+    """Whether ``fd`` is the stream that systemd connected to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        st = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM", "") == f"{st.st_dev}:{st.st_ino}"
+
+
+def set_up_logging(level: str) -> None:
+    """Send the root logger's records to the journal, or to stderr when that is something else.
+
+    ``level``: debug, info, warning or error. Handlers set before are removed.
+    """
+    handler: logging.Handler
+    if stderr_is_journal():
+        handler = JournalHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

@@ -1,0 +1,41 @@
+"""Wakeups: how other threads tell the main loop to look again.
+
+Law: a wakeup carries no data beyond the reason's name, which is only for the
+log. The loop re-reads the world, so a lost or doubled wakeup costs time and
+never correctness.
+"""
+
+from __future__ import annotations
+
+import threading
+
+
+class Wakeups:
+    """A set of reasons and a condition. :meth:`wake` never blocks for long."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._reasons: set[str] = set()
+
+    def wake(self, reason: str) -> None:
+        """Ask for another pass. Callable from every thread and from callbacks."""
+        with self._condition:
+            self._reasons.add(reason)
+            self._condition.notify()
+
+    def wait(self, timeout: float) -> frozenset[str]:
+        """Wait up to ``timeout`` seconds; return and clear the reasons (empty: timed out)."""
+        with self._condition:
+            if not self._reasons:
+                self._condition.wait(timeout)
+            return self._take()
+
+    def take(self) -> frozenset[str]:
+        """Return and clear what has gathered, without waiting."""
+        with self._condition:
+            return self._take()
+
+    def _take(self) -> frozenset[str]:
+        reasons = frozenset(self._reasons)
+        self._reasons.clear()
+        return reasons

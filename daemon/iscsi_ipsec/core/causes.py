@@ -1,0 +1,97 @@
+"""Why an SA does not come up: charon's log lines, turned into what an admin can act on.
+
+``initiate`` says only "failed"; the reason is in charon's log (VICI ``log``
+events carry the connection's name). The patterns are the messages of
+strongSwan 5.9, each provoked once against a real peer.
+
+Law: pure. A line that is not known means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A cause with a short stable ``code``; ``weight`` decides which of several told is shown."""
+
+    code: str
+    message: str
+    hint: str
+    weight: int = 1
+
+
+WRONG_KEY = Cause(
+    "wrong-key", "the peer and this host have different keys",
+    "write the same key on both ends: iscsi-ipsec explain PORTAL tells the file", 5,
+)  # fmt: skip
+NO_KEY = Cause(
+    "no-key-in-charon",
+    "charon found no key for this pair of identities",
+    "see charon's log for the identities",
+    4,
+)
+REFUSED = Cause(
+    "auth-refused", "the peer refused the authentication: wrong key, or an identity that it does not know",
+    "compare key, identity and identity type with the target's configuration", 3,
+)  # fmt: skip
+UNKNOWN_ID = Cause(
+    "unknown-id", "the peer answered with another identity than expected",
+    "set target_id in the portal policy to the identity that the target uses", 5,
+)  # fmt: skip
+NO_PROPOSAL = Cause(
+    "no-proposal", "no proposal in common with the peer (or it has no connection for this host, or another IKE version)",
+    "compare ike_proposals, esp_proposals, PFS and IKE version with the target's", 4,
+)  # fmt: skip
+SELECTORS = Cause(
+    "selectors", "the peer does not accept this traffic (other ports or addresses, or transport against tunnel mode)",
+    "the target must accept TCP from any port to the portal's port, in the same ESP mode", 4,
+)  # fmt: skip
+AGGRESSIVE_OFF = Cause(
+    "aggressive-disabled", "aggressive mode with a pre-shared key is disabled",
+    "set charon.i_dont_care_about_security_and_use_aggressive_mode_psk = yes on the responder", 6,
+)  # fmt: skip
+SILENT = Cause(
+    "peer-silent", "the peer does not answer IKE",
+    "is it up, does it run IKE, do firewalls pass UDP 500 and 4500 and ESP?", 1,
+)  # fmt: skip
+UNREACHABLE = Cause("unreachable", "there is no way to the peer", "check routes and links", 2)
+
+_PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
+    (re.compile(pattern), cause)
+    for pattern, cause in (
+        (r"Aggressive Mode PSK disabled", AGGRESSIVE_OFF),
+        (r"MAC mismatched", WRONG_KEY),
+        (r"calculated HASH does not match", WRONG_KEY),
+        (r"decryption failed\?", WRONG_KEY),
+        (r"could not decrypt payloads", WRONG_KEY),
+        (r"IDir '.*' does not match to '", UNKNOWN_ID),
+        (r"constraint check failed: identity '", UNKNOWN_ID),
+        (r"no shared key found", NO_KEY),
+        (r"no matching peer config found|no peer config found", UNKNOWN_ID),
+        (
+            r"NO_PROPOSAL_CHOSEN|proposals unacceptable|no proposal found|no matching proposal found",
+            NO_PROPOSAL,
+        ),
+        (r"received INVALID_KE_PAYLOAD error notify", REFUSED),
+        (r"received AUTHENTICATION_FAILED", REFUSED),
+        (r"TS_UNACCEPTABLE|INVALID_ID_INFORMATION|no matching CHILD_SA config found", SELECTORS),
+        (r"retransmit \d+ of|giving up after \d+ retransmits|peer not responding", SILENT),
+        (r"error writing to socket: Network is unreachable|No route to host", UNREACHABLE),
+    )
+)
+
+
+def classify(line: str) -> Cause | None:
+    """The cause that a line of charon's log tells, or None."""
+    for pattern, cause in _PATTERNS:
+        if pattern.search(line):
+            return cause
+    return None
+
+
+def heavier(old: Cause | None, new: Cause) -> Cause:
+    """Of two causes told for one attempt, the one that says more."""
+    return new if old is None or new.weight >= old.weight else old

@@ -1,0 +1,100 @@
+"""From what the files, open-iscsi and the kernel say to what must be in charon and nftables.
+
+Law: :func:`derive` is a function of :class:`World` alone. Which key a portal
+uses is decided in ``core.keychoice`` and nowhere else; charon is never left
+to choose: a secret reaches it only as "this local id towards that remote
+id", because charon's own ranking (get_shared in credential_manager.c) puts
+the match on the other id before one's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from iscsi_ipsec.base.model import (
+    GroupKey,
+    IkeId,
+    IkeMode,
+    Key,
+    PerIdKey,
+    Problem,
+    Role,
+    Severity,
+    sorted_portals,
+)
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.desired import Connection, Desired, PortalView, SecretEntry
+from iscsi_ipsec.core.initiator import initiator_view
+from iscsi_ipsec.core.target import target_views
+from iscsi_ipsec.core.world import Lookup, candidates
+
+
+def derive(lookup: Lookup) -> Desired:
+    """Decide everything about every portal. Pure; the same world gives the same outcome."""
+    views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
+    views.extend(target_views(lookup))
+    connections = tuple(v.connection for v in views if v.connection)
+    problems = [v.problem for v in views if v.problem]
+    problems.extend(_warnings(views))
+    return Desired(
+        portals=tuple(views),
+        connections=connections,
+        secrets=_secrets(lookup.world.keys, connections),
+        guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
+        served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tuple[SecretEntry, ...]:
+    """One entry per pair of ids that is in use, and one for each key that waits for a use.
+
+    A key that no connection uses is loaded under its own id, so that charon
+    holds it ready; but only if that id is no end of any of our connections
+    and no other file has it. Otherwise an IKEv2 peer could prove itself with
+    that key, since charon tries every key that matches either id.
+    """
+    entries: dict[tuple[tuple[IkeId, ...], Secret], SecretEntry] = {}
+
+    def add(owners: tuple[IkeId, ...], key: Key) -> None:
+        at = (owners, key.secret)
+        old = entries.get(at)
+        names = tuple(sorted({key.name, *(old.keys if old else ())}))
+        entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
+
+    ends = set()
+    for connection in connections:
+        add(connection.pair, connection.key)
+        ends |= {connection.local_id.match_key, connection.remote_id.match_key}
+    waiting = [k for k in keys if isinstance(k, PerIdKey) and k.id.match_key not in ends]
+    count = Counter(k.id.match_key for k in waiting)
+    for key in waiting:
+        if count[key.id.match_key] == 1:
+            add((key.id,), key)
+    return tuple(entries.values())
+
+
+def _warnings(views: list[PortalView]) -> Iterable[Problem]:
+    """Warnings about keys as such: aggressive mode, group keys in use."""
+    used = {v.key_path: v for v in views if v.connection}
+    for path, view in sorted(used.items()):
+        key = view.connection.key if view.connection else None
+        if isinstance(key, GroupKey):
+            yield Problem(
+                code="group-key-in-use",
+                message="a group key is in use: whoever has it can pose as the target (RFC 3723, 5.8.3)",
+                hint="give each initiator a key of its own",
+                file=path,
+                severity=Severity.WARNING,
+            )
+    for view in views:
+        if view.connection and view.connection.ike is IkeMode.AGGRESSIVE:
+            yield Problem(
+                code="aggressive-mode",
+                message="aggressive mode with a pre-shared key lets a listener guess the key offline",
+                hint="use IKEv2 (leave out both mode flags) where the target can",
+                file=view.policy or view.key_path,
+                portal=str(view.seat.portal),
+                severity=Severity.WARNING,
+            )

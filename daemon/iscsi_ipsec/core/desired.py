@@ -1,0 +1,117 @@
+"""What must be in charon and nftables, as values; and why, for people.
+
+Law: types only. ``core.derive`` fills them, ``core.messages`` spells them for
+charon, ``core.nft`` for nftables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import (
+    Address,
+    EspMode,
+    IkeId,
+    IkeMode,
+    IpsecChoice,
+    Key,
+    Portal,
+    Problem,
+    Role,
+    Start,
+    Tuning,
+)
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.world import Seat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One connection that charon shall have, in our terms (``core.messages`` spells it for charon)."""
+
+    name: str
+    seat: Seat
+    role: Role
+    local_address: Address
+    remote_address: Address | None
+    local_id: IkeId
+    remote_id: IkeId
+    ike: IkeMode
+    esp: EspMode
+    pfs: bool
+    ike_proposals: tuple[str, ...]
+    esp_proposals: tuple[str, ...]
+    local_ts: str
+    remote_ts: str
+    start: Start
+    user_space_esp: bool
+    tuning: Tuning
+    key: Key
+
+    @property
+    def pair(self) -> tuple[IkeId, ...]:
+        """The owners that this connection's secret must have.
+
+        A responder names only the peer: an IKEv2 responder tries every key
+        that matches either id, so its own id would let each peer in with
+        every other peer's key.
+        """
+        return (self.remote_id,) if self.role is Role.TARGET else (self.local_id, self.remote_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretEntry:
+    """One secret that charon shall have: the key's bytes and exactly whose they are."""
+
+    owners: tuple[IkeId, ...]
+    secret: Secret
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalView:
+    """What was decided about a portal, and why: a row of ``status`` and the text of ``explain``.
+
+    ``closed``: packets pass only inside IPsec. ``connection`` None with
+    ``closed`` true means that nothing passes at all.
+    """
+
+    seat: Seat
+    role: Role
+    managed: bool
+    closed: bool
+    reasons: tuple[str, ...]
+    origins: tuple[str, ...]
+    policy: str = ""
+    key: str = ""
+    key_path: str = ""
+    identity: IkeId | None = None
+    choice: IpsecChoice | None = None
+    connection: Connection | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """The outcome: what must be in charon and in nftables, and what to tell."""
+
+    portals: tuple[PortalView, ...]
+    connections: tuple[Connection, ...]
+    secrets: tuple[SecretEntry, ...]
+    guarded: tuple[Portal, ...]
+    served: tuple[Portal, ...]
+    problems: tuple[Problem, ...]
+
+
+class Refused(Exception):
+    """A portal cannot be connected as asked. Raised and caught inside ``core`` only."""
+
+    def __init__(self, code: str, message: str, hint: str = "", file: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.file = code, message, hint, file
+
+    def problem(self, portal: Portal) -> Problem:
+        """The same for the admin."""
+        return Problem(
+            code=self.code, message=self.message, hint=self.hint, file=self.file, portal=str(portal)
+        )

@@ -1,0 +1,118 @@
+"""Which key and which flags a portal gets.
+
+The rules, in the order in which they are tried (contract for admins:
+iscsi-ipsec.toml(5), "Which key"):
+
+1. the policy's ``psk``;
+2. the per-ID key whose address is the local source address of the route;
+3. the only FQDN or USER_FQDN key that applies (several: refused);
+4. the group key, under the source address as identity.
+
+An explicit key therefore always beats the group key. Each rule that decided
+leaves a sentence in ``reasons``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TypeVar
+
+from iscsi_ipsec.base.model import (
+    Address,
+    GroupKey,
+    IpsecChoice,
+    Key,
+    PerIdKey,
+    Portal,
+    PortalPolicy,
+)
+from iscsi_ipsec.core import presets
+from iscsi_ipsec.core.desired import Refused
+from iscsi_ipsec.core.flags import default_choice
+from iscsi_ipsec.core.world import Lookup
+
+K = TypeVar("K", PerIdKey, GroupKey)
+
+_NAMED_AT_MOST = 5
+
+
+def pick_key(
+    lookup: Lookup, portal: Portal, policy: PortalPolicy | None, source: Address | None, reasons: list[str]
+) -> Key | None:
+    """The portal's key, or None where none applies; :class:`Refused` where the files contradict each other."""
+    if policy and policy.psk is not None:
+        return _named_by_policy(lookup, portal, policy, policy.psk, reasons)
+    if source is not None:
+        mine = [k for k in lookup.by_address.get(str(source), ()) if lookup.applies(k, portal)]
+        by_source = only(mine, f"for the identity {source}", portal)
+        if by_source:
+            reasons.append(f"key {by_source.path}: its identity is the source address {source}")
+            return by_source
+    if lookup.by_address:
+        reasons.append(f"no address key is for the source address {source or '(no route)'}")
+    named = only((k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal)
+    if named:
+        reasons.append(f"key {named.path}: the only one with a name as identity")
+        return named
+    group = only((k for k in lookup.groups if lookup.applies(k, portal)), "for the group", portal)
+    reasons.append(
+        f"key {group.path}: the group key, since no explicit key applies" if group else "no key applies"
+    )
+    return group
+
+
+def _named_by_policy(
+    lookup: Lookup, portal: Portal, policy: PortalPolicy, name: str, reasons: list[str]
+) -> Key:
+    key = lookup.key_by_name.get(name)
+    if key is None:
+        raise Refused(
+            "missing-key", f'the policy names the key "{name}", but no file of that name is in force',
+            f"add psk.d/{name}.toml or change psk", policy.path,
+        )  # fmt: skip
+    if not lookup.applies(key, portal):
+        raise Refused(
+            "key-not-for-portal", f'the policy names the key "{name}", whose portals leave out {portal}',
+            "add the portal to the key's portals", policy.path,
+        )  # fmt: skip
+    reasons.append(f"key {key.path}: the policy names it")
+    return key
+
+
+def only(keys: Iterable[K], what: str, portal: Portal) -> K | None:
+    """The one key, None for none; :class:`Refused` naming the files where there are several."""
+    first: K | None = None
+    paths: list[str] = []
+    for key in keys:
+        first = first or key
+        paths.append(key.path)
+        if len(paths) > _NAMED_AT_MOST:
+            break
+    if len(paths) > 1:
+        more = " and more" if len(paths) > _NAMED_AT_MOST else ""
+        raise Refused(
+            "ambiguous-key",
+            f"several keys {what} apply to {portal}: {', '.join(sorted(paths[:_NAMED_AT_MOST]))}{more}",
+            "say which with psk in a policy, or narrow the keys with portals",
+        )
+    return first
+
+
+def pick_choice(
+    lookup: Lookup, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
+) -> IpsecChoice:
+    """The flags in force: the policy's, its preset's, the key's, the settings', the built-in ones."""
+    preset = presets.PRESETS[policy.preset] if policy and policy.preset else None
+    sources: tuple[tuple[str, IpsecChoice | None], ...] = (
+        (f"the policy {policy.path}" if policy else "", policy.choice if policy else None),
+        (f"the preset {policy.preset}" if policy else "", preset.choice if preset else None),
+        (f"the key {key.path}" if key else "", key.choice if key else None),
+        ("the settings' defaults", lookup.world.settings.default_choice),
+    )
+    for name, choice in sources:
+        if choice:
+            reasons.append(f"flags from {name}")
+            return choice
+    reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
+    return dataclasses.replace(default_choice(), esp=None)

@@ -1,0 +1,220 @@
+"""Key files (``psk.d/*.toml``): text in, a key or all of its problems out.
+
+A key file says whose key it is and where the key's bytes are. They may be in
+another file or a credential, so parsing ends in a draft;
+:meth:`KeyDraft.with_secret` makes the key. An absent ``id`` never makes a
+group key, and a group key never has an id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import (
+    GroupKey,
+    IdType,
+    IkeId,
+    IpsecChoice,
+    Key,
+    PerIdKey,
+    PortalPattern,
+    Problem,
+    Severity,
+)
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core import policyfields
+from iscsi_ipsec.core.tomlsource import Source, parse_toml
+
+KNOWN_KEYS = (
+    "id_type", "id", "id_hex", "group", "key", "key_hex", "key_base64", "key_file", "key_credential",
+    "security_flags", "auth_method", "portals", "description",
+)  # fmt: skip
+_KEY_SOURCES = ("key", "key_hex", "key_base64", "key_file", "key_credential")
+
+WEAK_KEY_BYTES = 16
+"""Shorter keys are warned about: fewer than 128 bits even if they were random (RFC 3723, 5.8.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFileRef:
+    """The key's bytes are in this file, relative to the key file's folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRef:
+    """The key's bytes are in this systemd credential."""
+
+    name: str
+
+
+KeySource = Secret | KeyFileRef | CredentialRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDraft:
+    """A checked key file whose key may still have to be fetched. ``id`` None: a group key."""
+
+    name: str
+    path: str
+    id: IkeId | None
+    source: KeySource
+    choice: IpsecChoice | None
+    portals: tuple[PortalPattern, ...]
+    lines: tuple[tuple[str, int], ...]
+
+    def with_secret(self, secret: Secret) -> Key:
+        """The finished key."""
+        if self.id is None:
+            return GroupKey(
+                name=self.name, path=self.path, secret=secret, choice=self.choice, portals=self.portals
+            )
+        return PerIdKey(
+            name=self.name,
+            path=self.path,
+            id=self.id,
+            secret=secret,
+            choice=self.choice,
+            portals=self.portals,
+        )
+
+    def line_of(self, key: str) -> int:
+        """The line on which ``key`` stands in the file, 0 if it does not."""
+        return dict(self.lines).get(key, 0)
+
+
+def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
+    """Parse and check a whole key file; raise :class:`ConfigError` with every problem in it."""
+    source = parse_toml(text, path)
+    source.refuse_unknown(KNOWN_KEYS)
+    identity = _parse_owner(source)
+    key = _parse_key(source)
+    _check_auth_method(source)
+    source.text("description")
+    choice = policyfields.parse_choice(source)
+    portals = policyfields.parse_portals(source) or ()
+    source.raise_if_wrong()
+    assert key is not None  # every way to None has noted an error
+    lines = tuple((k, n) for k in KNOWN_KEYS if (n := source.line(k)))
+    return KeyDraft(
+        name=name, path=path, id=identity, source=key, choice=choice, portals=portals, lines=lines
+    )
+
+
+def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
+    """The warning that a key is too short to resist guessing, or None."""
+    if len(secret) >= WEAK_KEY_BYTES:
+        return None
+    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
+    return Problem(
+        code="weak-key",
+        message=f"the key is shorter than {WEAK_KEY_BYTES} bytes and can be guessed",
+        hint="make a random one, e.g. with: openssl rand -base64 32",
+        file=draft.path,
+        line=line,
+        severity=Severity.WARNING,
+    )
+
+
+def empty_key_problem(draft: KeyDraft) -> Problem:
+    """The error that a key file or credential holds no bytes."""
+    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
+    return Problem(
+        code="empty-key", message="the key is empty", hint="write the key into it", file=draft.path, line=line
+    )
+
+
+def _parse_owner(source: Source) -> IkeId | None:
+    group = source.truth("group")
+    has_id = "id" in source.data or "id_hex" in source.data
+    if group is False:
+        source.problem("group", "bad-group", "group can only be true", "leave the line out for a per-ID key")
+    if group:
+        for key in ("id", "id_hex", "id_type"):
+            if key in source.data:
+                source.problem(
+                    key, "group-with-id", f"a group key has no {key}", "leave out either group or the id"
+                )
+        return None
+    if not has_id:
+        source.problem(
+            "id", "no-id", "neither an id nor group = true",
+            'say whose key it is: id_type = "ID_FQDN" and id = "host.example.com", or group = true',
+        )  # fmt: skip
+    kind = policyfields.parse_id_type(source, "id_type")
+    if kind is None and "id_type" not in source.data and has_id:
+        source.problem(
+            "id", "no-id-type", "id_type is missing", "one of " + ", ".join(t.name for t in IdType)
+        )
+    if "id" in source.data and "id_hex" in source.data:
+        source.problem("id_hex", "two-ids", "both id and id_hex are set", "keep one of them")
+        return None
+    text, raw = source.text("id"), source.text("id_hex")
+    if kind is None or (text is None and raw is None):
+        return None
+    try:
+        if text is not None:
+            return IkeId.parse(kind, text)
+        return IkeId.from_bytes(kind, bytes.fromhex((raw or "").removeprefix("0x")))
+    except ValueError as err:
+        key = "id" if text is not None else "id_hex"
+        told = "not hexadecimal" if "fromhex" in str(err) else str(err)
+        source.problem(key, "bad-id", f"{key} does not fit {kind.name}: {told}")
+        return None
+
+
+def _parse_key(source: Source) -> KeySource | None:
+    given = [key for key in _KEY_SOURCES if key in source.data]
+    if not given:
+        source.problem("key", "no-key", "the key is missing", "set exactly one of " + ", ".join(_KEY_SOURCES))
+        return None
+    if len(given) > 1:
+        source.problem(
+            given[1], "two-keys", f"both {given[0]} and {given[1]} are set", "keep exactly one of them"
+        )
+        return None
+    field = given[0]
+    text = source.text(field)
+    if text is None:
+        return None
+    if not text:
+        source.problem(field, "empty-key", f"{field} is empty", "write the key, or remove the file")
+        return None
+    # the value never goes into a message: it is, or may be, a key
+    match field:
+        case "key":
+            return Secret(text.encode())
+        case "key_hex":
+            digits = text.removeprefix("0x").replace(":", "").replace(" ", "")
+            try:
+                return Secret(bytes.fromhex(digits))
+            except ValueError:
+                source.problem(field, "bad-hex", "key_hex is not an even number of hexadecimal digits")
+        case "key_base64":
+            try:
+                return Secret(base64.b64decode(text, validate=True))
+            except (binascii.Error, ValueError):
+                source.problem(field, "bad-base64", "key_base64 is not base64")
+        case "key_file":
+            if "\0" in text:
+                source.problem(field, "bad-path", "key_file holds a NUL character")
+                return None
+            return KeyFileRef(text)
+        case _:
+            if "/" in text or "\0" in text or text in (".", ".."):
+                source.problem(
+                    field, "bad-credential", "key_credential is a credential's name, without a path"
+                )
+                return None
+            return CredentialRef(text)
+    return None
+
+
+def _check_auth_method(source: Source) -> None:
+    method = source.data.get("auth_method")
+    if method is None or method == "preshared_key" or (method == 1 and not isinstance(method, bool)):
+        return
+    source.problem("auth_method", "bad-auth-method", 'auth_method can only be "preshared_key" (or 1)')

@@ -1,0 +1,147 @@
+"""Our terms spelled as VICI messages, and the names that make a changed setting visible.
+
+VICI lists names only, never a secret's data. So a secret's id carries a keyed
+digest of its owners and data, and a connection's only child carries one of
+everything that was set: what charon lists is then enough to know whether it
+holds what is wanted, also after a restart of either side.
+
+Law: messages hold :class:`Secret` values unopened; only the VICI adapter
+reveals them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Role
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.desired import Connection, SecretEntry
+
+PREFIX = "iscsi-ipsec-"
+"""What every name of ours in charon begins with."""
+
+Message = Mapping[str, "str | Secret | Sequence[str] | Message"]
+
+IKE_REKEY_TIME = 4 * 3600
+ESP_REKEY_TIME = 3600
+DPD_DELAY = 10
+DPD_TIMEOUT = 30
+REPLAY_WINDOW = 128
+"""Packets; charon's 32 drops reordered packets at iSCSI's rates."""
+
+_REKEY_SPREAD = 600
+_OVER_SPREAD = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpelledSecret:
+    """A secret ready for ``load-shared``."""
+
+    id: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpelledConnection:
+    """A connection ready for ``load-conn``; ``key_part`` begins the child's name as long as the key is the same."""
+
+    name: str
+    child: str
+    key_part: str
+    message: Message
+
+
+def spell_id(identity: IkeId) -> str:
+    """The identity in the syntax that charon parses as exactly this type.
+
+    Addresses are bare (``ipv4:`` never matches on 5.9.8); the prefixes keep a
+    name that looks like an address, or like a DN, a name (identification.c).
+    """
+    match identity.type:
+        case IdType.ID_FQDN:
+            return f"fqdn:{identity.text}"
+        case IdType.ID_USER_FQDN:
+            return f"userfqdn:{identity.text}"
+        case _:
+            return identity.text
+
+
+def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
+    """The ``load-shared`` message of an entry."""
+    owners = [spell_id(owner) for owner in entry.owners]
+    digest = entry.secret.keyed_digest(digest_key, b"secret", *(owner.encode() for owner in owners))
+    secret_id = PREFIX + digest
+    return SpelledSecret(
+        id=secret_id, message={"id": secret_id, "type": "IKE", "data": entry.secret, "owners": owners}
+    )
+
+
+def spell_connection(connection: Connection, digest_key: bytes) -> SpelledConnection:
+    """The ``load-conn`` message of a connection."""
+    key = connection.key.secret.keyed_digest(digest_key, b"key of", connection.name.encode())[:8]
+    ike = _ike_settings(connection)
+    child = _child_settings(connection)
+    ike_digest = _digest(digest_key, ike)[:8]
+    # charon reuses an IKE_SA whose settings are equal (checkout_by_config).
+    # Lifetimes that follow the digests make a changed key a changed setting, so
+    # that the new SA is negotiated beside the old one and not inside it.
+    spread = int(key + ike_digest, 16)
+    rekey = connection.tuning.ike_rekey_time or IKE_REKEY_TIME
+    ike["rekey_time"] = f"{rekey + spread % _REKEY_SPREAD}s"
+    ike["over_time"] = f"{rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD}s"
+    child_name = f"{PREFIX}{key}-{ike_digest}-{_digest(digest_key, child)[:8]}"
+    return SpelledConnection(
+        name=connection.name,
+        child=child_name,
+        key_part=f"{PREFIX}{key}-",
+        message={connection.name: {**ike, "children": {child_name: child}}},
+    )
+
+
+def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Message]:
+    tuning = connection.tuning
+    delay = DPD_DELAY if tuning.dpd_delay is None else tuning.dpd_delay
+    settings: dict[str, str | Sequence[str] | Message] = {
+        "version": "2" if connection.ike is IkeMode.V2 else "1",
+        "local_addrs": [str(connection.local_address)],
+        "remote_addrs": [str(connection.remote_address) if connection.remote_address else "%any"],
+        "proposals": list(connection.ike_proposals),
+        "dpd_delay": f"{delay}s",
+        "local": {"auth": "psk", "id": spell_id(connection.local_id)},
+        "remote": {"auth": "psk", "id": spell_id(connection.remote_id)},
+    }
+    if connection.ike is IkeMode.V2:
+        # addresses are pinned by the policy, and MOBIKE would move IKE to port 4500 for nothing
+        settings["mobike"] = "no"
+    else:
+        settings["aggressive"] = "yes" if connection.ike is IkeMode.AGGRESSIVE else "no"
+        settings["dpd_timeout"] = f"{tuning.dpd_timeout or DPD_TIMEOUT}s"
+    return settings
+
+
+def _child_settings(connection: Connection) -> Message:
+    initiator = connection.role is Role.INITIATOR
+    # kernel-libipsec raises no acquires: there the daemon itself initiates
+    trap = "trap" if initiator and not connection.user_space_esp else "none"
+    tuning = connection.tuning
+    window = REPLAY_WINDOW if tuning.replay_window is None else tuning.replay_window
+    return {
+        "mode": "tunnel" if connection.esp is EspMode.TUNNEL else "transport",
+        "local_ts": [connection.local_ts],
+        "remote_ts": [connection.remote_ts],
+        "esp_proposals": list(connection.esp_proposals),
+        "rekey_time": f"{tuning.esp_rekey_time or ESP_REKEY_TIME}s",
+        "replay_window": str(window),
+        "start_action": trap,
+        "close_action": trap,
+        "dpd_action": trap if trap == "trap" else "clear",
+    }
+
+
+def _digest(key: bytes, value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,231 @@
+"""The status document: what ``status.json`` holds and people are shown.
+
+Law: pure. A portal is ``protected`` only if charon carries it in the mode
+that was asked for; a silent downgrade is a problem, not a green row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Role, Severity
+from iscsi_ipsec.base.sa import ChildSa, IkeSa
+from iscsi_ipsec.core.causes import Cause
+from iscsi_ipsec.core.desired import Connection, PortalView
+from iscsi_ipsec.core.presets import has_dh_group
+from iscsi_ipsec.core.upkeep import carrying
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the world says at the end of a pass; ``loaded`` are connections that charon holds with their secret."""
+
+    sas: tuple[IkeSa, ...] = ()
+    sessions: tuple[IscsiSession, ...] = ()
+    loaded: frozenset[str] = frozenset()
+    guarded: frozenset[Portal] = frozenset()
+    guard_wanted: bool = True
+    children: Mapping[str, str] | None = None
+    causes: Mapping[str, Cause] | None = None
+    charon_reachable: bool = False
+
+
+def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[str, Any]]:
+    """One JSON row per view, in its order."""
+    by_conn: dict[str, list[IkeSa]] = {}
+    for ike in observed.sas:
+        by_conn.setdefault(ike.conn, []).append(ike)
+    by_remote: dict[Portal, list[IscsiSession]] = {}
+    for session in observed.sessions:
+        by_remote.setdefault(session.remote, []).append(session)
+    return [_row(view, observed, by_conn, by_remote.get(view.seat.portal, [])) for view in views]
+
+
+def _row(
+    view: PortalView, observed: Observed, by_conn: Mapping[str, list[IkeSa]], sessions: list[IscsiSession]
+) -> dict[str, Any]:
+    connection = view.connection
+    ike, child = _best(by_conn.get(connection.name, []), observed, connection) if connection else (None, None)
+    problem = view.problem or _live_problem(view, connection, child, sessions, observed)
+    choice = view.choice
+    esp = connection.esp if connection else choice.esp if choice else None
+    guarded = not view.closed or not observed.guard_wanted or view.seat.portal in observed.guarded
+    return {
+        "portal": str(view.seat.portal),
+        "interface": view.seat.oif,
+        "role": view.role.value,
+        "managed": view.managed,
+        "closed": view.closed,
+        "protected": bool(child and connection and not _downgrade(connection, child)),
+        "ready": _is_ready(view, observed) and guarded,
+        "identity": view.identity.text if view.identity else None,
+        "identity_type": view.identity.type.name if view.identity else None,
+        "peer_identity": connection.remote_id.text if connection and view.role is Role.INITIATOR else None,
+        "key": view.key or None,
+        "key_file": view.key_path or None,
+        "policy": view.policy or None,
+        "ike": choice.ike.value if choice and choice.required else None,
+        "mode": esp.value if esp and choice and choice.required else None,
+        "pfs": choice.pfs if choice and choice.required else None,
+        "connection": connection.name if connection else None,
+        "child": (observed.children or {}).get(connection.name) if connection else None,
+        "local_address": str(connection.local_address) if connection else None,
+        "remote_address": str(connection.remote_address)
+        if connection and connection.remote_address
+        else None,
+        "ike_proposals": list(connection.ike_proposals) if connection else [],
+        "esp_proposals": list(connection.esp_proposals) if connection else [],
+        "user_space_esp": connection.user_space_esp if connection else False,
+        "reasons": list(view.reasons),
+        "origins": list(view.origins),
+        "sessions": [_session(session) for session in sessions],
+        "sa": _sa(ike, child) if ike and child else None,
+        "problem": problem_row(problem) if problem else None,
+    }
+
+
+def _is_ready(view: PortalView, observed: Observed) -> bool:
+    if view.connection:
+        return view.connection.name in observed.loaded
+    return not view.closed
+
+
+def _best(
+    sas: list[IkeSa], observed: Observed, connection: Connection
+) -> tuple[IkeSa | None, ChildSa | None]:
+    """The child that carries packets now: one with the wanted settings before an outdated one, the youngest first."""
+    wanted = (observed.children or {}).get(connection.name)
+    live = [(ike, child) for ike in sas for child in carrying(ike)]
+    if not live:
+        return None, None
+    return min(live, key=lambda pair: (pair[1].child_name != wanted, pair[1].age))
+
+
+def _live_problem(
+    view: PortalView, connection: Connection | None, child: ChildSa | None,
+    sessions: list[IscsiSession], observed: Observed,
+) -> Problem | None:  # fmt: skip
+    if connection is None:
+        return None
+    portal = str(view.seat.portal)
+    if not observed.charon_reachable:
+        return Problem(
+            code="charon-unreachable", message="charon cannot be reached, so no SA can be negotiated", portal=portal,
+            hint="systemctl status strongswan",
+        )  # fmt: skip
+    if child:
+        told = _downgrade(connection, child)
+        if told:
+            return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
+        if child.child_name == (observed.children or {}).get(connection.name):
+            return None
+        return _outdated(portal, (observed.causes or {}).get(connection.name))
+    cause = (observed.causes or {}).get(connection.name)
+    if cause:
+        return Problem(code=cause.code, message=cause.message, hint=cause.hint, portal=portal)
+    if sessions:
+        return Problem(
+            code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
+            hint="the daemon is negotiating; if this stays, see charon's log",
+        )  # fmt: skip
+    return None
+
+
+def _outdated(portal: str, cause: Cause | None) -> Problem:
+    """The SA that carries packets is of an earlier key or setting, and no new one has come up yet."""
+    message = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+    return Problem(
+        code="outdated-sa",
+        message=f"{message}: {cause.message}" if cause else message,
+        hint=cause.hint if cause else "the daemon is negotiating; a changed key must be changed on both ends",
+        portal=portal,
+    )
+
+
+def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] | None:
+    """What was negotiated against what was asked for: (code, message, hint), or None."""
+    if child.mode.lower() != connection.esp.value:
+        return (
+            "mode-differs",
+            f"{connection.esp.value} mode was asked for, but {child.mode.lower()} mode was negotiated",
+            "the target allows only the other mode: change the flags here or its configuration",
+        )
+    offered = {part for proposal in connection.esp_proposals for part in proposal.split("-")}
+    used = _keyword(child)
+    if used and used not in offered:
+        return (
+            "cipher-differs", f"the SA uses {used}, which was not offered", "end the SA: it was not made by us",
+        )  # fmt: skip
+    if connection.pfs and not any(has_dh_group(p) for p in connection.esp_proposals):
+        return ("no-pfs", "PFS was asked for but nothing offers it", "append a DH group to esp_proposals")
+    return None
+
+
+def _keyword(child: ChildSa) -> str:
+    """The SA's cipher as a proposal keyword (aes256, aes256gcm16); empty where we know none."""
+    match child.encr:
+        case "AES_CBC":
+            return f"aes{child.encr_keysize}"
+        case "AES_GCM_16":
+            return f"aes{child.encr_keysize}gcm16"
+        case "CHACHA20_POLY1305":
+            return "chacha20poly1305"
+        case _:
+            return ""
+
+
+def cipher(child: ChildSa) -> str:
+    """The SA's algorithms as people read them: ``AES_GCM_16-256``, ``AES_CBC-128/HMAC_SHA2_256_128``."""
+    text = f"{child.encr}-{child.encr_keysize}" if child.encr_keysize else child.encr
+    return f"{text}/{child.integ}" if child.integ else text
+
+
+def _sa(ike: IkeSa, child: ChildSa) -> dict[str, Any]:
+    return {
+        "ike_id": ike.unique_id,
+        "ike_version": ike.version,
+        "child_id": child.unique_id,
+        "child": child.child_name,
+        "state": child.state,
+        "mode": child.mode.lower(),
+        "cipher": cipher(child),
+        "dh_group": child.dh_group or None,
+        "age": child.age,
+        "bytes_in": child.bytes_in,
+        "bytes_out": child.bytes_out,
+        "reqid": child.reqid,
+        "spi_in": child.spi_in,
+        "spi_out": child.spi_out,
+    }
+
+
+def _session(session: IscsiSession) -> dict[str, Any]:
+    return {
+        "sid": session.sid,
+        "target": session.target,
+        "state": session.state,
+        "local": f"{session.local_address}:{session.local_port}" if session.local_address else None,
+        "remote": str(session.remote),
+    }
+
+
+def problem_row(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON; a portal's row has no file, the list of all has."""
+    return {
+        "code": problem.code,
+        "severity": problem.severity.value,
+        "file": problem.file or None,
+        "line": problem.line or None,
+        "portal": problem.portal or None,
+        "message": problem.message,
+        "hint": problem.hint or None,
+    }
+
+
+def has_errors(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any of the problem rows is more than a warning."""
+    return any(row.get("severity") == Severity.ERROR.value for row in rows)

@@ -1,0 +1,197 @@
+"""TOML with line numbers and typed getters that collect problems.
+
+Law: a wrong value never raises here; it becomes a :class:`Problem` and the
+getter returns None, so that a file's mistakes are all told at once. No value
+is ever quoted in a message unless the getter's caller says that it may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import Problem, Severity
+
+_TABLE = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*=""")
+_AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+
+_TYPE_NAMES = {
+    str: "a text in quotes",
+    int: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def key_lines(text: str) -> Mapping[str, int]:
+    """Map ``key`` and ``table.key`` to the line where each is first set.
+
+    tomllib keeps no positions. This scan only has to agree with it on texts
+    that tomllib accepted, so a few patterns and the state "inside a
+    multi-line string" are enough.
+    """
+    lines: dict[str, int] = {}
+    table = ""
+    closing = ""
+    for number, whole in enumerate(text.splitlines(), 1):
+        line = whole
+        if closing:
+            if closing not in line:
+                continue
+            line = line.split(closing, 1)[1]
+            closing = ""
+        elif match := _TABLE.match(line):
+            table = match[1].replace('"', "").replace(" ", "") + "."
+            lines.setdefault(table[:-1], number)
+        elif match := _KEY.match(line):
+            lines.setdefault(table + (match[1] or match[2] or match[3] or ""), number)
+        for quote in ('"""', "'''"):
+            if line.count(quote) % 2:
+                closing = quote
+                break
+    return lines
+
+
+class Source:
+    """One table of a TOML file, read by key; ``problems`` grows as it is read."""
+
+    def __init__(
+        self,
+        data: Mapping[str, object],
+        file: str,
+        lines: Mapping[str, int],
+        prefix: str = "",
+        problems: list[Problem] | None = None,
+    ) -> None:
+        self.data, self.file, self._lines, self._prefix = data, file, lines, prefix
+        self.problems: list[Problem] = [] if problems is None else problems
+
+    def line(self, key: str) -> int:
+        """The line of ``key``, 0 where it is absent."""
+        return self._lines.get(self._prefix + key, 0)
+
+    # -- what is wrong
+
+    def problem(
+        self, key: str, code: str, message: str, hint: str = "", severity: Severity = Severity.ERROR
+    ) -> None:
+        """Note a problem at the line of ``key`` (or of the file, where the key is absent)."""
+        self.problems.append(
+            Problem(
+                code=code, message=message, hint=hint, file=self.file, line=self.line(key), severity=severity
+            )
+        )
+
+    def refuse_unknown(self, known: Iterable[str]) -> None:
+        """Note every key that is not in ``known``, with the closest that is."""
+        known = list(known)
+        for key in self.data:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f'did you mean "{close[0]}"?' if close else "known keys: " + ", ".join(sorted(known))
+                self.problem(key, "unknown-key", f'unknown key "{self._prefix}{key}"', hint)
+
+    def raise_if_wrong(self) -> None:
+        """Raise :class:`ConfigError` with all errors noted so far (warnings alone don't raise)."""
+        if any(p.severity is Severity.ERROR for p in self.problems):
+            raise ConfigError(tuple(self.problems))
+
+    # -- typed getters
+
+    def _typed(self, key: str, kind: type) -> object | None:
+        value = self.data.get(key)
+        if value is None:
+            return None
+        # bool is an int in Python, and neither is meant where the other is asked for
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.problem(key, "wrong-type", f"{key} must be {_TYPE_NAMES[kind]}, not {_toml_kind(value)}")
+            return None
+        return value
+
+    def text(self, key: str) -> str | None:
+        """A string, or None where absent or wrong."""
+        value = self._typed(key, str)
+        return value if isinstance(value, str) else None
+
+    def number(self, key: str, low: int, high: int) -> int | None:
+        """An integer from ``low`` to ``high``."""
+        value = self._typed(key, int)
+        if not isinstance(value, int):
+            return None
+        if not low <= value <= high:
+            self.problem(key, "out-of-range", f"{key} must be {low} to {high}, not {value}")
+            return None
+        return value
+
+    def real(self, key: str, low: float, high: float) -> float | None:
+        """A number, with or without a fraction."""
+        value = self.data.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.problem(key, "wrong-type", f"{key} must be a number, not {_toml_kind(value)}")
+            return None
+        if not low <= value <= high:
+            self.problem(key, "out-of-range", f"{key} must be {low} to {high}, not {value}")
+            return None
+        return float(value)
+
+    def truth(self, key: str) -> bool | None:
+        """True or false."""
+        value = self._typed(key, bool)
+        return value if isinstance(value, bool) else None
+
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """A list of strings."""
+        value = self._typed(key, list)
+        if not isinstance(value, list):
+            return None
+        for item in value:
+            if not isinstance(item, str):
+                self.problem(
+                    key, "wrong-type", f"{key} must be a list of texts, but holds {_toml_kind(item)}"
+                )
+                return None
+        return tuple(value)
+
+    def table(self, key: str) -> Source:
+        """A sub-table (empty where absent); its problems are noted here."""
+        value = self._typed(key, dict)
+        data = value if isinstance(value, dict) else {}
+        return Source(data, self.file, self._lines, f"{self._prefix}{key}.", self.problems)
+
+
+def parse_toml(text: str, file: str) -> Source:
+    """Parse a whole file; raise :class:`ConfigError` where it is no TOML."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
+        message = str(err) if isinstance(err, tomllib.TOMLDecodeError) else "nested too deeply"
+        at = _AT_LINE.search(message)
+        # tomllib quotes what it stumbled over, which may be a piece of a key
+        told = re.sub(r"(['\"]).*\1", "a character", _AT_LINE.sub("", message)).strip()
+        line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
+        raise ConfigError(
+            (
+                Problem(
+                    code="bad-toml",
+                    message=f"not valid TOML: {told[:1].lower()}{told[1:]}",
+                    hint="compare with the examples in iscsi-ipsec.toml(5)",
+                    file=file,
+                    line=line,
+                ),
+            )
+        ) from None  # the cause's text may hold a piece of a key
+    return Source(data, file, key_lines(text))
+
+
+def _toml_kind(value: object) -> str:
+    for kind in (bool, str, int, list, dict):
+        if isinstance(value, kind):
+            return _TYPE_NAMES[kind]
+    return "a number with a fraction" if isinstance(value, float) else "a date or time"

@@ -1,0 +1,191 @@
+"""Proof of protection, session by session, from the kernel and not from charon's word.
+
+A TCP connection is protected if the policy that the kernel applies to it (the
+matching one with the lowest priority number) demands ESP, SAs for it exist in
+both directions in the mode that was asked for, and the guard would stop it
+otherwise. User-space ESP leaves no policy: there, the connection must be
+routed into one of the guard's devices while charon has an SA.
+
+Law: pure; every fact comes in as a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import Flow, Portal
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
+
+IPPROTO_TCP, IPPROTO_ESP = 6, 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the kernel holds. ``guarded`` None: no guard is installed.
+
+    ``routed_via`` maps a flow's remote address to the interface its packets
+    leave by; ``devices`` are those behind which user-space ESP works.
+    """
+
+    policies: tuple[KernelPolicy, ...]
+    states: tuple[KernelState, ...]
+    guarded: frozenset[Portal] | None
+    guard_wanted: bool = True
+    devices: frozenset[str] = frozenset()
+    routed_via: Mapping[Portal, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What ``status`` says about a portal: to be compared with the facts."""
+
+    portal: Portal
+    managed: bool
+    closed: bool
+    mode: str
+    user_space_esp: bool
+    has_connection: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One session's or portal's result; ``failures`` empty means proven. ``clear``: packets can pass in clear."""
+
+    subject: str
+    portal: Portal
+    evidence: tuple[str, ...]
+    failures: tuple[str, ...]
+    clear: bool = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether everything that was looked for is there."""
+        return not self.failures
+
+
+def verify_flow(flow: Flow, expected: Expectation | None, facts: Facts) -> Verdict:
+    """Judge one TCP connection to a portal."""
+    evidence: list[str] = []
+    failures: list[str] = []
+    if expected and expected.user_space_esp:
+        device = (facts.routed_via or {}).get(flow.remote, "")
+        if device in facts.devices:
+            evidence.append(f"routed into {device}, behind which charon encrypts")
+        else:
+            failures.append(f"routed by {device or 'nothing'}, not into a device of user-space ESP")
+    else:
+        for direction in ("out", "in"):
+            _judge_direction(flow, direction, expected, facts, evidence, failures)
+    covered = not failures
+    if expected and expected.closed:
+        _judge_guard(flow.remote, facts, evidence, failures)
+    guarded = facts.guarded is not None and flow.remote in facts.guarded
+    return Verdict(
+        subject=f"session {flow}",
+        portal=flow.remote,
+        evidence=tuple(evidence),
+        failures=tuple(failures),
+        clear=not covered and not guarded,
+    )
+
+
+def verify_portal(expected: Expectation, facts: Facts) -> Verdict:
+    """Judge a closed portal without a session: guard in place, and a policy that will ask for an SA."""
+    evidence: list[str] = []
+    failures: list[str] = []
+    _judge_guard(expected.portal, facts, evidence, failures)
+    if expected.has_connection and not expected.user_space_esp:
+        if any(_may_reach(policy, expected.portal) for policy in facts.policies):
+            evidence.append("a policy demands ESP towards it")
+        else:
+            failures.append("no policy in the kernel demands ESP towards it")
+    return Verdict(
+        subject=f"portal {expected.portal}",
+        portal=expected.portal,
+        evidence=tuple(evidence),
+        failures=tuple(failures),
+    )
+
+
+def _judge_direction(
+    flow: Flow,
+    direction: str,
+    expected: Expectation | None,
+    facts: Facts,
+    evidence: list[str],
+    failures: list[str],
+) -> None:
+    src, dst = (flow.local, flow.remote) if direction == "out" else (flow.remote, flow.local)
+    policy = applying_policy(facts.policies, direction, src, dst)
+    if policy is None:
+        failures.append(f"{direction}: no policy covers it")
+        return
+    if policy.action != "allow" or policy.tmpl_proto != IPPROTO_ESP:
+        failures.append(
+            f"{direction}: the policy that applies (priority {policy.priority}) does not demand ESP"
+        )
+        return
+    if expected and expected.mode and policy.mode != expected.mode:
+        failures.append(f"{direction}: the policy demands {policy.mode} mode, {expected.mode} was asked for")
+    state = next((s for s in facts.states if _serves(s, policy, src, dst)), None)
+    if state is None:
+        failures.append(f"{direction}: no SA with reqid {policy.reqid} is installed")
+    else:
+        evidence.append(f"{direction}: SA {state.spi_hex} {state.mode}, reqid {policy.reqid}")
+
+
+def applying_policy(
+    policies: Iterable[KernelPolicy], direction: str, src: Portal, dst: Portal
+) -> KernelPolicy | None:
+    """The policy that the kernel applies to packets of a TCP connection: of those that match, the lowest priority."""
+    matching = (
+        p for p in policies if p.direction == direction and not p.restricted and _selects(p, src, dst)
+    )
+    return min(matching, key=lambda p: p.priority, default=None)
+
+
+def _selects(selector: KernelPolicy | Selector, src: Portal, dst: Portal) -> bool:
+    return (
+        selector.src.version == src.address.version
+        and src.address in selector.src
+        and dst.address in selector.dst
+        and selector.proto in (0, IPPROTO_TCP)
+        and (src.port ^ selector.sport) & selector.sport_mask == 0
+        and (dst.port ^ selector.dport) & selector.dport_mask == 0
+    )
+
+
+def _serves(state: KernelState, policy: KernelPolicy, src: Portal, dst: Portal) -> bool:
+    """Whether the state is one that the policy's template resolves to (xfrm_state_find, xfrm_state_look_at)."""
+    if state.larval or state.proto != IPPROTO_ESP or state.reqid != policy.reqid or state.mode != policy.mode:
+        return False
+    outer_src, outer_dst = (
+        (policy.tmpl_src, policy.tmpl_dst) if policy.mode == "tunnel" else (src.address, dst.address)
+    )
+    if state.dst != outer_dst or state.src != outer_src:
+        return False
+    return state.sel is None or state.mode == "tunnel" or _selects(state.sel, src, dst)
+
+
+def _may_reach(policy: KernelPolicy, portal: Portal) -> bool:
+    return (
+        policy.direction == "out"
+        and policy.action == "allow"
+        and policy.tmpl_proto == IPPROTO_ESP
+        and policy.dst.version == portal.address.version
+        and portal.address in policy.dst
+        and policy.proto in (0, IPPROTO_TCP)
+        and (portal.port ^ policy.dport) & policy.dport_mask == 0
+    )
+
+
+def _judge_guard(portal: Portal, facts: Facts, evidence: list[str], failures: list[str]) -> None:
+    if not facts.guard_wanted:
+        evidence.append("guard switched off by the settings")
+    elif facts.guarded is None:
+        failures.append("the guard (nftables table inet iscsi_ipsec) is not installed")
+    elif portal not in facts.guarded:
+        failures.append("the guard does not hold this portal")
+    else:
+        evidence.append("the guard holds it")

@@ -1,0 +1,171 @@
+"""The world as :mod:`core.derive` may know it, and the questions that it must have answered first.
+
+Law: values and look-ups in them. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from iscsi_ipsec.base.model import (
+    Address,
+    GroupKey,
+    IscsiSession,
+    Key,
+    NamedPortal,
+    NodeRecord,
+    PerIdKey,
+    Portal,
+    PortalPattern,
+    PortalPolicy,
+    PortalRange,
+    Role,
+)
+from iscsi_ipsec.core.settings import Settings
+
+HOST_STACK_TRANSPORTS = ("", "tcp", "iser")
+"""open-iscsi transports whose packets pass through the host's IP stack; offload cards bypass IPsec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A portal as reached through one binding: ``oif`` is the bound interface, empty for none."""
+
+    portal: Portal
+    oif: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """All that deriving may depend on.
+
+    ``names`` maps host names to their addresses (absent: not resolved yet);
+    ``sources`` maps ``(destination, oif)`` to the source address that the
+    kernel would use (None: unreachable); ``held`` are the portals that were
+    managed before and have not been released.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    keys: tuple[Key, ...] = ()
+    policies: tuple[PortalPolicy, ...] = ()
+    records: tuple[NodeRecord, ...] = ()
+    sessions: tuple[IscsiSession, ...] = ()
+    names: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+    sources: Mapping[tuple[Address, str], Address | None] = field(default_factory=dict)
+    local_addresses: frozenset[Address] = frozenset()
+    held: frozenset[tuple[Portal, Role]] = frozenset()
+    user_space_esp: bool = False
+    fast_aes: bool = True
+
+
+class Lookup:
+    """Policies and keys of one world, arranged so that a portal is not compared with each of them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.key_by_name = {key.name: key for key in world.keys}
+        self.groups = tuple(k for k in world.keys if isinstance(k, GroupKey))
+        self.named = tuple(k for k in world.keys if isinstance(k, PerIdKey) and not k.id.is_address)
+        self.by_address: dict[str, list[PerIdKey]] = {}
+        for key in world.keys:
+            if isinstance(key, PerIdKey) and key.id.is_address:
+                self.by_address.setdefault(key.id.text, []).append(key)
+        self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
+        self._ranges: list[tuple[int, PortalRange, PortalPolicy]] = []
+        for policy in sorted(world.policies, key=lambda p: p.name):
+            for pattern in policy.patterns:
+                for portal in portals_of(world, pattern):
+                    self._exact.setdefault((policy.role, portal), policy)
+                if isinstance(pattern, PortalRange) and not pattern.single:
+                    self._ranges.append((pattern.network.prefixlen, pattern, policy))
+        self._ranges.sort(key=lambda row: -row[0])  # stable: of equals, the first file by name
+
+    def policy_for(self, portal: Portal, role: Role) -> PortalPolicy | None:
+        """The policy with the most specific pattern for this portal (ties: the first file by name)."""
+        exact = self._exact.get((role, portal))
+        if exact:
+            return exact
+        for _, pattern, policy in self._ranges:
+            if policy.role is role and pattern.contains(portal):
+                return policy
+        return None
+
+    def applies(self, key: Key, portal: Portal) -> bool:
+        """Whether the key's ``portals`` let it be used for this portal."""
+        return not key.portals or any(matches(self.world, pattern, portal) for pattern in key.portals)
+
+
+def wanted_names(world: World) -> frozenset[str]:
+    """Host names that must be resolved before :func:`derive` can say anything about them."""
+    names = {r.host for r in world.records if r.host and not parse_address(r.host)}
+    for patterns in (*(p.patterns for p in world.policies), *(k.portals for k in world.keys)):
+        names |= {p.host for p in patterns if isinstance(p, NamedPortal)}
+    return frozenset(names)
+
+
+def wanted_sources(lookup: Lookup) -> frozenset[tuple[Address, str]]:
+    """``(destination, oif)`` pairs whose source address :func:`derive` needs."""
+    wanted: set[tuple[Address, str]] = set()
+    for seat in candidates(lookup.world):
+        wanted.add((seat.portal.address, seat.oif))
+        policy = lookup.policy_for(seat.portal, Role.INITIATOR)
+        if policy and policy.tunnel_outer_remote:
+            wanted.add((policy.tunnel_outer_remote, seat.oif))
+    return frozenset(wanted)
+
+
+def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:
+    """Every portal that anything names, reached as an initiator, with what names it."""
+    found: dict[Seat, dict[str, None]] = {}
+
+    def add(portal: Portal, oif: str, origin: str) -> None:
+        found.setdefault(Seat(portal, oif), {})[origin] = None
+
+    for record in world.records:
+        if record.transport in HOST_STACK_TRANSPORTS:
+            kind = "discovery record" if record.is_discovery else "node record"
+            for address in _addresses(world, record.host):
+                add(Portal(address, record.port), record.net_ifacename, f"{kind} {record.path}")
+    for policy in world.policies:
+        if policy.role is Role.INITIATOR:
+            for pattern in policy.patterns:
+                for portal in portals_of(world, pattern):
+                    add(portal, "", f"policy {policy.path}")
+    known = {seat.portal for seat in found}
+    for session in world.sessions:
+        if session.remote not in known:
+            add(session.remote, "", f"iSCSI session {session.sid}")
+    for portal, role in world.held:
+        if role is Role.INITIATOR and portal not in known:
+            add(portal, "", "managed before")
+    ordered = sorted(found, key=lambda s: (s.portal.sort_key, s.oif))
+    return {seat: tuple(found[seat]) for seat in ordered}
+
+
+def matches(world: World, pattern: PortalPattern, portal: Portal) -> bool:
+    """Whether the pattern names the portal (a name through its present addresses)."""
+    if isinstance(pattern, PortalRange):
+        return pattern.contains(portal)
+    return pattern.port == portal.port and portal.address in world.names.get(pattern.host, ())
+
+
+def portals_of(world: World, pattern: PortalPattern) -> Iterable[Portal]:
+    """The portals that a pattern names one by one (a network names none)."""
+    if isinstance(pattern, PortalRange):
+        return [pattern.single] if pattern.single else []
+    return [Portal(address, pattern.port) for address in world.names.get(pattern.host, ())]
+
+
+def parse_address(host: str) -> Address | None:
+    """The address that a text is, or None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _addresses(world: World, host: str) -> tuple[Address, ...]:
+    address = parse_address(host)
+    return (address,) if address else world.names.get(host, ())

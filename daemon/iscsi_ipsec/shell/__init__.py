@@ -1,0 +1,1 @@
+"""What runs: the daemon's loop, one reconciling pass, and the command."""

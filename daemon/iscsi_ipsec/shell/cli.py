@@ -1,0 +1,67 @@
+"""The command ``iscsi-ipsec``: finds the verb, runs it, and explains every expected failure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from iscsi_ipsec import __version__
+from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecError, NotPermitted
+from iscsi_ipsec.shell.client import CommandError, Exit
+from iscsi_ipsec.shell.paths import add_options, paths_of
+from iscsi_ipsec.shell.verbs import check, explain, flags, plan, release, status, verify, wait
+
+_VERBS = (status, verify, explain, check, plan, wait, release, flags)
+
+_EPILOG = """exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
+4 charon unreachable, 5 not permitted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, also read by the tests of the manual."""
+    parser = argparse.ArgumentParser(
+        prog="iscsi-ipsec",
+        description="Shows and checks what iscsi-ipsecd does to keep iSCSI sessions inside IPsec.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_options(parser)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in _VERBS:
+        verb.add(subparsers)
+    for subparser in subparsers.choices.values():
+        add_options(subparser, again=True)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the process' exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options, paths_of(options)))
+    except CommandError as err:
+        return _fail(err.code, err.message, err.hint)
+    except ConfigError as err:
+        for problem in err.problems:
+            sys.stderr.write(f"{problem}\n")
+        return Exit.PROBLEMS
+    except CharonUnavailable as err:
+        return _fail(Exit.NO_CHARON, str(err), "systemctl status strongswan")
+    except (NotPermitted, PermissionError) as err:
+        return _fail(Exit.NOT_PERMITTED, str(err), "run this as root")
+    except IscsiIpsecError as err:
+        return _fail(Exit.PROBLEMS, str(err), "")
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away, e.g. head(1)
+        return Exit.FINE
+
+
+def _fail(code: Exit, message: str, hint: str) -> int:
+    sys.stderr.write(f"iscsi-ipsec: {message}\n" + (f"  {hint}\n" if hint else ""))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

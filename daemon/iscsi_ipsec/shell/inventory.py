@@ -1,0 +1,347 @@
+"""The admin's files, read and parsed: what is in force of each, and what is wrong with any.
+
+Law: a file that cannot be used never makes things worse. Its last good
+content stays in force, the other files go on, and a problem says what to do.
+A file whose ``stat`` is as it was is not opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from iscsi_ipsec.adapters import credentials, files
+from iscsi_ipsec.adapters.files import FileStat, FoundFile
+from iscsi_ipsec.adapters.store import LastGood, Store
+from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
+from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, PortalPolicy, Problem
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.keyfile import (
+    CredentialRef,
+    KeyDraft,
+    KeyFileRef,
+    empty_key_problem,
+    parse_key_file,
+    weak_key_problem,
+)
+from iscsi_ipsec.core.portalfile import parse_portal_file
+from iscsi_ipsec.core.settings import Settings, parse_settings
+from iscsi_ipsec.shell.paths import Paths
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked."""
+
+    path: str
+    kind: str
+    state: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What all files together say now."""
+
+    settings: Settings
+    keys: tuple[Key, ...]
+    policies: tuple[PortalPolicy, ...]
+    rows: tuple[FileRow, ...]
+    problems: tuple[Problem, ...]
+    watched: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of one file. ``value`` None: nothing good was ever read."""
+
+    value: object | None
+    stat: FileStat
+    settled: bool
+    state: str
+    problems: tuple[Problem, ...] = ()
+    beside: str = ""
+    beside_stat: FileStat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    value: object
+    raw: bytes
+    key: Secret | None = None
+    warnings: tuple[Problem, ...] = ()
+    beside: str = ""
+
+
+@dataclass(slots=True)
+class _Folders:
+    kind: str
+    entries: dict[str, _Entry] = field(default_factory=dict)
+
+
+class FileReader:
+    """Reads the files of one instance; keeps what it read for the next time.
+
+    ``store`` None: look only, remember nothing (the ``plan`` and ``check`` verbs).
+    ``opened`` counts the files that were opened, for tests and benchmarks.
+    """
+
+    def __init__(self, paths: Paths, store: Store | None, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self._paths, self._store, self._clock = paths, store, clock
+        self._kinds = {kind: _Folders(kind) for kind in ("psk", "portal", "settings")}
+        self._stored: dict[str, LastGood] | None = None
+        self._unsaved: dict[str, LastGood] = {}
+        self._forgotten: set[str] = set()
+        self.opened = 0
+
+    def read(self) -> Inventory:
+        """Look at every file and return what is in force. Never raises for what a file holds."""
+        if self._stored is None:
+            self._stored = self._load_store()
+        problems: list[Problem] = []
+        rows: list[FileRow] = []
+        settings_path = self._paths.settings_file
+        settings_file = _find_one(settings_path)
+        found_settings = files.Found(files=(settings_file,) if settings_file else ())
+        self._refresh("settings", found_settings, (), problems, rows)
+        self._refresh(
+            "psk", files.find_config(self._paths.psk_folders), self._paths.psk_folders, problems, rows
+        )
+        self._refresh(
+            "portal",
+            files.find_config(self._paths.portal_folders),
+            self._paths.portal_folders,
+            problems,
+            rows,
+        )
+        settings = next((e.value for e in self._kinds["settings"].entries.values()), None)
+        beside = {
+            os.path.dirname(e.beside) for k in self._kinds.values() for e in k.entries.values() if e.beside
+        }
+        return Inventory(
+            settings=settings if isinstance(settings, Settings) else Settings(),
+            keys=(*_values(self._kinds["psk"], PerIdKey), *_values(self._kinds["psk"], GroupKey)),
+            policies=_values(self._kinds["portal"], PortalPolicy),
+            rows=tuple(rows),
+            problems=tuple(problems),
+            watched=(
+                self._paths.config_dir,
+                *self._paths.psk_folders,
+                *self._paths.portal_folders,
+                *sorted(beside),
+            ),
+        )
+
+    def save(self) -> Problem | None:
+        """Write what is new and good to the store; a problem where it cannot be written.
+
+        Apart from :meth:`read` so that keys reach charon first.
+        """
+        if self._store is None or not (self._unsaved or self._forgotten):
+            return None
+        try:
+            self._store.put_last_good(self._unsaved.values())
+            self._store.drop_last_good(self._forgotten)
+        except StateUnavailable as err:
+            return Problem(
+                code="state-unsaved",
+                message=f"the last good files cannot be kept for a restart: {err}",
+                hint=f"check space and rights of {self._paths.state_dir}",
+            )
+        self._unsaved.clear()
+        self._forgotten.clear()
+        return None
+
+    # -- one kind of file
+
+    def _refresh(
+        self,
+        kind: str,
+        found: files.Found,
+        folders: Sequence[str],
+        problems: list[Problem],
+        rows: list[FileRow],
+    ) -> None:
+        old = self._kinds[kind].entries
+        new: dict[str, _Entry] = {}
+        for file in found.files:
+            entry = old.get(file.path)
+            if entry is None or not self._is_current(entry, file):
+                entry = self._read_file(kind, file, entry)
+            new[file.path] = entry
+        names = {file.name for file in found.files} | {_name(path) for path in found.masked}
+        problems.extend(found.problems)
+        self._keep_lost(kind, found, folders, names, new, problems)
+        stored = {path for path, last in (self._stored or {}).items() if last.kind == kind}
+        for path in (old.keys() | stored) - new.keys():
+            self._forget(path)
+        self._kinds[kind].entries = dict(sorted(new.items(), key=lambda item: _name(item[0])))
+        for path, entry in self._kinds[kind].entries.items():
+            problems.extend(entry.problems)
+            rows.append(FileRow(path=path, kind=kind, state=entry.state, signature=entry.stat.signature))
+        rows.extend(FileRow(path=path, kind=kind, state="masked", signature="") for path in found.masked)
+
+    def _keep_lost(
+        self, kind: str, found: files.Found, folders: Sequence[str], names: set[str],
+        new: dict[str, _Entry], problems: list[Problem],
+    ) -> None:  # fmt: skip
+        """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
+        lost = {*found.missing, *found.unusable}
+        kept: dict[str, int] = {}
+        known = {
+            path: entry for path, entry in self._kinds[kind].entries.items() if os.path.dirname(path) in lost
+        }
+        for path, last in (self._stored or {}).items():
+            if last.kind == kind and os.path.dirname(path) in lost and path not in known:
+                known[path] = self._from_store(kind, path, _NO_STAT, ())
+        for path, entry in known.items():
+            if entry.value is not None and _name(path) not in names:
+                new[path] = _Entry(
+                    entry.value, entry.stat, False, "last-good", (), entry.beside, entry.beside_stat
+                )
+                kept[os.path.dirname(path)] = kept.get(os.path.dirname(path), 0) + 1
+        for folder in folders:
+            if folder in kept and folder in found.missing:
+                problems.append(
+                    Problem(
+                        code="folder-gone",
+                        file=folder,
+                        message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
+                        hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}",
+                    )
+                )
+
+    def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
+        if entry.state != "ok" or not entry.settled or entry.stat != file.stat:
+            return False
+        return not entry.beside or _stat(entry.beside) == entry.beside_stat
+
+    def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
+        settled = file.stat.settled(self._clock())
+        self.opened += 1
+        try:
+            parsed = self._parse(kind, file)
+        except ConfigError as err:
+            if old is None or old.value is None:
+                return self._from_store(kind, file.path, file.stat, err.problems)
+            return _Entry(
+                old.value, file.stat, settled, "last-good", _told(err.problems), old.beside, old.beside_stat
+            )
+        if not file.path.startswith(f"{self._paths.runtime_dir}/"):
+            self._unsaved[file.path] = LastGood(
+                path=file.path,
+                kind=kind,
+                raw=Secret(parsed.raw),
+                key=parsed.key,
+                signature=file.stat.signature,
+            )
+            self._forgotten.discard(file.path)
+        beside_stat = _stat(parsed.beside) if parsed.beside else None
+        return _Entry(parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside, beside_stat)
+
+    def _parse(self, kind: str, file: FoundFile) -> _Parsed:
+        raw = files.read_config(file.path, private=kind == "psk")
+        text = files.decode_config(raw, file.path)
+        if kind == "settings":
+            return _Parsed(parse_settings(text, file.path), raw)
+        if kind == "portal":
+            return _Parsed(parse_portal_file(text, file.path, file.name), raw)
+        draft = parse_key_file(text, file.path, file.name)
+        secret, kept, beside = _fetch_key(draft)
+        if not secret:
+            raise ConfigError((empty_key_problem(draft),))
+        weak = weak_key_problem(draft, secret)
+        return _Parsed(draft.with_secret(secret), raw, kept, (weak,) if weak else (), beside)
+
+    # -- last good
+
+    def _load_store(self) -> dict[str, LastGood]:
+        if self._store is None:
+            return {}
+        with contextlib.suppress(StateUnavailable):  # told by save()
+            return dict(self._store.all_last_good())
+        return {}
+
+    def _from_store(self, kind: str, path: str, stat: FileStat, problems: tuple[Problem, ...]) -> _Entry:
+        last = (self._stored or {}).get(path)
+        value = _revive(kind, path, last) if last else None
+        told = _told(problems) if value is not None else problems
+        return _Entry(value, stat, False, "last-good" if value is not None else "refused", told)
+
+    def _forget(self, path: str) -> None:
+        self._unsaved.pop(path, None)
+        if self._stored is not None:
+            self._stored.pop(path, None)
+        self._forgotten.add(path)
+
+
+_NO_STAT = FileStat(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _fetch_key(draft: KeyDraft) -> tuple[Secret, Secret | None, str]:
+    """The key, what of it to keep in the store, and the other file it came from.
+
+    A credential's key is not kept: it may be encrypted at rest, and the store is not.
+    """
+    match draft.source:
+        case KeyFileRef(path=path):
+            folder = os.path.dirname(draft.path)
+            secret = files.read_key_file(path, folder)
+            return secret, secret, os.path.join(folder, path)
+        case CredentialRef(name=name):
+            at = credentials.locate_credential(name)
+            if not at:
+                raise credentials.missing_credential(name, draft.path)
+            if credentials.is_encrypted(at):
+                return credentials.decrypt_credential(name, at, draft.path), None, at
+            return files.read_key_file(at, os.path.dirname(at)), None, at
+        case Secret() as secret:
+            return secret, None, ""
+
+
+def _revive(kind: str, path: str, last: LastGood) -> object | None:
+    """Parse stored content again; None where today's rules refuse it."""
+    try:
+        text = last.raw.reveal().decode()
+        if kind == "settings":
+            return parse_settings(text, path)
+        if kind == "portal":
+            return parse_portal_file(text, path, _name(path))
+        draft = parse_key_file(text, path, _name(path))
+        secret = draft.source if isinstance(draft.source, Secret) else last.key
+        return draft.with_secret(secret) if secret else None
+    except (ConfigError, UnicodeDecodeError):
+        return None
+
+
+def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The same problems, saying that the last good content is in force."""
+    return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
+
+
+def _values(folders: _Folders, kind: type[T]) -> tuple[T, ...]:
+    return tuple(e.value for e in folders.entries.values() if isinstance(e.value, kind))
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path).removesuffix(".toml")
+
+
+def _stat(path: str) -> FileStat | None:
+    try:
+        return FileStat.of(os.stat(path))
+    except OSError:
+        return None
+
+
+def _find_one(path: str) -> FoundFile | None:
+    try:
+        return FoundFile(path, _name(path), FileStat.of(os.lstat(path)))
+    except OSError:
+        return None

@@ -1,0 +1,101 @@
+"""Where everything is, and the options that move it, common to the daemon and the command."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Folders and sockets of one instance; several instances can run side by side."""
+
+    config_dir: str = "/etc/iscsi-ipsec"
+    runtime_dir: str = "/run/iscsi-ipsec"
+    vendor_dir: str = "/usr/lib/iscsi-ipsec"
+    state_dir: str = "/var/lib/iscsi-ipsec"
+    vici_socket: str = ""
+    nodes_dirs: tuple[str, ...] = ()
+    sysfs_dir: str = "/sys"
+
+    @property
+    def settings_file(self) -> str:
+        """The admin's settings."""
+        return f"{self.config_dir}/iscsi-ipsecd.toml"
+
+    @property
+    def psk_folders(self) -> tuple[str, ...]:
+        """Folders of key files, the strongest first (no keys belong under /usr)."""
+        return (f"{self.config_dir}/psk.d", f"{self.runtime_dir}/psk.d")
+
+    @property
+    def portal_folders(self) -> tuple[str, ...]:
+        """Folders of portal policies, the strongest first."""
+        return tuple(f"{base}/portal.d" for base in (self.config_dir, self.runtime_dir, self.vendor_dir))
+
+    @property
+    def status_file(self) -> str:
+        """What the daemon tells people and tools."""
+        return f"{self.runtime_dir}/status.json"
+
+    @property
+    def metrics_file(self) -> str:
+        """The same as numbers for node_exporter's textfile collector."""
+        return f"{self.runtime_dir}/metrics.prom"
+
+    @property
+    def lock_file(self) -> str:
+        """Locked by the running daemon."""
+        return f"{self.runtime_dir}/daemon.lock"
+
+    @property
+    def requests_dir(self) -> str:
+        """Where the command leaves what it asks of the daemon."""
+        return f"{self.runtime_dir}/requests"
+
+    @property
+    def store_file(self) -> str:
+        """Last good files and managed portals."""
+        return f"{self.state_dir}/state.db"
+
+    @property
+    def guard_file(self) -> str:
+        """The guard's table, loaded at boot by its own unit."""
+        return f"{self.state_dir}/guard.nft"
+
+
+def add_options(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """Add the options that :func:`paths_of` reads; ``again``: behind a verb, where absence must not reset them."""
+    base = Paths()
+    group = parser.add_argument_group("places")
+
+    def add(option: str, default: str, text: str) -> None:
+        group.add_argument(option, default=argparse.SUPPRESS if again else default, metavar="PATH", help=text)
+
+    add("--config-dir", base.config_dir, f"the admin's files ({base.config_dir})")
+    add(
+        "--runtime-dir",
+        base.runtime_dir,
+        f"status, and files that need not survive a reboot ({base.runtime_dir})",
+    )
+    add("--vendor-dir", base.vendor_dir, f"policies from packages ({base.vendor_dir})")
+    add("--state-dir", base.state_dir, f"last good files and the guard ({base.state_dir})")
+    add("--vici-socket", "", "charon's VICI socket (where strongSwan has it)")
+    add("--sysfs-dir", base.sysfs_dir, f"where the kernel tells of iSCSI sessions ({base.sysfs_dir})")
+    group.add_argument(
+        "--nodes-dir", action="append", default=argparse.SUPPRESS if again else None, metavar="PATH",
+        help="open-iscsi's database; may be repeated (/etc/iscsi and /var/lib/iscsi)",
+    )  # fmt: skip
+
+
+def paths_of(arguments: argparse.Namespace) -> Paths:
+    """The places that the options name."""
+    return Paths(
+        config_dir=arguments.config_dir,
+        runtime_dir=arguments.runtime_dir,
+        vendor_dir=arguments.vendor_dir,
+        state_dir=arguments.state_dir,
+        vici_socket=arguments.vici_socket,
+        nodes_dirs=tuple(arguments.nodes_dir or ()),
+        sysfs_dir=arguments.sysfs_dir,
+    )

@@ -1,0 +1,148 @@
+"""What a pass tells: ``status.json``, one log line per change, systemd's status line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters.filewrite import write_private
+from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
+from iscsi_ipsec.core import status
+from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.reconciler import Outcome
+
+_log = logging.getLogger(__name__)
+
+BYPASS_LAN = "bypass-lan"
+"""A strongSwan plugin that installs PASS policies, which outrank traps (bypass_lan_listener.c)."""
+
+
+def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, Any]:
+    """The status document of docs/status.md; it never holds a key."""
+    look, charon, guard = outcome.look, outcome.charon, outcome.guard
+    rows = status.portal_rows(look.desired.portals, outcome.observed)
+    problems = [status.problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
+    told = {(row["portal"], row["code"]) for row in problems}
+    problems += [
+        row["problem"]
+        for row in rows
+        if row["problem"] and (row["portal"], row["problem"]["code"]) not in told
+    ]
+    in_use = {row["key"] for row in rows if row["connection"]}
+    return {
+        "schema": status.SCHEMA,
+        "version": __version__,
+        "pid": os.getpid(),
+        "generation": generation,
+        "time": int(time.time()),
+        "charon": {
+            "socket": socket_path,
+            "reachable": charon is not None,
+            "settled": outcome.settled,
+            "version": charon.version if charon else None,
+            "foreign_connections": charon.foreign_conns if charon else None,
+        },
+        "guard": {
+            "wanted": look.inventory.settings.guard,
+            "devices": list(look.inventory.settings.guard_devices),
+            "installed": guard is not None,
+            "portals": sorted(str(p) for p in outcome.observed.guarded),
+            "dropped": sum(guard.dropped.values()) if guard else None,
+        },
+        "portals": rows,
+        "keys": [_key_row(key, key.name in in_use) for key in look.inventory.keys],
+        "files": [
+            {"path": row.path, "kind": row.kind, "state": row.state, "signature": row.signature}
+            for row in look.inventory.rows
+        ],
+        "problems": problems,
+    }
+
+
+def _key_row(key: Key, in_use: bool) -> dict[str, Any]:
+    match key:
+        case PerIdKey():
+            return {
+                "name": key.name,
+                "id": key.id.text,
+                "id_type": key.id.type.name,
+                "group": False,
+                "in_use": in_use,
+            }
+        case GroupKey():
+            return {"name": key.name, "id": None, "id_type": None, "group": True, "in_use": in_use}
+
+
+def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
+    if outcome.charon and BYPASS_LAN in outcome.charon.plugins:
+        yield Problem(
+            code="bypass-lan",
+            message="strongSwan's plugin bypass-lan is loaded: it exempts local networks from IPsec, so the guard will drop them",
+            hint="set charon.plugins.bypass-lan.load = no in strongswan.d",
+            severity=Severity.WARNING,
+        )
+
+
+class Reporter:
+    """Writes the status file and logs each problem once when it appears and once when it is solved."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._generation = 0
+        self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def tell(self, outcome: Outcome) -> dict[str, Any]:
+        """Write and log; return the document."""
+        self._generation += 1
+        told = document(outcome, self._generation, self._paths.vici_socket)
+        self._log_changes(told["problems"])
+        try:
+            write_private(self._paths.status_file, (json.dumps(told, indent=1) + "\n").encode())
+        except OSError as err:
+            _log.error("%s cannot be written: %s", self._paths.status_file, err.strerror)
+        return told
+
+    def _log_changes(self, problems: list[dict[str, Any]]) -> None:
+        now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}
+        for at, problem in now.items():
+            if at not in self._told:
+                level = logging.ERROR if problem["severity"] == Severity.ERROR.value else logging.WARNING
+                _log.log(level, "%s", sentence(problem), extra={"fields": _journal_fields(problem)})
+        for at, problem in self._told.items():
+            if at not in now:
+                _log.info("solved: %s", sentence(problem), extra={"fields": _journal_fields(problem)})
+        self._told = now
+
+
+def sentence(problem: dict[str, Any]) -> str:
+    """A problem row as one line: where, what, what to do."""
+    where = problem["file"] or problem["portal"] or ""
+    if problem["file"] and problem["line"]:
+        where = f"{where}:{problem['line']}"
+    hint = f" ({problem['hint']})" if problem["hint"] else ""
+    return f"{where}: {problem['message']}{hint}" if where else f"{problem['message']}{hint}"
+
+
+def summary(told: dict[str, Any]) -> str:
+    """One line for systemctl status."""
+    rows = [row for row in told["portals"] if row["managed"]]
+    protected = sum(1 for row in rows if row["protected"])
+    errors = sum(1 for p in told["problems"] if p["severity"] == Severity.ERROR.value)
+    text = f"{len(rows)} portals managed, {protected} with an SA up, {len(told['keys'])} keys"
+    if not told["charon"]["reachable"]:
+        text += ", charon unreachable"
+    return text + (f", {errors} problems" if errors else "")
+
+
+def _journal_fields(problem: dict[str, Any]) -> dict[str, str]:
+    fields = {
+        "ISCSI_IPSEC_PROBLEM": problem["code"],
+        "ISCSI_PORTAL": problem["portal"],
+        "CONFIG_FILE": problem["file"],
+    }
+    return {name: value for name, value in fields.items() if value}

@@ -1,0 +1,264 @@
+"""The daemon: threads that wake, one loop that works, and its beginning and end.
+
+Law: the main thread owns all state and the command session. Other threads
+only call :meth:`Wakeups.wake` (and leave causes in :class:`Evidence`). Ending
+never takes away a policy, an SA or the guard: stopping the daemon must not
+mean clear text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters import kernel, systemd
+from iscsi_ipsec.adapters.charon import Charon, CharonEvents, default_socket
+from iscsi_ipsec.adapters.guard import Guard
+from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
+from iscsi_ipsec.adapters.resolver import Resolver
+from iscsi_ipsec.adapters.store import Store
+from iscsi_ipsec.adapters.watch import FileWatch
+from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.wakeups import Wakeups
+from iscsi_ipsec.core.plan import plan
+from iscsi_ipsec.core.settings import LOG_LEVELS
+from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.inventory import FileReader, Inventory
+from iscsi_ipsec.shell.paths import Paths, add_options, paths_of
+from iscsi_ipsec.shell.reconciler import Reconciler
+from iscsi_ipsec.shell.report import Reporter, summary
+
+_log = logging.getLogger(__name__)
+
+EXIT_FINE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_PERMITTED = 0, 1, 2, 5
+
+MAX_SETTLING = 20
+"""A burst of changes is gathered for at most this many settle times."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``iscsi-ipsecd``; the process' exit code."""
+    parser = argparse.ArgumentParser(
+        prog="iscsi-ipsecd",
+        description="Keeps open-iscsi sessions inside IPsec: pushes the keys and policies of /etc/iscsi-ipsec into strongSwan.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="", help="default: the settings file's, else info"
+    )
+    parser.add_argument(
+        "--unload-all",
+        action="store_true",
+        help="take everything of ours out of charon and the kernel, and end (used when uninstalling)",
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    # threads inherit the mask, so that only the signal thread gets them
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold keys
+    os.umask(0o077)
+    systemd.set_up_logging(options.log_level or "info")
+    paths = paths_of(options)
+    try:
+        _make_folders(paths)
+        with _only_instance(paths):
+            store = Store(paths.store_file)
+            if options.unload_all:
+                return _unload_all(_with_socket(paths, ""))
+            return _Daemon(paths, store, options.log_level).run(signals)
+    except PermissionError as err:
+        _log.error("%s: %s (run it as root)", err.filename, err.strerror)
+        return EXIT_NOT_PERMITTED
+    except BlockingIOError:
+        _log.error("another instance runs on %s", paths.runtime_dir)
+        return EXIT_FAILED
+    except (OSError, StateUnavailable) as err:
+        _log.error("cannot start: %s", err)
+        return EXIT_FAILED
+
+
+class _Daemon:
+    """One running instance."""
+
+    def __init__(self, paths: Paths, store: Store, log_level: str) -> None:
+        reader = FileReader(paths, store)
+        settings = reader.read().settings
+        self._log_level = log_level
+        self._set_level(settings.log_level)
+        self._paths = paths = _with_socket(paths, settings.vici_socket)
+        self._wakeups = Wakeups()
+        wake = self._wakeups.wake
+        self._stopping = threading.Event()
+        self._evidence = Evidence(wake)
+        self._charon = Charon(paths.vici_socket)
+        self._routes = Routes()
+        self._resolver = Resolver(wake)
+        self._watch = FileWatch(wake)
+        self._producers = (
+            CharonEvents(
+                paths.vici_socket,
+                self._evidence.on_event,
+                lambda: wake("charon-up"),
+                lambda: wake("charon-down"),
+            ),
+            RouteMonitor(wake),
+            GuardMonitor(wake),
+        )
+        self._reconciler = Reconciler(
+            paths=paths,
+            reader=reader,
+            store=store,
+            charon=self._charon,
+            guard=Guard(),
+            routes=self._routes,
+            resolver=self._resolver,
+            evidence=self._evidence,
+            charon_settled=systemd.charon_settled,
+            fast_aes=kernel.has_aes_instructions(),
+        )
+        self._reporter = Reporter(paths)
+
+    def run(self, signals: Sequence[signal.Signals]) -> int:
+        """Loop until a signal ends it."""
+        threading.Thread(target=self._await_signals, args=(signals,), name="signals", daemon=True).start()
+        for producer in self._producers:
+            producer.start()
+        _log.info("iscsi-ipsecd %s started", __version__)
+        reasons = frozenset({"start"})
+        ready = False
+        folders: frozenset[tuple[str, bool]] = frozenset()
+        while not self._stopping.is_set():
+            _log.debug("pass for: %s", ", ".join(sorted(reasons)))
+            # watched before it is read: what changes meanwhile wakes the next pass
+            self._watch.ensure(folders)
+            outcome = self._reconciler.run(reasons)
+            told = self._reporter.tell(outcome)
+            inventory = outcome.look.inventory
+            folders, watched = self._folders(inventory), folders
+            self._set_level(inventory.settings.log_level)
+            if not ready and outcome.settled and (told["guard"]["installed"] or not told["guard"]["wanted"]):
+                ready = True
+                systemd.ready(summary(told))
+            elif ready:
+                systemd.status(summary(told))
+            if folders != watched:
+                reasons = frozenset({"files"})
+            else:
+                reasons = self._wait(outcome.look_again, inventory.settings.settle_time)
+        self._end()
+        return EXIT_FINE
+
+    def _folders(self, inventory: Inventory) -> frozenset[tuple[str, bool]]:
+        """What to watch, and whether with all that is below."""
+        trees = {
+            (f"{base}/{tree}", True)
+            for base in self._reconciler.nodes_dirs(inventory)
+            for tree in ("nodes", "send_targets", "ifaces")
+        }
+        flat = {(folder, False) for folder in (*inventory.watched, self._paths.requests_dir)}
+        return frozenset(trees | flat)
+
+    def _wait(self, look_again: float, settle_time: float) -> frozenset[str]:
+        """Sleep until there is something to do, petting systemd's watchdog; gather what comes in a burst."""
+        interval = systemd.watchdog_interval()
+        end = time.monotonic() + look_again
+        while not self._stopping.is_set():
+            systemd.watchdog()
+            left = end - time.monotonic()
+            if left <= 0:
+                return frozenset({"resync"})
+            reasons = self._wakeups.wait(min(left, interval or left))
+            if reasons:
+                return self._gather(reasons, settle_time)
+        return frozenset()
+
+    def _gather(self, reasons: frozenset[str], settle_time: float) -> frozenset[str]:
+        """Wait until nothing new came for the settle time, but not for ever."""
+        for _ in range(MAX_SETTLING):
+            more = self._wakeups.wait(settle_time) if settle_time else frozenset()
+            if not more or self._stopping.is_set():
+                break
+            reasons |= more
+        return reasons
+
+    def _await_signals(self, signals: Sequence[signal.Signals]) -> None:
+        while True:
+            if signal.sigwait(signals) == signal.SIGHUP:
+                self._wakeups.wake("reload")
+            else:
+                self._stopping.set()
+                self._wakeups.wake("stop")
+                return
+
+    def _set_level(self, from_settings: str) -> None:
+        logging.getLogger().setLevel((self._log_level or from_settings).upper())
+
+    def _end(self) -> None:
+        systemd.stopping("policies, SAs and guard stay")
+        self._watch.stop()
+        self._resolver.stop()
+        for producer in self._producers:
+            producer.stop()
+        self._charon.close()
+        self._routes.close()
+        _log.info("stopped; policies, SAs and guard stay in place")
+
+
+def _with_socket(paths: Paths, from_settings: str) -> Paths:
+    return replace(paths, vici_socket=paths.vici_socket or from_settings or default_socket())
+
+
+def _make_folders(paths: Paths) -> None:
+    for folder in (paths.state_dir, paths.runtime_dir, paths.requests_dir):
+        os.makedirs(folder, mode=0o700 if folder != paths.runtime_dir else 0o755, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _only_instance(paths: Paths) -> Iterator[None]:
+    """Hold the lock that tells the command that we run; :class:`BlockingIOError` if another has it."""
+    with open(paths.lock_file, "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _unload_all(paths: Paths) -> int:
+    """Take everything of ours out of charon, nftables and the state folder's guard file."""
+    code = EXIT_FINE
+    charon = Charon(paths.vici_socket)
+    try:
+        operations = plan((), (), charon.observe())
+        sas = charon.sas()
+        for refused in charon.apply([(op.command, op.message) for op in operations]):
+            if refused:
+                _log.error("%s", refused)
+                code = EXIT_FAILED
+        for ike in sas:
+            charon.terminate(ike_id=ike.unique_id)
+    except CharonUnavailable as err:
+        _log.info("nothing to unload: %s", err)
+    try:
+        Guard().delete()
+    except KernelUnavailable as err:
+        _log.error("%s", err)
+        code = EXIT_FAILED
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(paths.guard_file)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""``plan``: what the daemon would change in charon now; changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from iscsi_ipsec.adapters import kernel
+from iscsi_ipsec.adapters.charon import Charon, default_socket
+from iscsi_ipsec.adapters.guard import Guard
+from iscsi_ipsec.adapters.netlink import Routes
+from iscsi_ipsec.adapters.resolver import Resolver
+from iscsi_ipsec.adapters.store import Store
+from iscsi_ipsec.base.errors import StateUnavailable
+from iscsi_ipsec.core.plan import plan
+from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, try_status
+from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.inventory import FileReader
+from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.reconciler import Reconciler
+
+
+def add(subparsers: Verbs) -> None:
+    """Describe the verb."""
+    parser = subparsers.add_parser("plan", help="what the daemon would change in charon now")
+    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, paths: Paths) -> Exit:
+    """Look as the daemon does and print the operations."""
+    document = try_status(paths) or {}
+    socket_path = paths.vici_socket or document.get("charon", {}).get("socket") or default_socket()
+    charon = Charon(socket_path)
+    state = charon.observe()
+    try:
+        store = Store(paths.store_file, read_only=True)
+    except StateUnavailable as err:
+        raise CommandError(
+            Exit.NOT_PERMITTED, str(err), "has the daemon run once, and are you root?"
+        ) from err
+    reconciler = Reconciler(
+        paths=paths,
+        reader=FileReader(paths, store),
+        store=store,
+        charon=charon,
+        guard=Guard(),
+        routes=Routes(),
+        resolver=Resolver(lambda _: None),
+        evidence=Evidence(lambda _: None),
+        charon_settled=lambda: True,
+        fast_aes=kernel.has_aes_instructions(),
+        plugins=state.plugins,
+    )
+    look = reconciler.look(frozenset({"start"}))
+    operations = plan(look.secrets, look.connections, state)
+    if options.json:
+        print_json([{"command": op.command, "item": op.item, "text": op.text} for op in operations])
+    else:
+        for operation in operations:
+            sys.stdout.write(f"{operation.text}\n")
+        if not operations:
+            sys.stdout.write("nothing to do: charon holds what the files say\n")
+    return Exit.FINE

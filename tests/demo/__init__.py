@@ -1,0 +1,1 @@
+"""The demonstration: `python -m tests.demo`, as root, from the checkout."""

@@ -1,0 +1,165 @@
+"""The daemon under test: a real process in a node's namespace, on folders of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.netlab.process import Child, Result
+from tests.netlab.space import Node
+from tests.netlab.waiting import wait_until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+COMMANDS = {"iscsi-ipsecd": "service", "iscsi-ipsec": "cli"}
+
+
+def command(name: str) -> list[str]:
+    """The installed command beside this interpreter, or the same from the checkout."""
+    script = Path(sys.executable).with_name(name)
+    if script.exists():
+        return [str(script)]
+    source = f"import sys; from iscsi_ipsec.shell.{COMMANDS[name]} import main; sys.exit(main())"
+    return ["env", f"PYTHONPATH={CHECKOUT / 'daemon'}", sys.executable, "-c", source]
+
+
+class Daemon:
+    """Folders exist at once, the process from start() on."""
+
+    def __init__(self, node: Node, folder: Path, vici_socket: Path) -> None:
+        self.node = node
+        self.folder = folder
+        self.config = folder / "etc"
+        self.psk = self.config / "psk.d"
+        self.portal = self.config / "portal.d"
+        self.runtime = folder / "run"
+        self.state = folder / "lib"
+        self.vendor = folder / "usr"
+        self.nodes = folder / "iscsi"
+        self.sysfs = folder / "sys"
+        self.log = folder / "log"
+        folders = (
+            self.config,
+            self.psk,
+            self.portal,
+            self.runtime,
+            self.state,
+            self.vendor,
+            self.nodes,
+            self.sysfs,
+        )
+        for path in folders:
+            path.mkdir(mode=0o700)
+        self.options = (
+            *("--config-dir", str(self.config)),
+            *("--runtime-dir", str(self.runtime)),
+            *("--state-dir", str(self.state)),
+            *("--vendor-dir", str(self.vendor)),
+            *("--vici-socket", str(vici_socket)),
+            *("--nodes-dir", str(self.nodes)),
+            *("--sysfs-dir", str(self.sysfs)),
+        )
+        self._notify_path = folder / "notify"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(self._notify_path))
+        self._notify.setblocking(False)
+        self._said: list[str] = []
+        self._child: Child | None = None
+
+    # -- its life ---------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, "the daemon was never started"
+        return self._child.pid
+
+    def start(self, *more: str, wait: bool = True, timeout: float = 15.0) -> None:
+        """Start as systemd would (Type=notify) and return at READY=1."""
+        assert not self.running, "the daemon runs already"
+        self.notifications()
+        self._said.clear()
+        argv = [*command("iscsi-ipsecd"), *self.options, *more]
+        self._child = self.node.spawn(argv, log=self.log, env={"NOTIFY_SOCKET": str(self._notify_path)})
+        if wait:
+            wait_until(self._ready, "the daemon says READY=1", timeout=timeout, detail=self.tail)
+
+    def _ready(self) -> bool:
+        if not self.running:
+            raise RuntimeError(f"the daemon ended at once\n{self.tail()}")
+        return "READY=1" in self.notifications()
+
+    def notifications(self) -> list[str]:
+        """Everything said by sd_notify since the start."""
+        while True:
+            try:
+                self._said += self._notify.recv(4096).decode().split("\n")
+            except BlockingIOError:
+                return self._said
+
+    def terminate(self) -> int:
+        return self._child.terminate(grace=10) if self._child else 0
+
+    def kill(self) -> None:
+        if self._child:
+            self._child.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._notify.close()
+
+    def tail(self, lines: int = 40) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    # -- the admin's files ------------------------------------------------------------------
+
+    def put(self, path: Path, text: str) -> Path:
+        """Drop a file as an admin's tool would: whole, or not at all."""
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(text)
+        fresh.replace(path)
+        return path
+
+    def put_key(self, name: str, text: str) -> Path:
+        return self.put(self.psk / f"{name}.toml", text)
+
+    def put_portal(self, name: str, text: str) -> Path:
+        return self.put(self.portal / f"{name}.toml", text)
+
+    def put_settings(self, text: str) -> Path:
+        return self.put(self.config / "iscsi-ipsecd.toml", text)
+
+    # -- what it says -----------------------------------------------------------------------
+
+    def cli(self, *words: str, check: bool = False, timeout: float = 30.0, text: str | None = None) -> Result:
+        """The command `iscsi-ipsec`, on the same folders."""
+        verb, *rest = words
+        argv = [*command("iscsi-ipsec"), verb, *self.options, *rest]
+        return self.node.run(argv, check=check, timeout=timeout, text=text)
+
+    def status(self) -> Mapping[str, Any]:
+        """status.json as it is now; empty before the first pass."""
+        try:
+            status: dict[str, Any] = json.loads((self.runtime / "status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return status
+
+    def row(self, portal: str) -> Mapping[str, Any]:
+        """The status of one portal; empty when it has none."""
+        rows = [row for row in self.status().get("portals", []) if row["portal"] == portal]
+        return rows[0] if rows else {}
+
+    def problems(self) -> list[str]:
+        """All problems in words, those of portals too."""
+        status = self.status()
+        found = [*status.get("problems", []), *(row.get("problem") for row in status.get("portals", []))]
+        return [problem["message"] for problem in found if problem]

@@ -1,0 +1,1 @@
+"""The package, the installation and the files that go with them."""

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.source import SYSTEM_PYTHON, TOP, only_plain_files, run
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "python"
+    run(TOP / "packaging/bundle", folder, env=dict(os.environ, PYTHON=SYSTEM_PYTHON))
+    return folder
+
+
+class Staged:
+    """An installation under a folder, as the builder of another distribution's package makes one."""
+
+    def __init__(self, root: Path, bundle: Path) -> None:
+        self.root, self._bundle = root, bundle
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "DESTDIR": str(root),
+            "PREFIX": "/opt/site",
+            "SYSCONFDIR": "/etc",
+            "PYTHON": SYSTEM_PYTHON,
+        }
+
+    def install(self) -> None:
+        run(TOP / "packaging/install-tree", self._bundle, env=self._env)
+        run(TOP / "packaging/after-install", env=self._env)
+
+    def uninstall(self) -> str:
+        return run(TOP / "packaging/uninstall", env=self._env)
+
+
+@pytest.fixture
+def staged(tmp_path: Path, bundle: Path) -> Staged:
+    return Staged(tmp_path, bundle)
+
+
+def test_everything_goes_under_the_prefix(staged: Staged) -> None:
+    staged.install()
+    assert {path.name for path in staged.root.iterdir()} == {"opt", "etc"}
+    unit = (staged.root / "opt/site/lib/systemd/system/iscsi-ipsecd.service").read_text()
+    assert "ExecStart=/opt/site/sbin/iscsi-ipsecd\n" in unit
+    assert stat.S_IMODE((staged.root / "etc/iscsi-ipsec/psk.d").stat().st_mode) == 0o700
+
+
+def test_installing_again_keeps_the_files_of_the_admin(staged: Staged) -> None:
+    staged.install()
+    settings = staged.root / "etc/iscsi-ipsec/iscsi-ipsecd.toml"
+    settings.write_text("require_ipsec = true\n")
+    key = staged.root / "etc/iscsi-ipsec/psk.d/db1.toml"
+    key.write_text("key")
+    stray = staged.root / "opt/site/lib/iscsi-ipsec/python/iscsi_ipsec/gone.py"
+    stray.write_text("")
+
+    staged.install()
+
+    assert settings.read_text() == "require_ipsec = true\n"
+    assert key.read_text() == "key"
+    assert not stray.exists(), "a module of an older version"
+
+
+def test_uninstalling_leaves_nothing_but_etc(staged: Staged) -> None:
+    staged.install()
+    told = staged.uninstall()
+    assert "left in place" in told
+    assert only_plain_files(staged.root / "opt") == []
+    assert (staged.root / "etc/iscsi-ipsec/iscsi-ipsecd.toml").exists()
+
+
+def test_what_is_bundled_is_within_the_ranges_of_the_project() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    pins = (TOP / "packaging/bundle-requirements.txt").read_text()
+    bundled = dict(re.findall(r"^(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}$", pins, re.MULTILINE))
+    ranges = {re.split("[<>=]", entry)[0]: entry for entry in project["dependencies"]}
+    # compiled, so the distribution's
+    assert set(bundled) == set(ranges) - {"systemd-python"}
+    for name, version in bundled.items():
+        numbers = _numbers(version)
+        for sign, bound in re.findall(r"(>=|<)([0-9.]+)", ranges[name]):
+            assert numbers >= _numbers(bound) if sign == ">=" else numbers < _numbers(bound), (name, version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def test_need_packages_touches_nothing_when_all_is_there(tmp_path: Path) -> None:
+    env = _tools(tmp_path, {"dpkg-query": "echo installed", "apt-get": "exit 9"})
+    assert run(TOP / "packaging/need-packages", "a", "b", env=env) == ""
+
+
+def test_need_packages_tells_a_user_what_to_install(tmp_path: Path) -> None:
+    env = _tools(
+        tmp_path, {"dpkg-query": '[ "$3" = b ] || echo installed', "apt-get": "exit 9", "id": "echo 1000"}
+    )
+    with pytest.raises(AssertionError, match=r"exited 1:\n.*not root.* b\n"):
+        run(TOP / "packaging/need-packages", "a", "b", env=env)
+
+
+def _tools(folder: Path, scripts: dict[str, str]) -> dict[str, str]:
+    for name, body in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.defpath}"}

@@ -1,0 +1,87 @@
+"""Fixtures of the VM suite; `tests/vm/run` raises the machines and says where they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm import farend, openiscsi
+from tests.vm.machine import Machine
+from tests.vm.wire import Wire
+
+NETWORK = "iscsi-ipsec-data"
+
+
+@pytest.fixture(scope="session")
+def ssh_config() -> Path:
+    """How to reach the machines."""
+    if not (path := os.environ.get("VM_SSH_CONFIG")):
+        pytest.skip("needs the VMs: make test-vm")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def wire(ssh_config: Path) -> Iterator[Wire]:
+    """The record of all frames between the machines, kept beside the VMs' disks."""
+    shown = subprocess.run(
+        ["virsh", "-c", "qemu:///system", "net-info", NETWORK], capture_output=True, text=True
+    ).stdout
+    bridge = next(line.split()[1] for line in shown.splitlines() if line.startswith("Bridge:"))
+    wire = Wire(bridge, ssh_config.parent / "wire.pcap")
+    wire.start()
+    yield wire
+    wire.stop()
+
+
+@pytest.fixture(scope="session")
+def target(ssh_config: Path, wire: Wire) -> Iterator[Machine]:
+    """The far end, serving a disk; nothing on it is the product's."""
+    machine = Machine("target", "10.32.60.20", "fd00:3260::20", ssh_config)
+    farend.serve_disk(machine)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="session")
+def initiator(ssh_config: Path, wire: Wire) -> Iterator[Machine]:
+    """The machine under test; `plain` or `installed` says in which state a module wants it."""
+    machine = Machine("initiator", "10.32.60.10", "fd00:3260::10", ssh_config)
+    openiscsi.configure(machine)
+    openiscsi.forget_everything(machine)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="module")
+def plain(initiator: Machine) -> Machine:
+    """The initiator without the product, whatever ran before."""
+    purge(initiator)
+    return initiator
+
+
+@pytest.fixture(scope="session")
+def package(ssh_config: Path) -> Path:
+    """The Debian package under test."""
+    return Path(os.environ["VM_DEB"])
+
+
+@pytest.fixture(scope="module")
+def installed(initiator: Machine, package: Path) -> Machine:
+    """The initiator, just after the package was installed with nothing but the machine itself."""
+    purge(initiator)
+    initiator.put(package, f"/root/{package.name}")
+    done = initiator.run(f"dpkg -i /root/{package.name}", timeout=180)
+    assert done.rc == 0, str(done)
+    return initiator
+
+
+def purge(machine: Machine) -> None:
+    """Remove the product, which is there when the VMs were kept or another module ran."""
+    if machine.run("dpkg -s iscsi-ipsec >/dev/null 2>&1").rc == 0:
+        openiscsi.forget_everything(machine)
+        machine.run("dpkg --purge iscsi-ipsec", timeout=180, check=True)
+        machine.run("rm -rf /etc/iscsi-ipsec")  # what an admin wrote is the admin's to remove

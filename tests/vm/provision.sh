@@ -1,0 +1,49 @@
+#!/bin/bash
+# Makes a machine of the suite out of a Debian box: packages, if the box lacks them,
+# and the data network on eth1.  Runs as root in the machine.
+set -euo pipefail
+
+name=$1 ip=$2 ip6=$3 second_ip=$4
+
+packages=(
+    charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins
+    libstrongswan-standard-plugins open-iscsi tgt fio e2fsprogs nftables tcpdump
+    iproute2 netbase python3 python3-systemd python3-nftables
+)
+if ! dpkg-query -W "${packages[@]}" >/dev/null 2>&1; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update
+    apt-get -q install -y --no-install-recommends "${packages[@]}"
+    systemctl disable --now tgt
+fi
+
+if systemctl -q is-active systemd-networkd; then
+    {
+        printf '[Match]\nName=eth1\n[Network]\nIPv6AcceptRA=no\n'
+        for address in "$ip/24" ${second_ip:+"$second_ip/24"} "$ip6/64"; do
+            printf '[Address]\nAddress=%s\nDuplicateAddressDetection=none\n' "$address"
+        done
+    } >/etc/systemd/network/20-data.network
+    networkctl reload
+    # Configured by link, not by the reload: the latter leaves a link alone that had no file.
+    networkctl reconfigure eth1
+else
+    {
+        printf 'auto eth1\niface eth1 inet static\n    address %s/24\n' "$ip"
+        for address in ${second_ip:+"$second_ip/24"}; do
+            printf '    up ip address add %s dev eth1\n' "$address"
+        done
+        printf 'iface eth1 inet6 static\n    address %s/64\n    dad-attempts 0\n' "$ip6"
+    } >/etc/network/interfaces.d/data
+    ifup eth1
+fi
+for _ in {1..150}; do
+    if ip -6 address show dev eth1 scope global | grep -q "$ip6"; then
+        break
+    fi
+    sleep 0.2
+done
+ip -brief address show dev eth1
+
+echo "InitiatorName=iqn.2026-01.test.vm:$name" >/etc/iscsi/initiatorname.iscsi
+chmod 600 /etc/iscsi/initiatorname.iscsi
