@@ -51,7 +51,7 @@ $(VENV_STAMP): pyproject.toml
 	@$(NEED) $(VENV_PACKAGES)
 	@grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate && $(RUN) -c '' 2>/dev/null || \
 		$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test,lint]'
 	@touch $@
 
 .PHONY: FORCE

@@ -273,6 +273,12 @@ def test_a_link_to_nothing_and_a_loop_of_links_are_refused(tmp_path: Path) -> No
     assert refusal(tmp_path / "a.toml").code == "unreadable"
 
 
+def test_half_a_file_is_never_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path / "db1.toml", b"whole")
+    monkeypatch.setattr(files, "_read_all", lambda fd: b"who")
+    assert refusal(path).code == "unstable"
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_what_takes_the_files_place_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
@@ -437,10 +443,11 @@ def test_a_kubernetes_secret_is_read_and_its_exchange_changes_the_signature(tmp_
     assert after.stat.signature != before.stat.signature
 
 
-def test_a_kubernetes_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    put(tmp_path / "..1" / "db1.toml")
-    (tmp_path / "..1").chmod(0o777)
-    (tmp_path / "db1.toml").symlink_to("..1/db1.toml")
+@pytest.mark.parametrize("exposed", ["..1", "..1/sub"])
+def test_a_kubernetes_folder_that_others_may_write_is_refused(tmp_path: Path, exposed: str) -> None:
+    put(tmp_path / "..1" / "sub" / "db1.toml")
+    (tmp_path / exposed).chmod(0o777)
+    (tmp_path / "db1.toml").symlink_to("..1/sub/db1.toml")
     assert refusal(tmp_path / "db1.toml").code == "bad-folder"
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters import kernel
@@ -255,21 +255,25 @@ def test_a_state_of_an_unknown_family_is_passed_over(family: int) -> None:
     assert kernel.parse_state(a_state(family=family), now=0) is None
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=400), st.integers(min_value=0, max_value=2**40))
 def test_any_bytes_are_a_state_or_none(data: bytes, now: int) -> None:
     kernel.parse_state(data, now)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(min_size=224, max_size=300))
 def test_any_bytes_long_enough_are_a_state_or_none(data: bytes) -> None:
     kernel.parse_state(data, 0)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_policy_or_none(data: bytes) -> None:
     kernel.parse_policy(data)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.binary(min_size=168, max_size=168),
     st.lists(st.tuples(st.sampled_from([5, 21, 31, 2, 0x8005]), st.binary(max_size=70))),
@@ -286,6 +290,7 @@ def test_any_policy_with_any_attributes_is_parsed(
     kernel.parse_policy(whole[: len(whole) - cut])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_split_into_messages_and_attributes(data: bytes) -> None:
     for _, _, _, payload in kernel.messages(data):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
@@ -340,6 +340,7 @@ def test_a_monitor_that_may_not_listen_tries_again_until_it_is_stopped(
     assert woken.reasons == []
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_name_some_tables_or_none(data: bytes) -> None:
     assert all(name in data for name in table_names(data))

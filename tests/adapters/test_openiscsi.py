@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.openiscsi import RecordCache, Records, read_firmware, read_records, read_sessions
 from iscsi_ipsec.base.model import NodeRecord, Portal
 
@@ -206,15 +207,21 @@ def test_an_unchanged_file_is_not_opened_again(db: Path, monkeypatch: pytest.Mon
     assert read_records([str(db)], cache) == first
 
 
-def test_a_file_written_just_now_is_read_again_though_its_stat_is_the_same(db: Path) -> None:
+def test_a_file_written_just_now_is_read_again_though_its_stat_is_the_same(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = put(db / f"nodes/{IQN}:a/10.0.0.20,3260,1/default", node_text("10.0.0.20"))
     cache = RecordCache()
     path.write_text(node_text("10.0.0.21"))  # its time stamp is now
+    same = openiscsi._signature(path.stat())
+    monkeypatch.setattr(openiscsi, "_signature", lambda _: same)  # both writes in one tick of the clock
     assert hosts(read_records([str(db)], cache)) == ["10.0.0.21"]
-    same = path.stat()
     path.write_text(node_text("10.0.0.22"))
-    os.utime(path, ns=(same.st_atime_ns, same.st_mtime_ns))
     assert hosts(read_records([str(db)], cache)) == ["10.0.0.22"]
+    put(path, node_text("10.0.0.23"))
+    assert hosts(read_records([str(db)], cache)) == ["10.0.0.23"]
+    put(path, node_text("10.0.0.24"))
+    assert hosts(read_records([str(db)], cache)) == ["10.0.0.23"], "an old file is not read for nothing"
 
 
 # --- with the real iscsiadm -------------------------------------------------

@@ -106,12 +106,15 @@ def test_a_changed_file_replaces_and_a_dropped_one_is_forgotten(store: Store) ->
 
 
 def test_what_is_stored_already_is_not_written_again(path: str, store: Store) -> None:
-    store.put_last_good([good(key=b"k")])
+    files = [good(key=b"k"), good("/etc/b.toml", raw=b"x" * 60_000)]
+    store.put_last_good(files)
     store.set_managed([managed()])
-    before = os.stat(path).st_mtime_ns
-    store.put_last_good([good(key=b"k")])
+    os.utime(path, ns=(0, 0))
+    store.put_last_good(files)
     store.set_managed([managed()])
-    assert os.stat(path).st_mtime_ns == before
+    assert os.stat(path).st_mtime_ns == 0
+    store.set_managed([managed(why="other.toml")])
+    assert os.stat(path).st_mtime_ns != 0
 
 
 @pytest.mark.parametrize("end", ["replaced", "dropped"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from watchdog.events import DirDeletedEvent
 from watchdog.observers.inotify import InotifyObserver
 
 from iscsi_ipsec.adapters import watch as module
@@ -196,6 +197,19 @@ def test_a_folder_removed_and_made_again_is_watched_on_even_with_the_same_inode(
         watched.ensure(folder)
         assert watched.woken_by((folder / "db1.toml").touch)
         (folder / "db1.toml").unlink()
+
+
+def test_a_watch_whose_folder_was_deleted_is_made_again_whatever_stat_says(
+    watched: Watched, folder: Path
+) -> None:
+    watched.ensure(folder)
+    old = watched.watch._watched[str(folder)]
+    old.handler.dispatch(
+        DirDeletedEvent(str(folder))
+    )  # as if a new folder had got the old one's inode at once
+    watched.ensure(folder)
+    assert watched.watch._watched[str(folder)].handler is not old.handler
+    assert watched.woken_by((folder / "db1.toml").touch)
 
 
 def test_a_link_to_a_folder_is_watched_where_it_leads_and_where_it_lies(

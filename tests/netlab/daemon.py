@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ class Daemon:
         self.vendor = folder / "usr"
         self.nodes = folder / "iscsi"
         self.sysfs = folder / "sys"
-        self.log = folder / "log"
+        # not beside the other folders: the daemon watches their parent, and would hear itself talk
+        self.log = folder / "out" / "log"
+        self.log.parent.mkdir()
         folders = (
             self.config,
             self.psk,
@@ -65,8 +68,9 @@ class Daemon:
         self._notify_path = folder / "notify"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self._notify_path))
-        self._notify.setblocking(False)
         self._said: list[str] = []
+        # the kernel holds about ten datagrams; then sd_notify(3) blocks, and the daemon with it
+        threading.Thread(target=self._listen, name="notify", daemon=True).start()
         self._child: Child | None = None
 
     # -- its life ---------------------------------------------------------------------------
@@ -97,11 +101,11 @@ class Daemon:
 
     def notifications(self) -> list[str]:
         """Everything said by sd_notify since the start."""
-        while True:
-            try:
-                self._said += self._notify.recv(4096).decode().split("\n")
-            except BlockingIOError:
-                return self._said
+        return list(self._said)
+
+    def _listen(self) -> None:
+        while said := self._notify.recv(4096):
+            self._said += said.decode().split("\n")
 
     def terminate(self) -> int:
         return self._child.terminate(grace=10) if self._child else 0
@@ -112,7 +116,8 @@ class Daemon:
 
     def close(self) -> None:
         self.kill()
-        self._notify.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", str(self._notify_path))  # ends the listener
 
     def tail(self, lines: int = 40) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -185,7 +185,7 @@ def test_an_answer_of_just_512_kib_is_read(fake: FakeCharon, charon: Charon) -> 
         frame(bytes([Packet.EVENT])),
         frame(bytes([Packet.EVENT, 9]) + b"short"),
         frame(bytes([Packet.CMD_RESPONSE, 3, 200]) + b"x"),
-        frame(bytes([Packet.CMD_RESPONSE, 3, 1]) + b"k\xff\xffshort"),
+        frame(bytes([Packet.CMD_RESPONSE, 3, 7]) + b"version\xff\xffshort"),
         frame(bytes([Packet.CMD_RESPONSE, 1, 1]) + b"s"),
         frame(bytes([Packet.CMD_RESPONSE, 2])),
         frame(bytes([Packet.CMD_RESPONSE, 4, 1]) + b"l\x03"),

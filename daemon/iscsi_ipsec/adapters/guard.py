@@ -88,8 +88,9 @@ class Guard:
     def _table_flags(self) -> str:
         """What the table's ``flags`` line says, empty if it has none.
 
-        nft 1.0.6 breaks off its JSON at a table's flags and exits with 0. It
-        matters, because a dormant table filters nothing.
+        nft 1.0.6 prints arbitrary memory for the flags in its JSON, or breaks
+        off there and exits with 0. It matters, because a dormant table
+        filters nothing.
         """
         lines = self._run("list", "table", FAMILY, TABLE).stdout.splitlines()
         return next((line.strip() for line in lines if line.startswith("\tflags ")), "")

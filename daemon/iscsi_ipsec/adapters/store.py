@@ -121,13 +121,12 @@ class Store:
             (i.path, i.kind, i.raw.reveal(), None if i.key is None else i.key.reveal(), i.signature)
             for i in items
         ]
-        # the WHERE keeps an equal row's page clean, and a commit without dirty pages touches no disk
+        # SQLite keeps a page clean whose row is overwritten by an equal one (btree.c, btreeOverwriteContent),
+        # and a commit without dirty pages touches no disk
         self._write(
             "INSERT INTO last_good (path, kind, raw, key, signature) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (path) DO UPDATE SET"
-            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature"
-            " WHERE (kind, raw, key, signature)"
-            " IS NOT (excluded.kind, excluded.raw, excluded.key, excluded.signature)",
+            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature",
             rows,
         )
 
@@ -147,8 +146,7 @@ class Store:
         """Store or replace the records, all or none. Others stay: only :meth:`drop_managed` forgets."""
         self._write(
             "INSERT INTO managed (portal, role, since, why) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (portal) DO UPDATE SET role = excluded.role, since = excluded.since, why = excluded.why"
-            " WHERE (role, since, why) IS NOT (excluded.role, excluded.since, excluded.why)",
+            " ON CONFLICT (portal) DO UPDATE SET role = excluded.role, since = excluded.since, why = excluded.why",
             [(str(r.portal), r.role.value, r.since, r.why) for r in records],
         )
 

@@ -160,9 +160,10 @@ def stderr_is_journal(environ: Mapping[str, str] = os.environ, fd: int = 2) -> b
 
 
 def set_up_logging(level: str) -> None:
-    """Send the root logger's records to the journal, or to stderr when that is something else.
+    """Send all records to the journal, or to stderr when that is something else.
 
-    ``level``: debug, info, warning or error. Handlers set before are removed.
+    ``level``: debug, info, warning or error; it is for our own loggers (:func:`set_log_level`).
+    Handlers set before are removed.
     """
     handler: logging.Handler
     if stderr_is_journal():
@@ -175,4 +176,11 @@ def set_up_logging(level: str) -> None:
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    # the libraries' debug records tell nothing of ours, and watchdog's would tell of the log's own growth
+    root.setLevel(logging.WARNING)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Tell the loggers of this program which records count: debug, info, warning or error."""
+    logging.getLogger("iscsi_ipsec").setLevel(level.upper())

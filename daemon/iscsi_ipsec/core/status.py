@@ -22,11 +22,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What the world says at the end of a pass; ``loaded`` are connections that charon holds with their secret."""
+    """What the world says at the end of a pass.
+
+    ``loaded`` are connections that charon holds with their secret;
+    ``struggling`` those whose first attempt to come up is over without success.
+    """
 
     sas: tuple[IkeSa, ...] = ()
     sessions: tuple[IscsiSession, ...] = ()
     loaded: frozenset[str] = frozenset()
+    struggling: frozenset[str] = frozenset()
     guarded: frozenset[Portal] = frozenset()
     guard_wanted: bool = True
     children: Mapping[str, str] | None = None
@@ -123,11 +128,12 @@ def _live_problem(
             return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
         if child.child_name == (observed.children or {}).get(connection.name):
             return None
-        return _outdated(portal, (observed.causes or {}).get(connection.name))
+        cause = (observed.causes or {}).get(connection.name)
+        return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
     cause = (observed.causes or {}).get(connection.name)
     if cause:
         return Problem(code=cause.code, message=cause.message, hint=cause.hint, portal=portal)
-    if sessions:
+    if sessions and connection.name in observed.struggling:
         return Problem(
             code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
             hint="the daemon is negotiating; if this stays, see charon's log",

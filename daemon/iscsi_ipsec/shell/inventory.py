@@ -206,16 +206,16 @@ class FileReader:
                     entry.value, entry.stat, False, "last-good", (), entry.beside, entry.beside_stat
                 )
                 kept[os.path.dirname(path)] = kept.get(os.path.dirname(path), 0) + 1
-        for folder in folders:
-            if folder in kept and folder in found.missing:
-                problems.append(
-                    Problem(
-                        code="folder-gone",
-                        file=folder,
-                        message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
-                        hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}",
-                    )
-                )
+        problems += [
+            Problem(
+                code="folder-gone",
+                file=folder,
+                message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
+                hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}",
+            )
+            for folder in folders
+            if folder in kept and folder in found.missing
+        ]
 
     def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
         if entry.state != "ok" or not entry.settled or entry.stat != file.stat:

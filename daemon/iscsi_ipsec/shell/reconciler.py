@@ -322,6 +322,7 @@ class Reconciler:
             sas=sas,
             sessions=look.world.sessions,
             loaded=loaded,
+            struggling=frozenset(name for name, attempt in self._attempts.items() if attempt.count > 1),
             guarded=guarded,
             guard_wanted=look.inventory.settings.guard,
             children=children,

@@ -137,7 +137,7 @@ class _Daemon:
             producer.start()
         _log.info("iscsi-ipsecd %s started", __version__)
         reasons = frozenset({"start"})
-        ready = False
+        ready, line = False, ""
         folders: frozenset[tuple[str, bool]] = frozenset()
         while not self._stopping.is_set():
             _log.debug("pass for: %s", ", ".join(sorted(reasons)))
@@ -149,10 +149,11 @@ class _Daemon:
             folders, watched = self._folders(inventory), folders
             self._set_level(inventory.settings.log_level)
             if not ready and outcome.settled and (told["guard"]["installed"] or not told["guard"]["wanted"]):
-                ready = True
-                systemd.ready(summary(told))
-            elif ready:
-                systemd.status(summary(told))
+                ready, line = True, summary(told)
+                systemd.ready(line)
+            elif ready and line != summary(told):
+                line = summary(told)
+                systemd.status(line)
             if folders != watched:
                 reasons = frozenset({"files"})
             else:
@@ -175,7 +176,8 @@ class _Daemon:
         interval = systemd.watchdog_interval()
         end = time.monotonic() + look_again
         while not self._stopping.is_set():
-            systemd.watchdog()
+            if interval:
+                systemd.watchdog()
             left = end - time.monotonic()
             if left <= 0:
                 return frozenset({"resync"})
@@ -203,7 +205,7 @@ class _Daemon:
                 return
 
     def _set_level(self, from_settings: str) -> None:
-        logging.getLogger().setLevel((self._log_level or from_settings).upper())
+        systemd.set_log_level(self._log_level or from_settings)
 
     def _end(self) -> None:
         systemd.stopping("policies, SAs and guard stay")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from typing import Any
 
 from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.base.errors import CharonUnavailable
+from iscsi_ipsec.adapters.guard import Guard
+from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.sa import ChildSa
 from iscsi_ipsec.core.status import has_errors
 from iscsi_ipsec.shell.client import Exit, Verbs, paint, print_json, print_table, read_status
@@ -67,7 +69,11 @@ def _show(options: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _refresh(document: dict[str, Any], paths: Paths) -> bool:
-    """Bring ages and byte counts up to now; False where charon does not answer."""
+    """Bring ages and counts up to now; False where charon does not answer."""
+    with contextlib.suppress(KernelUnavailable):  # then the daemon's last look has to do
+        guard = Guard().installed()
+        document["guard"]["installed"] = guard is not None
+        document["guard"]["dropped"] = sum(guard.dropped.values()) if guard else None
     try:
         charon = Charon(paths.vici_socket or document["charon"]["socket"])
         children = {child.unique_id: child for ike in charon.sas() for child in ike.children}
