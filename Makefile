@@ -18,6 +18,9 @@ NEED := packaging/need-packages
 VENV_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
 BUNDLE_PACKAGES := python3 python3-venv
 DEB_PACKAGES := $(BUNDLE_PACKAGES) dpkg-dev
+# what the daemon runs with. strongSwan's unit needs not be enabled: ours asks for it
+INSTALL_PACKAGES := $(BUNDLE_PACKAGES) python3-systemd nftables iproute2 \
+	charon-systemd strongswan-swanctl libstrongswan-standard-plugins
 # a real charon, a real target and what looks at their packets
 LAB_PACKAGES := charon-systemd strongswan-swanctl libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins \
@@ -92,8 +95,8 @@ test: lint
 	$(RUN) -m pytest
 
 .PHONY: test-vm
-test-vm: deb
-	tests/vm/run
+test-vm: $(VENV_STAMP) deb
+	VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run
 
 # --- packages ---------------------------------------------------------------
 
@@ -104,11 +107,11 @@ deb:
 
 .PHONY: install
 install:
-	@$(NEED) $(BUNDLE_PACKAGES)
+	@$(NEED) $(if $(DESTDIR),$(BUNDLE_PACKAGES),$(INSTALL_PACKAGES))
 	PYTHON='$(PYTHON)' packaging/bundle build/bundle
 	PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' \
 		packaging/install-tree build/bundle
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/after-install
+	@PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/after-install
 
 .PHONY: uninstall
 uninstall:

@@ -52,7 +52,7 @@ class Story:
     def check(self, holds: object, what: str) -> None:
         self.tell.check(holds, what, "" if holds else self.evidence())
 
-    def until(self, condition: object, what: str, *, timeout: float = 10.0) -> None:
+    def until(self, condition: object, what: str, *, timeout: float = 30.0) -> None:
         assert callable(condition)
         try:
             wait_until(condition, what, timeout=timeout)
@@ -111,7 +111,7 @@ class Story:
         self.drop("portal.d", "array.toml", self.stage.portal_file())
         self.drop("psk.d", "group.toml", f'group = true\nkey   = "{GROUP_KEY}"\n')
         self.check(
-            self.cli("wait", "--timeout", "10", self.stage.portal_name).ok,
+            self.cli("wait", "--timeout", "20", self.stage.portal_name).ok,
             "key, policy and guard are in place",
         )
         self.protected_login()

@@ -70,7 +70,8 @@ class Daemon:
         self._notify.bind(str(self._notify_path))
         self._said: list[str] = []
         # the kernel holds about ten datagrams; then sd_notify(3) blocks, and the daemon with it
-        threading.Thread(target=self._listen, name="notify", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="notify", daemon=True)
+        self._listener.start()
         self._child: Child | None = None
 
     # -- its life ---------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Daemon:
         assert self._child is not None, "the daemon was never started"
         return self._child.pid
 
-    def start(self, *more: str, wait: bool = True, timeout: float = 15.0) -> None:
+    def start(self, *more: str, wait: bool = True, timeout: float = 30.0) -> None:
         """Start as systemd would (Type=notify) and return at READY=1."""
         assert not self.running, "the daemon runs already"
         self.notifications()
@@ -116,8 +117,11 @@ class Daemon:
 
     def close(self) -> None:
         self.kill()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.sendto(b"", str(self._notify_path))  # ends the listener
+        if self._listener.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+                end.sendto(b"", str(self._notify_path))  # ends the listener
+            self._listener.join()
+            self._notify.close()
 
     def tail(self, lines: int = 40) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -106,6 +106,47 @@ def test_need_packages_tells_a_user_what_to_install(tmp_path: Path) -> None:
         run(TOP / "packaging/need-packages", "a", "b", env=env)
 
 
+def test_need_packages_starts_nothing_now_and_nothing_at_the_next_boot(tmp_path: Path) -> None:
+    policy, log = tmp_path / "policy-rc.d", tmp_path / "log"
+    env = _tools(
+        tmp_path,
+        {
+            # "there" was installed before; "new" brings a unit of a service
+            "dpkg-query": f"""
+                case "$1 $3" in
+                --show*there) echo installed ;;
+                --listfiles*) echo /usr/bin/new; echo /lib/systemd/system/new.service
+                              echo /lib/systemd/system/new@.service ;;
+                esac
+                [ "$1" != --listfiles ] || echo "list $2" >>{log}""",
+            "apt-get": f'echo "$* $({policy}; echo policy $?)" >>{log}',
+            "systemctl": f'echo "systemctl $*" >>{log}; echo enabled',
+            "id": "echo 0",
+        },
+    )
+    told = run(TOP / "packaging/need-packages", "there", "new", env=dict(env, POLICY_RC_D=str(policy)))
+
+    lines = log.read_text().splitlines()
+    (install,) = [line for line in lines if " install " in line]
+    assert "--no-install-recommends new" in install
+    assert "there" not in install
+    assert install.endswith("policy 101"), (
+        "what maintainer scripts are told when they want to start something"
+    )
+    assert "systemctl --quiet disable new.service" in lines
+    assert "list there" not in lines, "units that were there before are not looked at"
+    assert "left disabled: new.service" in told
+    assert not policy.exists()
+
+
+def test_need_packages_leaves_a_policy_of_the_admin(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("the admin's")
+    env = _tools(tmp_path, {"dpkg-query": "", "apt-get": "", "systemctl": "", "id": "echo 0"})
+    run(TOP / "packaging/need-packages", "new", env=dict(env, POLICY_RC_D=str(policy)))
+    assert policy.read_text() == "the admin's"
+
+
 def _tools(folder: Path, scripts: dict[str, str]) -> dict[str, str]:
     for name, body in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")

@@ -177,6 +177,9 @@ class PortalRange:
 
 PortalPattern = PortalRange | NamedPortal
 
+Peer = IkeId | Network
+"""Whom a connection is for: one identity, or all address identities of a network."""
+
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -360,7 +363,10 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalPolicy:
-    """What one file of ``portal.d/`` says about the portals it names."""
+    """What one file of ``portal.d/`` says about the portals it names.
+
+    ``initiators``: who may come in with the group key (target role only).
+    """
 
     name: str
     path: str
@@ -369,6 +375,7 @@ class PortalPolicy:
     choice: IpsecChoice | None = None
     psk: str | None = None
     target_id: IkeId | None = None
+    initiators: tuple[Peer, ...] = ()
     tunnel_outer_remote: Address | None = None
     tunnel_outer_local: Address | None = None
     preset: str | None = None

@@ -17,6 +17,7 @@ from iscsi_ipsec.base.model import (
     IkeId,
     IkeMode,
     Key,
+    Peer,
     PerIdKey,
     Problem,
     Role,
@@ -33,7 +34,8 @@ from iscsi_ipsec.core.world import Lookup, candidates
 def derive(lookup: Lookup) -> Desired:
     """Decide everything about every portal. Pure; the same world gives the same outcome."""
     views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
-    views.extend(target_views(lookup))
+    taken = frozenset(view.connection.local_id for view in views if view.connection)
+    views.extend(target_views(lookup, taken))
     connections = tuple(v.connection for v in views if v.connection)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
@@ -55,9 +57,9 @@ def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tupl
     and no other file has it. Otherwise an IKEv2 peer could prove itself with
     that key, since charon tries every key that matches either id.
     """
-    entries: dict[tuple[tuple[IkeId, ...], Secret], SecretEntry] = {}
+    entries: dict[tuple[tuple[Peer, ...], Secret], SecretEntry] = {}
 
-    def add(owners: tuple[IkeId, ...], key: Key) -> None:
+    def add(owners: tuple[Peer, ...], key: Key) -> None:
         at = (owners, key.secret)
         old = entries.get(at)
         names = tuple(sorted({key.name, *(old.keys if old else ())}))
@@ -66,7 +68,9 @@ def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tupl
     ends = set()
     for connection in connections:
         add(connection.pair, connection.key)
-        ends |= {connection.local_id.match_key, connection.remote_id.match_key}
+        ends |= {
+            end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
+        }
     waiting = [k for k in keys if isinstance(k, PerIdKey) and k.id.match_key not in ends]
     count = Counter(k.id.match_key for k in waiting)
     for key in waiting:

@@ -15,6 +15,8 @@ from iscsi_ipsec.base.model import (
     IkeMode,
     IpsecChoice,
     Key,
+    Network,
+    Peer,
     Portal,
     Problem,
     Role,
@@ -33,9 +35,9 @@ class Connection:
     seat: Seat
     role: Role
     local_address: Address
-    remote_address: Address | None
+    remote_address: Address | Network | None
     local_id: IkeId
-    remote_id: IkeId
+    remote_id: Peer
     ike: IkeMode
     esp: EspMode
     pfs: bool
@@ -49,7 +51,7 @@ class Connection:
     key: Key
 
     @property
-    def pair(self) -> tuple[IkeId, ...]:
+    def pair(self) -> tuple[Peer, ...]:
         """The owners that this connection's secret must have.
 
         A responder names only the peer: an IKEv2 responder tries every key
@@ -63,7 +65,7 @@ class Connection:
 class SecretEntry:
     """One secret that charon shall have: the key's bytes and exactly whose they are."""
 
-    owners: tuple[IkeId, ...]
+    owners: tuple[Peer, ...]
     secret: Secret
     keys: tuple[str, ...]
 
@@ -85,7 +87,7 @@ class PortalView:
     policy: str = ""
     key: str = ""
     key_path: str = ""
-    identity: IkeId | None = None
+    identity: Peer | None = None
     choice: IpsecChoice | None = None
     connection: Connection | None = None
     problem: Problem | None = None

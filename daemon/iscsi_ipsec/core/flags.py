@@ -29,6 +29,8 @@ class SecurityFlags(enum.IntFlag):
 
 
 KNOWN_BITS = sum(SecurityFlags)
+MAX_BITS = 64
+"""The flags are a ULONGLONG in iscsidsc.h."""
 
 DEFAULT_FLAGS = (
     SecurityFlags.VALID
@@ -57,6 +59,8 @@ def parse_flags(value: int | str | Iterable[str]) -> SecurityFlags:
         if value < 0:
             raise ValueError("flags cannot be negative")
         unknown_bits = value & ~KNOWN_BITS
+        if unknown_bits.bit_length() > MAX_BITS:
+            raise ValueError("unknown flag bits beyond 64 (known: 0x01 to 0x40)")
         if unknown_bits:
             bits = ", ".join(hex(1 << n) for n in range(unknown_bits.bit_length()) if unknown_bits >> n & 1)
             raise ValueError(f"unknown flag bits {bits} (known: 0x01 to 0x40)")

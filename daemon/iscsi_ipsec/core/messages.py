@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Role
+from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Peer, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.desired import Connection, SecretEntry
 
@@ -55,12 +55,14 @@ class SpelledConnection:
     message: Message
 
 
-def spell_id(identity: IkeId) -> str:
-    """The identity in the syntax that charon parses as exactly this type.
+def spell_id(identity: Peer) -> str:
+    """The identity in the syntax that charon parses as exactly this type; a network matches its addresses.
 
     Addresses are bare (``ipv4:`` never matches on 5.9.8); the prefixes keep a
     name that looks like an address, or like a DN, a name (identification.c).
     """
+    if not isinstance(identity, IkeId):
+        return str(identity)
     match identity.type:
         case IdType.ID_FQDN:
             return f"fqdn:{identity.text}"
@@ -85,12 +87,12 @@ def spell_connection(connection: Connection, digest_key: bytes) -> SpelledConnec
     key = connection.key.secret.keyed_digest(digest_key, b"key of", connection.name.encode())[:8]
     ike = _ike_settings(connection)
     child = _child_settings(connection)
-    ike_digest = _digest(digest_key, ike)[:8]
+    rekey = connection.tuning.ike_rekey_time or IKE_REKEY_TIME
+    ike_digest = _digest(digest_key, {**ike, "rekey_time": rekey})[:8]
     # charon reuses an IKE_SA whose settings are equal (checkout_by_config).
     # Lifetimes that follow the digests make a changed key a changed setting, so
     # that the new SA is negotiated beside the old one and not inside it.
     spread = int(key + ike_digest, 16)
-    rekey = connection.tuning.ike_rekey_time or IKE_REKEY_TIME
     ike["rekey_time"] = f"{rekey + spread % _REKEY_SPREAD}s"
     ike["over_time"] = f"{rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD}s"
     child_name = f"{PREFIX}{key}-{ike_digest}-{_digest(digest_key, child)[:8]}"

@@ -11,6 +11,7 @@ from iscsi_ipsec.base.model import (
     IdType,
     IkeId,
     IpsecChoice,
+    Peer,
     PortalPattern,
     Start,
     Tuning,
@@ -109,6 +110,24 @@ def parse_identity(source: Source, key: str) -> IkeId | None:
     except ValueError as err:
         source.problem(key, "bad-id", f"{key}{f' does not fit {kind.name}' if kind else ''}: {err}")
         return None
+
+
+def parse_peers(source: Source, key: str) -> tuple[Peer, ...] | None:
+    """A list of identities (the type is guessed) and networks of address identities."""
+    texts = source.texts(key)
+    if texts is None:
+        return None
+    if not texts:
+        source.problem(
+            key, "empty-list", f"{key} is an empty list", "name at least one, or leave the line out"
+        )
+    peers: list[Peer] = []
+    for text in texts:
+        try:
+            peers.append(ipaddress.ip_network(text) if "/" in text else guess_id(text))
+        except ValueError as err:
+            source.problem(key, "bad-id", f"{key}: {err}")
+    return tuple(peers)
 
 
 def parse_address(source: Source, key: str) -> Address | None:

@@ -10,7 +10,7 @@ from iscsi_ipsec.core.tomlsource import parse_toml
 
 KNOWN_KEYS = (
     "portals", "role", "security_flags", "psk", "target_id", "target_id_type",
-    "tunnel_outer_remote", "tunnel_outer_local", "preset", "description", *policyfields.TUNING_KEYS,
+    "tunnel_outer_remote", "tunnel_outer_local", "initiators", "preset", "description", *policyfields.TUNING_KEYS,
 )  # fmt: skip
 
 
@@ -38,6 +38,9 @@ def parse_portal_file(text: str, path: str, name: str) -> PortalPolicy:
         hint = f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(presets.PRESETS)
         source.problem("preset", "bad-preset", f'unknown preset "{preset}"', hint)
     target_id = policyfields.parse_identity(source, "target_id")
+    initiators = policyfields.parse_peers(source, "initiators") or ()
+    if initiators and role != Role.TARGET:
+        source.problem("initiators", "initiators-without-target", 'initiators is for role = "target" only')
     outer_remote = policyfields.parse_address(source, "tunnel_outer_remote")
     outer_local = policyfields.parse_address(source, "tunnel_outer_local")
     if outer_remote and outer_local and outer_remote.version != outer_local.version:
@@ -60,6 +63,7 @@ def parse_portal_file(text: str, path: str, name: str) -> PortalPolicy:
         choice=choice,
         psk=psk.removesuffix(".toml") if psk else None,
         target_id=target_id,
+        initiators=initiators,
         tunnel_outer_remote=outer_remote,
         tunnel_outer_local=outer_local,
         preset=preset,

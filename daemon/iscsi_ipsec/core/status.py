@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Role, Severity
+from iscsi_ipsec.base.model import IkeId, IscsiSession, Peer, Portal, Problem, Role, Severity
 from iscsi_ipsec.base.sa import ChildSa, IkeSa
 from iscsi_ipsec.core.causes import Cause
 from iscsi_ipsec.core.desired import Connection, PortalView
@@ -67,9 +67,9 @@ def _row(
         "closed": view.closed,
         "protected": bool(child and connection and not _downgrade(connection, child)),
         "ready": _is_ready(view, observed) and guarded,
-        "identity": view.identity.text if view.identity else None,
-        "identity_type": view.identity.type.name if view.identity else None,
-        "peer_identity": connection.remote_id.text if connection and view.role is Role.INITIATOR else None,
+        "identity": str(view.identity) if view.identity else None,
+        "identity_type": _id_type(view.identity),
+        "peer_identity": str(connection.remote_id) if connection and view.role is Role.INITIATOR else None,
         "key": view.key or None,
         "key_file": view.key_path or None,
         "policy": view.policy or None,
@@ -91,6 +91,12 @@ def _row(
         "sa": _sa(ike, child) if ike and child else None,
         "problem": problem_row(problem) if problem else None,
     }
+
+
+def _id_type(peer: Peer | None) -> str | None:
+    if peer is None:
+        return None
+    return peer.type.name if isinstance(peer, IkeId) else f"addresses of IPv{peer.version}"
 
 
 def _is_ready(view: PortalView, observed: Observed) -> bool:

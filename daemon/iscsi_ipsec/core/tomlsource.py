@@ -124,7 +124,7 @@ class Source:
         if not isinstance(value, int):
             return None
         if not low <= value <= high:
-            self.problem(key, "out-of-range", f"{key} must be {low} to {high}, not {value}")
+            self.problem(key, "out-of-range", f"{key} must be {low} to {high}")
             return None
         return value
 
@@ -137,7 +137,7 @@ class Source:
             self.problem(key, "wrong-type", f"{key} must be a number, not {_toml_kind(value)}")
             return None
         if not low <= value <= high:
-            self.problem(key, "out-of-range", f"{key} must be {low} to {high}, not {value}")
+            self.problem(key, "out-of-range", f"{key} must be {low} to {high}")
             return None
         return float(value)
 
@@ -170,8 +170,11 @@ def parse_toml(text: str, file: str) -> Source:
     """Parse a whole file; raise :class:`ConfigError` where it is no TOML."""
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as err:
-        message = str(err) if isinstance(err, tomllib.TOMLDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as err:
+        if isinstance(err, tomllib.TOMLDecodeError):
+            message = str(err)
+        else:  # int() refuses numbers of more than 4,300 digits with a ValueError of its own
+            message = "a number is too long" if isinstance(err, ValueError) else "nested too deeply"
         at = _AT_LINE.search(message)
         # tomllib quotes what it stumbled over, which may be a piece of a key
         told = re.sub(r"(['\"]).*\1", "a character", _AT_LINE.sub("", message)).strip()

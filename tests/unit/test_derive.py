@@ -1,0 +1,731 @@
+"""Which key, which flags, open or closed: every rule, and what happens where the files leave doubt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from iscsi_ipsec.base.model import (
+    EspMode,
+    GroupKey,
+    IdType,
+    IkeId,
+    IkeMode,
+    Portal,
+    Role,
+    Severity,
+    Start,
+    Tuning,
+)
+from iscsi_ipsec.core.settings import Settings
+from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
+from tests.unit.making import (
+    CLEAR,
+    SOURCE,
+    TARGET,
+    address,
+    choice,
+    connection_of,
+    derived,
+    discovery,
+    group,
+    identity,
+    per_id,
+    policy,
+    portal,
+    record,
+    serves,
+    session,
+    view_of,
+    world,
+)
+
+V4, V6 = "10.0.0.20", "[fd00::20]:3260"
+
+
+# -- which key
+
+
+def test_a_key_whose_address_is_the_source_address_is_used() -> None:
+    connection = connection_of(derived(per_id(SOURCE), record()))
+    assert (connection.key.name, connection.local_id) == (SOURCE, identity(SOURCE))
+
+
+def test_the_policys_psk_beats_the_source_addresses_key() -> None:
+    desired = derived(per_id(SOURCE), per_id("db1"), group(), policy(psk="db1"))
+    assert connection_of(desired).key.name == "db1"
+
+
+def test_the_source_addresses_key_beats_a_named_one_and_the_group() -> None:
+    assert connection_of(derived(group(), per_id("db1"), per_id(SOURCE), record())).key.name == SOURCE
+
+
+@pytest.mark.parametrize("id", ["db1.example.com", "db1@example.com"])
+def test_the_only_named_key_beats_the_group_key(id: str) -> None:
+    connection = connection_of(derived(group(), per_id(id), per_id("10.0.0.99"), record()))
+    assert connection.local_id == identity(id)
+
+
+def test_another_addresses_key_is_never_used() -> None:
+    view = view_of(derived(per_id("10.0.0.99"), record()))
+    assert view.connection is None
+    assert not view.managed
+
+
+def test_the_group_key_is_used_under_the_source_address() -> None:
+    connection = connection_of(derived(group(), per_id("10.0.0.99"), record()))
+    assert isinstance(connection.key, GroupKey)
+    assert connection.local_id == identity(SOURCE)
+
+
+def test_an_fqdn_that_looks_like_the_source_address_is_no_address_key() -> None:
+    looks_like = per_id(IkeId.parse(IdType.ID_FQDN, SOURCE), "looks-like")
+    desired = derived(looks_like, per_id(SOURCE, "address"), record())
+    assert connection_of(desired).key.name == "address"
+
+
+def test_several_named_keys_are_refused_by_their_files_and_the_portal_stays_closed() -> None:
+    view = view_of(derived(per_id("a.example.com"), per_id("b.example.com"), group(), record()))
+
+    assert view.connection is None
+    assert view.closed
+    assert view.managed
+    assert view.problem is not None
+    assert view.problem.code == "ambiguous-key"
+    assert "psk.d/a.example.com.toml" in view.problem.message
+    assert "psk.d/b.example.com.toml" in view.problem.message
+    assert "psk" in view.problem.hint
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (per_id(SOURCE, "one"), per_id(SOURCE, "two")),
+        (group("one"), group("two")),
+    ],
+    ids=["of one address", "group keys"],
+)
+def test_two_keys_of_one_rank_close_the_portal(keys: tuple[GroupKey, GroupKey]) -> None:
+    desired = derived(*keys, record())
+    view = view_of(desired)
+    assert view.closed
+    assert view.connection is None
+    assert view.problem is not None
+    assert "psk.d/one.toml" in view.problem.message
+    assert "psk.d/two.toml" in view.problem.message
+    assert portal() in desired.guarded
+
+
+def test_a_policy_resolves_what_would_be_ambiguous() -> None:
+    desired = derived(per_id("a.example.com"), per_id("b.example.com"), policy(psk="b.example.com"))
+    assert connection_of(desired).key.name == "b.example.com"
+
+
+def test_a_thousand_ambiguous_keys_make_no_endless_message() -> None:
+    view = view_of(derived(*(per_id(f"host{n}.example.com") for n in range(1000)), record()))
+    assert view.problem is not None
+    assert len(view.problem.message) < 500
+    assert "and more" in view.problem.message
+
+
+def test_ambiguous_keys_are_told_alike_in_whatever_order_they_were_read() -> None:
+    keys = [per_id(f"host{n}.example.com") for n in range(9)]
+    there, back = view_of(derived(*keys, record())), view_of(derived(*keys[::-1], record()))
+    assert there.problem == back.problem
+
+
+def test_a_key_is_not_used_outside_of_its_portals() -> None:
+    key = per_id("db1", portals=["10.0.0.0/24"])
+    desired = derived(key, group(), record(TARGET), record("10.0.1.20"))
+    assert connection_of(desired, TARGET).key.name == "db1"
+    assert connection_of(desired, "10.0.1.20").key.name == "group"
+
+
+def test_a_keys_portals_count_with_their_port() -> None:
+    desired = derived(per_id("db1", portals=[f"{TARGET}:3261"]), group(), record(port=3260), record(port=3261))
+    assert connection_of(desired, f"{TARGET}:3260").key.name == "group"
+    assert connection_of(desired, f"{TARGET}:3261").key.name == "db1"
+
+
+def test_a_psk_of_which_no_file_is_in_force_closes_the_portal() -> None:
+    view = view_of(derived(per_id(SOURCE), group(), policy(psk="gone")))
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert view.problem.code == "missing-key"
+    assert "psk.d/gone.toml" in view.problem.hint
+
+
+def test_a_psk_whose_portals_leave_out_the_portal_closes_it() -> None:
+    view = view_of(derived(per_id("db1", portals=["10.9.0.0/16"]), group(), policy(psk="db1")))
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert view.problem.code == "key-not-for-portal"
+
+
+def test_a_policy_without_any_key_closes_its_portal() -> None:
+    view = view_of(derived(policy()))
+    assert (view.closed, view.managed, view.connection) == (True, True, None)
+    assert view.problem is not None
+    assert view.problem.code == "no-key"
+
+
+def test_a_policy_may_name_the_group_key() -> None:
+    connection = connection_of(derived(per_id(SOURCE), group(), policy(psk="group")))
+    assert connection.key.name == "group"
+    assert connection.local_id == identity(SOURCE)
+
+
+def test_the_reasons_tell_which_rule_decided() -> None:
+    assert any("source address 10.0.0.1" in r for r in view_of(derived(per_id(SOURCE), record())).reasons)
+    assert any("policy names it" in r for r in view_of(derived(per_id("a"), policy(psk="a"))).reasons)
+    assert any("the group key" in r for r in view_of(derived(group(), record())).reasons)
+
+
+def test_an_ipv6_portal_uses_the_key_of_the_ipv6_source() -> None:
+    desired = derived(per_id(SOURCE), per_id("fd00::1"), record(V4), record("fd00::20"))
+    assert connection_of(desired, V4).local_id == identity(SOURCE)
+    assert connection_of(desired, V6).local_id == identity("fd00::1")
+
+
+def test_a_changed_route_changes_the_key() -> None:
+    keys = (per_id("10.0.0.1"), per_id("10.0.0.2"), record())
+    assert connection_of(derived(*keys, sources={TARGET: "10.0.0.1"})).key.name == "10.0.0.1"
+    assert connection_of(derived(*keys, sources={TARGET: "10.0.0.2"})).key.name == "10.0.0.2"
+
+
+# -- two keys for what charon cannot tell apart
+
+
+def test_two_keys_for_one_pair_of_identities_are_refused_since_charon_cannot_tell_ports_apart() -> None:
+    # IKE authenticates hosts, not ports: both secrets would have the same owners
+    desired = derived(
+        per_id("db1", "one", portals=[f"{TARGET}:3260"]),
+        per_id("db1", "two", portals=[f"{TARGET}:3261"]),
+        record(port=3260),
+        record(port=3261),
+    )
+    owners = [entry.owners for entry in desired.secrets]
+    assert len(owners) == len(set(owners))
+    assert any(p.severity is Severity.ERROR for p in desired.problems)
+
+
+# -- interfaces
+
+
+def test_a_bound_interface_gives_a_connection_of_its_own_with_its_own_key() -> None:
+    desired = derived(
+        per_id("10.0.0.1"),
+        per_id("10.1.0.1"),
+        record(),
+        record(net_ifacename="ens4"),
+        sources={TARGET: "10.0.0.1", (TARGET, "ens4"): "10.1.0.1"},
+    )
+    plain, bound = connection_of(desired), connection_of(desired, oif="ens4")
+    assert (plain.local_id, plain.local_address) == (identity("10.0.0.1"), address("10.0.0.1"))
+    assert (bound.local_id, bound.local_address) == (identity("10.1.0.1"), address("10.1.0.1"))
+    assert plain.name != bound.name
+    assert bound.name.endswith("-ens4")
+    assert desired.guarded == (portal(),)
+
+
+def test_a_portal_that_only_a_bound_interface_uses_has_no_unbound_connection() -> None:
+    desired = derived(per_id(SOURCE), record(net_ifacename="ens4"))
+    assert [c.seat for c in desired.connections] == [Seat(portal(), "ens4")]
+
+
+# -- flags
+
+
+def test_a_policys_flags_beat_the_keys() -> None:
+    desired = derived(per_id(SOURCE, flags=choice(IkeMode.MAIN)), policy(flags=choice(IkeMode.V2)))
+    assert connection_of(desired).ike is IkeMode.V2
+
+
+def test_a_presets_flags_beat_the_keys_and_yield_to_the_policys() -> None:
+    key = per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE))
+    assert connection_of(derived(key, policy(preset="windows"))).ike is IkeMode.MAIN
+    assert connection_of(derived(key, policy(preset="windows", flags=choice(pfs=False)))).ike is IkeMode.V2
+
+
+def test_a_keys_flags_beat_the_settings_defaults() -> None:
+    settings = Settings(default_choice=choice(IkeMode.MAIN))
+    flagged = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), settings=settings)
+    assert connection_of(flagged).ike is IkeMode.AGGRESSIVE
+    assert connection_of(derived(per_id(SOURCE), record(), settings=settings)).ike is IkeMode.MAIN
+
+
+def test_unspecified_flags_are_ikev2_transport_and_pfs() -> None:
+    connection = connection_of(derived(per_id(SOURCE), record()))
+    assert (connection.ike, connection.esp, connection.pfs) == (IkeMode.V2, EspMode.TRANSPORT, True)
+
+
+def test_flags_that_ask_for_no_ipsec_leave_the_portal_open_and_say_so() -> None:
+    desired = derived(per_id(SOURCE, flags=CLEAR), record())
+    view = view_of(desired)
+    assert (view.managed, view.closed, view.connection) == (True, False, None)
+    assert view.problem is not None
+    assert (view.problem.code, view.problem.severity) == ("clear-allowed", Severity.WARNING)
+    assert desired.guarded == ()
+
+
+def test_flags_that_ask_for_no_ipsec_are_blocked_under_require_ipsec() -> None:
+    desired = derived(per_id(SOURCE, flags=CLEAR), record(), settings=Settings(require_ipsec=True))
+    view = view_of(desired)
+    assert (view.closed, view.connection) == (True, None)
+    assert desired.guarded == (portal(),)
+    assert view.problem is not None
+    assert view.problem.code == "ipsec-required"
+
+
+def test_require_ipsec_blocks_a_portal_without_key_or_policy() -> None:
+    desired = derived(record(), settings=Settings(require_ipsec=True))
+    assert (view_of(desired).closed, view_of(desired).managed) == (True, False)
+    assert desired.guarded == (portal(),)
+
+
+def test_a_portal_without_key_or_policy_is_left_alone() -> None:
+    desired = derived(record())
+    assert (view_of(desired).closed, view_of(desired).managed) == (False, False)
+    assert desired.guarded == ()
+    assert desired.problems == ()
+
+
+# -- closed rather than open
+
+
+def test_a_portal_that_was_managed_stays_closed_when_no_file_covers_it() -> None:
+    desired = derived(record(), held=[TARGET])
+    view = view_of(desired)
+    assert (view.closed, view.managed, view.connection) == (True, True, None)
+    assert desired.guarded == (portal(),)
+    assert view.problem is not None
+    assert view.problem.code == "orphaned"
+    assert "iscsi-ipsec release 10.0.0.20:3260" in view.problem.hint
+
+
+def test_a_portal_that_was_managed_stays_closed_when_nothing_names_it_any_more() -> None:
+    desired = derived(held=[TARGET, V6])
+    assert desired.guarded == (portal(TARGET), portal(V6))
+
+
+def test_a_served_portal_that_was_managed_stays_closed_as_a_served_one() -> None:
+    desired = derived(held=[(SOURCE, Role.TARGET)])
+    assert (desired.guarded, desired.served) == ((), (portal(SOURCE),))
+
+
+def test_a_portal_without_a_route_is_closed() -> None:
+    desired = derived(group(), record(), sources={TARGET: None})
+    view = view_of(desired)
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert view.problem.code == "no-route"
+    assert desired.guarded == (portal(),)
+
+
+def test_a_lost_route_opens_no_portal_that_the_key_of_its_source_closes() -> None:
+    parts = (per_id(SOURCE, flags=choice()), group(flags=CLEAR), record())
+    assert derived(*parts, held=[TARGET]).guarded == (portal(),)
+    assert derived(*parts, held=[TARGET], sources={TARGET: None}).guarded == (portal(),)
+
+
+def test_a_portal_at_this_hosts_own_address_is_left_alone() -> None:
+    desired = derived(per_id(SOURCE), record(SOURCE))
+    assert desired.guarded == ()
+    assert desired.connections == ()
+
+
+@pytest.mark.parametrize("host", ["fe80::1%eth0", "fe80::1%1"])
+def test_a_portal_with_a_zone_never_gets_into_the_guards_text(host: str) -> None:
+    # nft would refuse the whole table, and with it every other portal
+    desired = derived(per_id(SOURCE), group(), record(host), record())
+    assert portal() in desired.guarded
+    assert not any("%" in str(p) for p in desired.guarded)
+
+
+def test_an_ipv4_mapped_portal_of_a_policy_is_guarded_as_the_ipv4_portal_that_tcp_uses() -> None:
+    assert derived(group(), policy("[::ffff:10.0.0.20]:3260")).guarded == (portal(TARGET),)
+
+
+# -- which policy
+
+
+def test_the_most_specific_pattern_wins() -> None:
+    policies = (
+        policy("0.0.0.0/0", name="1-all", psk="all"),
+        policy("10.0.0.0/8", name="2-wide", psk="wide"),
+        policy("10.0.0.0/24", name="3-narrow", psk="narrow"),
+        policy(TARGET, name="4-exact", psk="exact"),
+    )
+    keys = tuple(per_id(n) for n in ("all", "wide", "narrow", "exact"))
+    records = tuple(record(h) for h in ("192.0.2.1", "10.1.0.1", "10.0.0.21", TARGET))
+    desired = derived(*policies[::-1], *keys, *records)
+    assert [connection_of(desired, r.host).key.name for r in records] == ["all", "wide", "narrow", "exact"]
+
+
+def test_of_equally_specific_policies_the_first_file_by_name_wins() -> None:
+    one, two = policy(name="10-a", psk="a"), policy(name="20-b", psk="b")
+    for order in ((one, two), (two, one)):
+        assert connection_of(derived(*order, per_id("a"), per_id("b"))).key.name == "a"
+
+
+def test_a_policy_counts_for_its_port_only() -> None:
+    desired = derived(policy(f"{TARGET}:3261"), group(), record(port=3260))
+    assert view_of(desired, f"{TARGET}:3260").policy == ""
+    assert view_of(desired, f"{TARGET}:3261").policy == "portal.d/san.toml"
+
+
+def test_a_target_policy_says_nothing_about_portals_that_are_reached() -> None:
+    assert view_of(derived(group(), serves("10.0.0.0/24"), record())).policy == ""
+
+
+def test_a_named_pattern_counts_for_each_of_its_addresses() -> None:
+    desired = derived(
+        policy("san.example.com"), group(), names={"san.example.com": ["10.0.0.20", "10.0.0.21", "fd00::20"]}
+    )
+    assert desired.guarded == tuple(map(portal, ("10.0.0.20", "10.0.0.21", "[fd00::20]")))
+
+
+def test_a_names_lost_address_stays_closed() -> None:
+    desired = derived(policy("san.example.com"), group(), names={}, held=[TARGET])
+    assert desired.guarded == (portal(),)
+
+
+# -- where portals come from
+
+
+def test_a_plain_policy_protects_the_very_first_discovery() -> None:
+    assert derived(group(), policy()).guarded == (portal(),)
+
+
+def test_a_network_in_a_policy_names_no_portal_by_itself() -> None:
+    assert derived(group(), policy("10.0.0.0/24")).portals == ()
+
+
+def test_a_discovery_record_alone_makes_a_managed_portal() -> None:
+    view = view_of(derived(group(), discovery()))
+    assert view.managed
+    assert view.connection is not None
+    assert view.origins == ("discovery record send_targets/10.0.0.20,3260",)
+
+
+def test_a_session_that_was_redirected_is_protected_where_it_really_goes() -> None:
+    desired = derived(group(), record(TARGET), session("10.0.0.77", persistent=TARGET))
+    assert desired.guarded == (portal(TARGET), portal("10.0.0.77"))
+    assert connection_of(desired, "10.0.0.77").remote_address == address("10.0.0.77")
+
+
+def test_a_session_to_a_known_portal_adds_no_second_seat() -> None:
+    desired = derived(group(), record(net_ifacename="ens4"), session())
+    assert [v.seat.oif for v in desired.portals] == ["ens4"]
+
+
+def test_a_portal_of_an_offload_card_is_not_ours() -> None:
+    assert derived(group(), record(transport="bnx2i")).portals == ()
+
+
+def test_all_that_names_a_portal_is_told_once() -> None:
+    (view,) = derived(group(), record(), record(), discovery(), policy()).portals
+    assert len(view.origins) == len(set(view.origins)) == 3
+
+
+def test_names_are_asked_for_wherever_they_stand() -> None:
+    asked = wanted_names(
+        world(record("a.example.com"), policy("b.example.com:3261"), per_id("x", portals=["c.example.com"]), record())
+    )
+    assert asked == {"a.example.com", "b.example.com", "c.example.com"}
+
+
+def test_routes_are_asked_for_with_the_bound_interface_and_the_outer_address() -> None:
+    lookup = Lookup(
+        world(record(net_ifacename="ens4"), policy("10.0.0.0/24", tunnel_outer_remote=address("203.0.113.1")))
+    )
+    assert wanted_sources(lookup) == {(address(TARGET), "ens4"), (address("203.0.113.1"), "ens4")}
+
+
+def test_candidates_come_in_a_stable_order() -> None:
+    hosts = ["fd00::20", "10.0.0.3", "10.0.0.20"]
+    seats = [list(candidates(world(*map(record, order)))) for order in (hosts, hosts[::-1])]
+    assert seats[0] == seats[1] == [Seat(portal(h)) for h in ("10.0.0.3", "10.0.0.20", "[fd00::20]")]
+
+
+# -- tunnel mode
+
+
+def test_tunnel_mode_without_outer_addresses_runs_between_the_portals_addresses() -> None:
+    connection = connection_of(derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record()))
+    assert connection.esp is EspMode.TUNNEL
+    assert (connection.local_ts, connection.remote_ts) == ("dynamic[6]", "dynamic[6/3260]")
+
+
+def test_an_outer_address_makes_a_tunnel_to_it_that_selects_the_portal() -> None:
+    outer = policy(tunnel_outer_remote=address("203.0.113.1"))
+    desired = derived(per_id("db1"), outer, sources={TARGET: "10.0.0.1", "203.0.113.1": "198.51.100.9"})
+    connection = connection_of(desired)
+    assert connection.esp is EspMode.TUNNEL
+    assert connection.remote_address == address("203.0.113.1")
+    assert connection.local_address == address("198.51.100.9")
+    assert connection.remote_ts == "10.0.0.20/32[6/3260]"
+    assert connection.local_ts == "10.0.0.1/32[6]"
+    assert connection.remote_id == identity("203.0.113.1")
+    assert desired.guarded == (portal(),)
+
+
+def test_a_local_outer_address_may_be_given() -> None:
+    outer = policy(tunnel_outer_local=address("198.51.100.9"))
+    connection = connection_of(derived(per_id("db1"), outer))
+    assert connection.esp is EspMode.TUNNEL
+    assert (connection.local_address, connection.local_ts) == (address("198.51.100.9"), "10.0.0.1/32[6]")
+    assert connection.remote_ts == "dynamic[6/3260]"
+
+
+@pytest.mark.parametrize(
+    ("outer", "code"),
+    [
+        ({"tunnel_outer_remote": "2001:db8::1", "tunnel_outer_local": "198.51.100.9"}, "mixed-versions"),
+        ({"tunnel_outer_local": "2001:db8::1"}, "mixed-versions"),
+    ],
+)
+def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, str], code: str) -> None:
+    desired = derived(per_id("db1"), policy(**{name: address(text) for name, text in outer.items()}))
+    view = view_of(desired)
+    assert view.problem is not None
+    assert (view.closed, view.connection, view.problem.code) == (True, None, code)
+
+
+def test_an_outer_address_without_a_route_closes_the_portal() -> None:
+    outer = policy(tunnel_outer_remote=address("203.0.113.1"))
+    view = view_of(derived(per_id("db1"), outer, sources={"203.0.113.1": None}))
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert "203.0.113.1" in view.problem.message
+
+
+def test_a_keys_transport_flag_contradicts_the_policys_outer_address() -> None:
+    outer = policy(tunnel_outer_remote=address("203.0.113.1"))
+    view = view_of(derived(per_id("db1", flags=choice(esp=EspMode.TRANSPORT)), outer))
+    assert view.problem is not None
+    assert (view.closed, view.problem.code) == (True, "outer-without-tunnel")
+
+
+# -- proposals and settings
+
+
+def test_pfs_without_a_group_in_the_esp_proposals_is_refused() -> None:
+    tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16",)), flags=choice(pfs=True))
+    view = view_of(derived(group(), tuned))
+    assert view.problem is not None
+    assert (view.closed, view.problem.code) == (True, "pfs-without-group")
+
+
+def test_a_group_in_the_esp_proposals_without_pfs_is_refused() -> None:
+    tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16-ecp384",)), flags=choice(pfs=False))
+    view = view_of(derived(group(), tuned))
+    assert view.problem is not None
+    assert (view.closed, view.problem.code) == (True, "group-without-pfs")
+
+
+@pytest.mark.parametrize("ike", list(IkeMode))
+@pytest.mark.parametrize("pfs", [True, False])
+def test_default_esp_proposals_have_a_group_exactly_with_pfs(ike: IkeMode, pfs: bool) -> None:
+    connection = connection_of(derived(per_id(SOURCE, flags=choice(ike, pfs=pfs)), record()))
+    groups = {part for p in connection.esp_proposals for part in p.split("-") if part.startswith(("modp", "ecp", "curve"))}
+    assert bool(groups) is pfs
+    phase1 = {part for p in connection.ike_proposals for part in p.split("-")}
+    assert groups <= phase1
+    assert not groups & {"modp768", "modp1024", "modp1536"}
+
+
+def test_a_policys_settings_beat_the_presets_which_beat_the_defaults() -> None:
+    settings = Settings(tuning=Tuning(esp_rekey_time=111, dpd_delay=7, replay_window=64))
+    tuned = policy(preset="windows", tuning=Tuning(dpd_delay=9, start=Start.START))
+    connection = connection_of(derived(group(), tuned, settings=settings))
+    assert connection.tuning.esp_rekey_time == 3300
+    assert connection.tuning.dpd_delay == 9
+    assert connection.tuning.replay_window == 64
+    assert connection.start is Start.START
+    assert connection.ike_proposals[0] == "aes256-sha384-ecp384"
+
+
+@pytest.mark.parametrize("preset", ["rfc7146", "rfc3723", "ontap", "windows", "equallogic", "mds"])
+def test_every_preset_alone_makes_a_connection(preset: str) -> None:
+    assert connection_of(derived(group(), policy(preset=preset))).key.name == "group"
+
+
+def test_user_space_esp_refuses_transport_mode_that_was_asked_for() -> None:
+    flags = choice(esp=EspMode.TRANSPORT)
+    view = view_of(derived(per_id(SOURCE, flags=flags), record(), user_space_esp=True))
+    assert view.problem is not None
+    assert (view.closed, view.problem.code) == (True, "no-transport-mode")
+
+
+def test_the_peers_identity_is_its_address_unless_a_policy_says_otherwise() -> None:
+    assert connection_of(derived(group(), record())).remote_id == identity(TARGET)
+    named = policy(target_id=identity("san.example.com"))
+    assert connection_of(derived(group(), named)).remote_id == identity("san.example.com")
+
+
+# -- warnings
+
+
+def test_a_group_key_in_use_is_warned_about_once() -> None:
+    desired = derived(group(), record("10.0.0.20"), record("10.0.0.21"))
+    warnings = [p for p in desired.problems if p.code == "group-key-in-use"]
+    assert [(w.file, w.severity) for w in warnings] == [("psk.d/group.toml", Severity.WARNING)]
+
+
+def test_an_unused_group_key_is_not_warned_about() -> None:
+    assert derived(group(), per_id(SOURCE), record()).problems == ()
+
+
+def test_aggressive_mode_is_warned_about() -> None:
+    desired = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record())
+    assert [p.code for p in desired.problems] == ["aggressive-mode"]
+
+
+# -- the target role
+
+
+def test_each_initiator_has_a_connection_of_its_own_with_its_identity_pinned() -> None:
+    desired = derived(serves(), per_id("10.0.0.5"), per_id("db1.example.com"))
+    assert {c.remote_id for c in desired.connections} == {identity("10.0.0.5"), identity("db1.example.com")}
+    assert {c.local_id for c in desired.connections} == {identity(SOURCE)}
+    assert {c.remote_address for c in desired.connections} == {None}
+    assert len({c.name for c in desired.connections}) == 2
+    assert desired.served == (portal(SOURCE),)
+
+
+def test_a_served_secret_is_owned_by_the_initiator_alone() -> None:
+    desired = derived(serves(), per_id("10.0.0.5"), per_id("db1.example.com"))
+    assert {e.owners for e in desired.secrets} == {(identity("10.0.0.5"),), (identity("db1.example.com"),)}
+
+
+def test_the_group_key_serves_no_one() -> None:
+    desired = derived(serves(), group())
+    view = view_of(desired, SOURCE)
+    assert (view.closed, view.connection) == (True, None)
+    assert desired.secrets == ()
+    assert view.problem is not None
+    assert view.problem.code == "no-key"
+
+
+def test_a_served_portal_that_the_group_key_is_named_for_stays_closed() -> None:
+    desired = derived(serves(psk="group"), group(), per_id("10.0.0.5"))
+    assert desired.connections == ()
+    assert desired.served == (portal(SOURCE),)
+
+
+def test_two_keys_of_one_initiator_close_only_its_own_way_in() -> None:
+    desired = derived(serves(), per_id("db1", "one"), per_id("DB1", "two"), per_id("db2"))
+    assert [c.remote_id.text for c in desired.connections] == ["db2"]
+    (problem,) = desired.problems
+    assert "psk.d/one.toml" in problem.message
+    assert "psk.d/two.toml" in problem.message
+    assert desired.served == (portal(SOURCE),)
+
+
+def test_an_initiators_key_serves_only_the_portals_it_names() -> None:
+    desired = derived(serves("10.0.0.1", "10.0.0.2"), per_id("db1", portals=["10.0.0.2"]), per_id("db2"))
+    assert [(str(c.seat.portal), c.remote_id.text) for c in desired.connections] == [
+        ("10.0.0.1:3260", "db2"),
+        ("10.0.0.2:3260", "db1"),
+        ("10.0.0.2:3260", "db2"),
+    ]
+
+
+def test_a_served_portal_selects_its_own_port_from_any_port() -> None:
+    (connection,) = derived(serves("10.0.0.1:3261"), per_id("db1")).connections
+    assert (connection.local_ts, connection.remote_ts) == ("dynamic[6/3261]", "dynamic[6]")
+
+
+def test_a_target_id_is_what_the_served_portal_calls_itself() -> None:
+    (connection,) = derived(serves(target_id=identity("san.example.com")), per_id("db1")).connections
+    assert connection.local_id == identity("san.example.com")
+
+
+def test_an_address_and_a_name_of_the_same_text_are_two_initiators() -> None:
+    looks_like = per_id(IkeId.parse(IdType.ID_FQDN, "10.0.0.5"), "looks-like")
+    desired = derived(serves(), per_id("10.0.0.5", "address"), looks_like)
+    assert len({c.name for c in desired.connections}) == 2
+
+
+def test_the_longest_identity_still_fits_into_a_vici_name() -> None:
+    label = "a" * 63
+    longest = ".".join([label, label, label, label])[:255]
+    (connection,) = derived(serves("[fd00:1111:2222:3333:4444:5555:6666:7777]:65535"), per_id(longest)).connections
+    assert len(connection.name.encode()) <= 255
+
+
+def test_a_target_policy_that_names_only_a_network_is_not_passed_over_in_silence() -> None:
+    desired = derived(serves("10.0.0.0/24"), per_id("db1"))
+    assert desired.served or desired.problems
+
+
+def test_a_served_portal_whose_flags_ask_for_no_ipsec_is_open_and_says_so() -> None:
+    desired = derived(serves(flags=CLEAR), per_id("db1"))
+    assert desired.served == ()
+    assert [p.code for p in desired.problems] == ["clear-allowed"]
+
+
+def test_one_initiator_that_must_use_ipsec_closes_the_served_portal() -> None:
+    desired = derived(serves(), per_id("db1", flags=CLEAR), per_id("db2"))
+    assert desired.served == (portal(SOURCE),)
+
+
+# -- secrets of keys that nothing uses
+
+
+def test_an_unused_key_waits_under_its_own_identity() -> None:
+    desired = derived(per_id(SOURCE), per_id("10.0.0.99"), record())
+    assert {e.owners: e.keys for e in desired.secrets} == {
+        (identity(SOURCE), identity(TARGET)): (SOURCE,),
+        (identity("10.0.0.99"),): ("10.0.0.99",),
+    }
+
+
+def test_an_unused_key_whose_identity_is_a_peers_is_not_loaded() -> None:
+    # charon tries every key that matches either id: this one must not authenticate the target
+    desired = derived(per_id(SOURCE), per_id(TARGET), record())
+    assert [e.owners for e in desired.secrets] == [(identity(SOURCE), identity(TARGET))]
+
+
+def test_unused_keys_of_one_identity_are_not_loaded_names_ignoring_case() -> None:
+    assert derived(per_id("db1", "one"), per_id("DB1", "two")).secrets == ()
+
+
+def test_an_unused_group_key_is_not_loaded() -> None:
+    assert derived(group()).secrets == ()
+
+
+def test_ambiguous_named_keys_wait_but_none_is_used() -> None:
+    desired = derived(per_id("a.example.com"), per_id("b.example.com"), record())
+    assert {e.owners for e in desired.secrets} == {(identity("a.example.com"),), (identity("b.example.com"),)}
+    assert desired.connections == ()
+
+
+def test_on_a_host_of_both_roles_the_own_key_lets_no_initiator_in() -> None:
+    # an IKEv2 responder tries every key that matches either id: the secret of the pair
+    # [10.0.0.1, target] matches when 10.0.0.1 is also what the served portal calls itself
+    desired = derived(per_id(SOURCE), serves(), per_id("db1"), record())
+    serving = [c for c in desired.connections if c.role is Role.TARGET and c.remote_id == identity("db1")]
+    for connection in serving:
+        matching = {e.secret for e in desired.secrets if {connection.local_id, connection.remote_id} & set(e.owners)}
+        told = any(p.portal == str(connection.seat.portal) for p in desired.problems)
+        assert matching == {connection.key.secret} or told
+
+
+def test_the_same_world_gives_the_same_outcome() -> None:
+    parts = (per_id(SOURCE), per_id("db1"), group(), policy(psk="db1"), record("fd00::20"), session("10.0.0.9"))
+    assert derived(*parts) == derived(*parts)
+
+
+def test_a_portals_port_is_its_own() -> None:
+    desired = derived(group(), record(port=3260), record(port=13260))
+    assert {c.remote_ts for c in desired.connections} == {"dynamic[6/3260]", "dynamic[6/13260]"}
+    assert desired.guarded == (Portal(address(TARGET), 3260), Portal(address(TARGET), 13260))
+
+
+def test_a_views_key_is_named_by_file() -> None:
+    view = view_of(derived(per_id("db1"), record()))
+    assert (view.key, view.key_path) == ("db1", "psk.d/db1.toml")
+    assert dataclasses.replace(view, key="") != view
