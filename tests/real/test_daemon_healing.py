@@ -122,7 +122,7 @@ def test_foreign_connections_and_secrets_are_never_touched(charon: Charon, daemo
     assert "foreign" not in charon.log_text(mark)
 
 
-def test_a_foreign_connection_to_the_same_portal_stays_and_is_told(charon: Charon, daemon: Daemon) -> None:
+def test_a_foreign_connection_to_the_same_portal_stays(charon: Charon, daemon: Daemon) -> None:
     foreign = connection(Ike.V2, local="10.10.0.1", remote="10.10.0.2", local_id=A, remote_id=TARGET)
     charon.load_conn("foreign", foreign)
     daemon.put_key("a", key_file("a.lab", KEY_A))

@@ -209,6 +209,13 @@ def parse_portal_pattern(text: str) -> PortalPattern:
             raise ValueError(f"{text!r} has bits set behind the prefix (did you mean {fixed}?)") from None
         network = None
     if network is not None:
+        single = network.prefixlen == network.max_prefixlen
+        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
+            if not single:
+                raise ValueError(f"{text!r} is a network of IPv4-mapped addresses; write it as IPv4")
+            network = ipaddress.ip_network(network.network_address.ipv4_mapped)
+        if single and (network.is_unspecified or network.is_multicast):
+            raise ValueError(f"{text!r} is not the address of a host")
         if "%" in host:
             raise ValueError(f"{text!r} has a zone; link-local portals cannot be protected by address")
         return PortalRange(network, port)

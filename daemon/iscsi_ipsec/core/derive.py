@@ -9,6 +9,7 @@ the match on the other id before one's own.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
@@ -36,9 +37,11 @@ def derive(lookup: Lookup) -> Desired:
     views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
     taken = frozenset(view.connection.local_id for view in views if view.connection)
     views.extend(target_views(lookup, taken))
+    views = _refuse_shared_pairs(views)
     connections = tuple(v.connection for v in views if v.connection)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
+    problems.extend(_link_local_problems(lookup))
     return Desired(
         portals=tuple(views),
         connections=connections,
@@ -47,6 +50,72 @@ def derive(lookup: Lookup) -> Desired:
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
+    """Close portals whose connections have the same two ids but different keys.
+
+    IKE knows no ports and no portals: towards one pair of ids charon would
+    take either key.
+    """
+    keys: dict[tuple[Peer, ...], dict[Secret, str]] = {}
+    for view in views:
+        if view.connection:
+            key = view.connection.key
+            keys.setdefault(view.connection.pair, {}).setdefault(key.secret, key.path)
+    refused = []
+    for view in views:
+        paths = sorted(keys[view.connection.pair].values()) if view.connection else []
+        if len(paths) > 1 and view.connection:
+            message = (
+                f"different keys apply between {view.connection.local_id} and {view.connection.remote_id}: "
+                + ", ".join(paths)
+            )
+            problem = Problem(
+                code="ambiguous-key",
+                message=message,
+                hint="let one key serve all portals of that target, or give them different target_id",
+                portal=str(view.seat.portal),
+            )
+            reasons = (*view.reasons, f"{message}: the portal stays closed")
+            refused.append(dataclasses.replace(view, connection=None, problem=problem, reasons=reasons))
+        else:
+            refused.append(view)
+    return refused
+
+
+def _owners(connection: Connection, crowded: frozenset[IkeId]) -> tuple[Peer, ...]:
+    """Whose the connection's secret is.
+
+    Both ends' ids, so that nothing else in charon outranks it; but where one
+    local id has several keys, the remote id alone: an IKEv2 peer is believed
+    with any key that matches either id, so one target's key would do for the
+    others.
+    """
+    return (connection.remote_id,) if connection.local_id in crowded else connection.pair
+
+
+def _crowded(connections: tuple[Connection, ...]) -> frozenset[IkeId]:
+    """Local ids under which this host uses more than one key."""
+    keys: dict[IkeId, set[Secret]] = {}
+    remotes: dict[Peer, set[Secret]] = {}
+    for connection in connections:
+        keys.setdefault(connection.local_id, set()).add(connection.key.secret)
+        remotes.setdefault(connection.remote_id, set()).add(connection.key.secret)
+    return frozenset(
+        c.local_id for c in connections if len(keys[c.local_id]) > 1 and len(remotes[c.remote_id]) == 1
+    )
+
+
+def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
+    for record in lookup.world.records:
+        if "%" in record.host:
+            yield Problem(
+                code="link-local",
+                message=f"the link-local portal {record.host} cannot be protected",
+                hint="give the target a global or unique local address",
+                file=record.path,
+            )
 
 
 def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tuple[SecretEntry, ...]:
@@ -66,8 +135,9 @@ def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tupl
         entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
 
     ends = set()
+    crowded = _crowded(connections)
     for connection in connections:
-        add(connection.pair, connection.key)
+        add(_owners(connection, crowded), connection.key)
         ends |= {
             end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
         }

@@ -49,6 +49,8 @@ def pick_key(
         if by_source:
             reasons.append(f"key {by_source.path}: its identity is the source address {source}")
             return by_source
+    else:
+        _refuse_without_route(lookup, portal)
     if lookup.by_address:
         reasons.append(f"no address key is for the source address {source or '(no route)'}")
     named = only((k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal)
@@ -60,6 +62,16 @@ def pick_key(
         f"key {group.path}: the group key, since no explicit key applies" if group else "no key applies"
     )
     return group
+
+
+def _refuse_without_route(lookup: Lookup, portal: Portal) -> None:
+    """Without a source address an address key may or may not be the right one: no other key may stand in for it."""
+    if any(lookup.applies(key, portal) for keys in lookup.by_address.values() for key in keys):
+        raise Refused(
+            "no-route",
+            f"the kernel has no route to {portal}, so the key of the source address cannot be chosen",
+            f"check with: ip route get {portal.address}",
+        )
 
 
 def _named_by_policy(

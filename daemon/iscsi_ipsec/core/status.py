@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iscsi_ipsec.base.model import IkeId, IscsiSession, Peer, Portal, Problem, Role, Severity
+from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
 from iscsi_ipsec.base.sa import ChildSa, IkeSa
 from iscsi_ipsec.core.causes import Cause
 from iscsi_ipsec.core.desired import Connection, PortalView
-from iscsi_ipsec.core.presets import has_dh_group
 from iscsi_ipsec.core.upkeep import carrying
 
 SCHEMA = 1
@@ -132,9 +131,9 @@ def _live_problem(
         told = _downgrade(connection, child)
         if told:
             return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
-        if child.child_name == (observed.children or {}).get(connection.name):
-            return None
         cause = (observed.causes or {}).get(connection.name)
+        if child.child_name == (observed.children or {}).get(connection.name):
+            return _failing_rekey(portal, cause) if cause else None
         return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
     cause = (observed.causes or {}).get(connection.name)
     if cause:
@@ -145,6 +144,16 @@ def _live_problem(
             hint="the daemon is negotiating; if this stays, see charon's log",
         )  # fmt: skip
     return None
+
+
+def _failing_rekey(portal: str, cause: Cause) -> Problem:
+    """Packets pass, but since the SA came up a negotiation has failed: it may not outlive its lifetime."""
+    return Problem(
+        code=cause.code,
+        message=f"the SA is up, but renewing it fails: {cause.message}",
+        hint=cause.hint,
+        portal=portal,
+    )
 
 
 def _outdated(portal: str, cause: Cause | None) -> Problem:
@@ -172,8 +181,9 @@ def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] |
         return (
             "cipher-differs", f"the SA uses {used}, which was not offered", "end the SA: it was not made by us",
         )  # fmt: skip
-    if connection.pfs and not any(has_dh_group(p) for p in connection.esp_proposals):
-        return ("no-pfs", "PFS was asked for but nothing offers it", "append a DH group to esp_proposals")
+    if connection.pfs and connection.ike is not IkeMode.V2 and not child.dh_group:
+        # IKEv2's first child has no exchange of its own (RFC 7296, 1.2), so only IKEv1 can tell
+        return ("no-pfs", "PFS was asked for, but the SA was negotiated without", "enable PFS on the target")
     return None
 
 

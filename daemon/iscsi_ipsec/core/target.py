@@ -44,7 +44,7 @@ from iscsi_ipsec.core.connection import (
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.initiator import clear_view, uncovered_view
 from iscsi_ipsec.core.keychoice import only, pick_choice
-from iscsi_ipsec.core.world import Lookup, Seat, World, parse_address, portals_of
+from iscsi_ipsec.core.world import Lookup, Seat, World, parse_address, served_by
 
 _LABEL_BYTES = 64
 
@@ -70,7 +70,7 @@ def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Itera
         if policy.role is not Role.TARGET:
             continue
         for pattern in policy.patterns:
-            for portal in portals_of(world, pattern):
+            for portal in served_by(world, pattern):
                 if portal in seen:
                     continue
                 seen[portal] = policy

@@ -106,7 +106,7 @@ def plan_sas(
         known = attempts.get(wanted.name)
         gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known)}
         operations += [
-            TerminateIke(i.conn, i.unique_id, False, "its key is out of use")
+            TerminateIke(i.conn, i.unique_id, True, "its key is out of use")
             for i in mine
             if i.unique_id in gone
         ]
@@ -118,9 +118,13 @@ def plan_sas(
         if wanted.initiator and (wanted.wanted_now or outdated or gone):
             more, memory[wanted.name] = _attempt(wanted, mine, known, now)
             operations += more
+        elif outdated:
+            memory[wanted.name] = _count_grace(wanted, known, now)
     for leftover in by_conn.values():
         operations += [
-            TerminateIke(i.conn, i.unique_id, False, "nothing asks for it any more") for i in leftover
+            TerminateIke(i.conn, i.unique_id, False, "nothing asks for it any more")
+            for i in leftover
+            if i.state != "DELETING"
         ]
     return tuple(operations), memory
 
@@ -141,9 +145,22 @@ def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None) -> bool:
     return bool(ike.children) and not _under(ike, frozenset({wanted.key_part}))
 
 
+def _count_grace(wanted: Upheld, known: Attempts | None, now: float) -> Attempts:
+    """A responder cannot initiate; it only counts the delays in which the peer may come with the new key."""
+    if known is None or known.child != wanted.child:
+        return Attempts(wanted.child, 1, now + RETRY_DELAYS[0])
+    if now < known.due:
+        return known
+    return Attempts(
+        wanted.child, known.count + 1, now + RETRY_DELAYS[min(known.count, len(RETRY_DELAYS) - 1)]
+    )
+
+
 def _end_outdated(wanted: Upheld, mine: list[IkeSa]) -> list[SaOperation]:
     operations: list[SaOperation] = []
     for ike in mine:
+        if ike.state == "DELETING":
+            continue
         live = carrying(ike)
         outdated = [child for child in live if child.child_name != wanted.child]
         if outdated and len(outdated) == len(live):

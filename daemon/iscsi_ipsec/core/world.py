@@ -66,10 +66,11 @@ class Lookup:
     def __init__(self, world: World) -> None:
         self.world = world
         self.key_by_name = {key.name: key for key in world.keys}
-        self.groups = tuple(k for k in world.keys if isinstance(k, GroupKey))
-        self.named = tuple(k for k in world.keys if isinstance(k, PerIdKey) and not k.id.is_address)
+        keys = sorted(world.keys, key=lambda k: k.path)
+        self.groups = tuple(k for k in keys if isinstance(k, GroupKey))
+        self.named = tuple(k for k in keys if isinstance(k, PerIdKey) and not k.id.is_address)
         self.by_address: dict[str, list[PerIdKey]] = {}
-        for key in world.keys:
+        for key in keys:
             if isinstance(key, PerIdKey) and key.id.is_address:
                 self.by_address.setdefault(key.id.text, []).append(key)
         self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
@@ -99,7 +100,7 @@ class Lookup:
 
 def wanted_names(world: World) -> frozenset[str]:
     """Host names that must be resolved before :func:`derive` can say anything about them."""
-    names = {r.host for r in world.records if r.host and not parse_address(r.host)}
+    names = {r.host for r in world.records if r.host and "%" not in r.host and not parse_address(r.host)}
     for patterns in (*(p.patterns for p in world.policies), *(k.portals for k in world.keys)):
         names |= {p.host for p in patterns if isinstance(p, NamedPortal)}
     return frozenset(names)
@@ -135,7 +136,7 @@ def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:
                     add(portal, "", f"policy {policy.path}")
     known = {seat.portal for seat in found}
     for session in world.sessions:
-        if session.remote not in known:
+        if session.remote not in known and parse_address(str(session.remote.address)):
             add(session.remote, "", f"iSCSI session {session.sid}")
     for portal, role in world.held:
         if role is Role.INITIATOR and portal not in known:
@@ -151,6 +152,16 @@ def matches(world: World, pattern: PortalPattern, portal: Portal) -> bool:
     return pattern.port == portal.port and portal.address in world.names.get(pattern.host, ())
 
 
+def served_by(world: World, pattern: PortalPattern) -> Iterable[Portal]:
+    """The portals on this host that a target policy's pattern names; a network names the addresses we have in it."""
+    if isinstance(pattern, PortalRange) and not pattern.single:
+        mine = sorted(
+            (a for a in world.local_addresses if parse_address(str(a))), key=lambda a: (a.version, int(a))
+        )
+        return [p for a in mine if pattern.contains(p := Portal(a, pattern.port)) and not a.is_link_local]
+    return portals_of(world, pattern)
+
+
 def portals_of(world: World, pattern: PortalPattern) -> Iterable[Portal]:
     """The portals that a pattern names one by one (a network names none)."""
     if isinstance(pattern, PortalRange):
@@ -159,11 +170,14 @@ def portals_of(world: World, pattern: PortalPattern) -> Iterable[Portal]:
 
 
 def parse_address(host: str) -> Address | None:
-    """The address that a text is, or None for a name."""
+    """The address that a text is; None for a name, and for one with a zone, which no policy can hold."""
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return None if address.scope_id else address.ipv4_mapped or address
+    return address
 
 
 def _addresses(world: World, host: str) -> tuple[Address, ...]:

@@ -309,15 +309,12 @@ class Reconciler:
             pairs = {
                 e.owners for e, s in zip(look.desired.secrets, look.secrets, strict=True) if s.id in missing
             }
-            loaded -= {c.name for c in look.desired.connections if c.pair in pairs}
+            loaded -= {c.name for c in look.desired.connections if {c.pair, (c.remote_id,)} & pairs}
         guarded = frozenset(p for portals in guard.sets.values() for p in portals) if guard else frozenset()
         for ike in sas:
-            if any(
-                child.child_name == children.get(ike.conn)
-                for child in ike.children
-                if child.state == "INSTALLED"
-            ):
-                self._evidence.clear(ike.conn)
+            for child in ike.children:
+                if child.state == "INSTALLED" and child.child_name == children.get(ike.conn):
+                    self._evidence.settle(ike.conn, child.age)
         return Observed(
             sas=sas,
             sessions=look.world.sessions,

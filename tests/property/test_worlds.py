@@ -1,0 +1,249 @@
+"""Laws that hold in every world."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iscsi_ipsec.base.model import GroupKey, IkeId, PerIdKey, Role
+from iscsi_ipsec.core import nft
+from iscsi_ipsec.core.derive import derive
+from iscsi_ipsec.core.desired import Desired
+from iscsi_ipsec.core.messages import PREFIX
+from iscsi_ipsec.core.plan import plan
+from iscsi_ipsec.core.status import Observed, portal_rows, problem_row
+from iscsi_ipsec.core.world import Lookup, World, matches, wanted_names, wanted_sources
+from tests.property.worlds import CANARY, ModelCharon, shuffled, worlds
+from tests.unit.making import spelled
+
+# deriving is quick; the time goes into drawing
+lightly = settings(max_examples=80, deadline=None)
+
+FOREIGN_SECRETS = {"vpn-key": ((), b""), "iscsi": ((), b"")}
+FOREIGN_CONNS = {"vpn": frozenset({"net"}), "my-iscsi-ipsec-10.0.0.20-3260": frozenset({"x"})}
+OURS_OF_OLD = {
+    "iscsi-ipsec-10.0.0.20-3260": frozenset({"iscsi-ipsec-old"}),
+    "iscsi-ipsec-10.9.9.9-3260": frozenset({"iscsi-ipsec-old"}),
+}
+
+
+def decide(of: World) -> Desired:
+    return derive(Lookup(of))
+
+
+@lightly
+@given(worlds(), st.booleans(), st.booleans())
+def test_an_applied_plan_leaves_nothing_to_do(of: World, foreign: bool, old: bool) -> None:
+    secrets, connections = spelled(decide(of))
+    charon = ModelCharon(
+        {**(FOREIGN_SECRETS if foreign else {}), **({"iscsi-ipsec-old": ()} if old else {})},
+        {**(FOREIGN_CONNS if foreign else {}), **(OURS_OF_OLD if old else {})},
+    )
+    for operation in plan(secrets, connections, charon.observe()):
+        charon.apply(operation)
+    assert plan(secrets, connections, charon.observe()) == ()
+    assert {c for c in charon.conns if c.startswith(PREFIX)} == {c.name for c in connections}
+    assert {s for s in charon.secrets if s.startswith(PREFIX)} == {s.id for s in secrets}
+
+
+@lightly
+@given(worlds(), worlds())
+def test_from_any_world_to_any_other_nothing_foreign_is_touched_and_no_key_is_away(one: World, two: World) -> None:
+    charon = ModelCharon(FOREIGN_SECRETS, FOREIGN_CONNS)
+    for of in (one, two, one):
+        secrets, connections = spelled(decide(of))
+        stays = {s.id for s in secrets} & charon.secrets.keys()
+        for operation in plan(secrets, connections, charon.observe()):
+            assert operation.item.startswith(PREFIX)
+            if operation.command == "load-conn":
+                assert {s.id for s in secrets} <= charon.secrets.keys()
+            charon.apply(operation)
+            assert stays <= charon.secrets.keys()
+            assert charon.secrets.items() >= FOREIGN_SECRETS.items()
+            assert charon.conns.items() >= FOREIGN_CONNS.items()
+        assert plan(secrets, connections, charon.observe()) == ()
+
+
+@lightly
+@given(worlds())
+def test_an_explicit_key_always_beats_the_group_key(of: World) -> None:
+    lookup = Lookup(of)
+    for view in derive(lookup).portals:
+        connection = view.connection
+        if connection is None or not isinstance(connection.key, GroupKey):
+            continue
+        policy = next((p for p in of.policies if p.path == view.policy), None)
+        if policy and policy.psk == connection.key.name:
+            continue
+        portal = view.seat.portal
+        explicit = [k for k in of.keys if isinstance(k, PerIdKey) and lookup.applies(k, portal)]
+        assert view.role is Role.INITIATOR
+        source = of.sources.get((portal.address, view.seat.oif))
+        assert not [k for k in explicit if not k.id.is_address or k.id.text == str(source)]
+
+
+@lightly
+@given(worlds())
+def test_no_secret_is_owned_by_an_identity_that_is_not_its_own(of: World) -> None:
+    by_name = {key.name: key for key in of.keys}
+    desired = decide(of)
+    pairs = {c.pair for c in desired.connections}
+    sources = {str(a) for a in of.sources.values() if a} | {"10.0.0.1", "fd00::1"}
+    for entry in desired.secrets:
+        assert entry.owners
+        for name in entry.keys:
+            key = by_name[name]
+            assert key.secret == entry.secret
+            first = entry.owners[0]
+            assert isinstance(first, IkeId)
+            if isinstance(key, PerIdKey):
+                assert first == key.id
+                assert entry.owners in pairs or entry.owners == (key.id,)
+            else:
+                assert first.text in sources
+                assert entry.owners in pairs
+
+
+@lightly
+@given(worlds())
+def test_no_two_secrets_have_the_same_owners(of: World) -> None:
+    owners = [tuple(o.match_key if isinstance(o, IkeId) else o for o in e.owners) for e in decide(of).secrets]
+    assert len(owners) == len(set(owners))
+
+
+@lightly
+@given(worlds())
+def test_every_connection_finds_its_key_under_its_own_owners(of: World) -> None:
+    desired = decide(of)
+    held = {(entry.owners, entry.secret) for entry in desired.secrets}
+    for connection in desired.connections:
+        assert (connection.pair, connection.key.secret) in held
+
+
+@lightly
+@given(worlds())
+def test_a_served_portals_initiators_are_told_apart_by_key(of: World) -> None:
+    """Every secret that a responder's connection could match is its own peer's (charon tries all)."""
+    desired = decide(of)
+    for connection in desired.connections:
+        if connection.role is Role.TARGET:
+            ends = {e for e in (connection.local_id, connection.remote_id) if isinstance(e, IkeId)}
+            keys = {e.secret for e in desired.secrets if e.owners[0] in ends or e.owners[-1] in ends}
+            assert keys <= {connection.key.secret}
+
+
+@lightly
+@given(worlds())
+def test_no_two_connections_have_one_name(of: World) -> None:
+    names = [connection.name for connection in decide(of).connections]
+    assert len(names) == len(set(names))
+    assert all(name.startswith(PREFIX) and len(name.encode()) <= 255 for name in names)
+
+
+@lightly
+@given(worlds())
+def test_the_guard_holds_every_closed_portal_and_every_connections(of: World) -> None:
+    desired = decide(of)
+    for view in desired.portals:
+        guarded = desired.served if view.role is Role.TARGET else desired.guarded
+        if view.closed:
+            assert view.seat.portal in guarded
+        if view.connection:
+            assert view.closed
+    text = nft.guard_table(desired.guarded, desired.served)
+    for portal in (*desired.guarded, *desired.served):
+        assert f"{portal.address} . {portal.port}" in text
+
+
+@lightly
+@given(worlds())
+def test_what_was_managed_stays_closed_unless_flags_open_it(of: World) -> None:
+    desired = decide(of)
+    for portal, role in of.held:
+        if role is Role.TARGET:
+            views = [v for v in desired.portals if v.seat.portal == portal and v.role is role]
+            assert portal in desired.served or any(v.choice and not v.choice.required for v in views)
+        elif portal.address not in of.local_addresses:
+            views = [v for v in desired.portals if v.seat.portal == portal and v.role is role]
+            assert portal in desired.guarded or any(v.choice and not v.choice.required for v in views)
+
+
+@lightly
+@given(worlds())
+def test_require_ipsec_leaves_no_foreign_portal_open(of: World) -> None:
+    desired = decide(of)
+    if of.settings.require_ipsec:
+        for view in desired.portals:
+            assert view.closed or view.seat.portal.address in of.local_addresses
+
+
+@lightly
+@given(worlds())
+def test_a_closed_portal_without_connection_says_why(of: World) -> None:
+    for view in decide(of).portals:
+        if view.closed and view.connection is None:
+            assert view.problem is not None
+            assert view.problem.portal == str(view.seat.portal)
+
+
+@lightly
+@given(st.data())
+def test_the_order_of_files_changes_nothing(data: st.DataObject) -> None:
+    of = data.draw(worlds())
+    one, two = decide(of), decide(data.draw(shuffled(of)))
+    assert set(one.connections) == set(two.connections)
+    assert set(one.secrets) == set(two.secrets)
+    assert (one.guarded, one.served) == (two.guarded, two.served)
+    assert set(one.problems) == set(two.problems)
+    one_spelled, two_spelled = spelled(one), spelled(two)
+    assert {(c.name, c.child) for c in one_spelled[1]} == {(c.name, c.child) for c in two_spelled[1]}
+
+
+@lightly
+@given(worlds())
+def test_deriving_asks_only_for_routes_that_were_announced(of: World) -> None:
+    lookup = Lookup(of)
+    announced = wanted_sources(lookup)
+    asked: list[Any] = []
+
+    class Noting(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            asked.append(key)
+            return of.sources.get(key, default)
+
+    object.__setattr__(of, "sources", Noting())
+    derive(lookup)
+    assert set(asked) <= announced
+    assert set(of.names) <= {"san.example.com"}
+    assert wanted_names(of) <= {"san.example.com", "gone.example.com"}
+
+
+@lightly
+@given(worlds())
+def test_no_form_of_any_value_shows_a_key(of: World) -> None:
+    desired = decide(of)
+    secrets, connections = spelled(desired)
+    operations = plan(secrets, connections, ModelCharon({}, OURS_OF_OLD).observe())
+    rows = portal_rows(desired.portals, Observed())
+    shown = [
+        *(form(value) for value in (of, desired, secrets, connections, operations) for form in (repr, str, format)),
+        *(f"{value!s} {value!r} {value}" for value in (*of.keys, *desired.secrets, *desired.connections)),
+        "%s %r" % (desired, secrets),  # noqa: UP031  # the way of logging
+        json.dumps([rows, [problem_row(p) for p in desired.problems]]),
+        json.dumps([c.message for c in connections]),
+        json.dumps([s.message for s in secrets], default=repr),
+        " ".join(o.text for o in operations),
+        nft.guard_table(desired.guarded, desired.served),
+    ]
+    assert not [text for text in shown if CANARY in text]
+
+
+@lightly
+@given(worlds())
+def test_a_key_is_used_only_within_its_portals(of: World) -> None:
+    for view in decide(of).portals:
+        if view.connection and view.connection.key.portals:
+            assert any(matches(of, p, view.seat.portal) for p in view.connection.key.portals)
