@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,22 @@ class Daemon:
         except FileNotFoundError:
             return {}
         return status
+
+    def settle(self, quiet: float = 0.7, *, timeout: float = 20.0) -> None:
+        """Return when no pass was made for *quiet* seconds.
+
+        Passes of the start go on for a moment, and would heal by chance what a test
+        breaks meanwhile.
+        """
+        seen: list[tuple[object, float]] = []
+
+        def silent() -> bool:
+            generation = self.status().get("generation")
+            if generation is None or not seen or seen[-1][0] != generation:
+                seen.append((generation, time.monotonic()))
+            return time.monotonic() - seen[-1][1] >= quiet
+
+        wait_until(silent, "the daemon has nothing more to do", timeout=timeout, detail=self.tail)
 
     def row(self, portal: str) -> Mapping[str, Any]:
         """The status of one portal; empty when it has none."""

@@ -44,6 +44,7 @@ def managed(charon: Charon, daemon: Daemon) -> Daemon:
     daemon.put_portal("san", portal_file())
     daemon.start()
     wait_for_connection(charon, daemon)
+    daemon.settle()
     return daemon
 
 

@@ -74,7 +74,7 @@ def installed(initiator: Machine, package: Path) -> Machine:
     """The initiator, just after the package was installed with nothing but the machine itself."""
     purge(initiator)
     initiator.put(package, f"/root/{package.name}")
-    done = initiator.run(f"dpkg -i /root/{package.name}", timeout=180)
+    done = initiator.run(f"dpkg -i /root/{package.name}", timeout=400)
     assert done.rc == 0, str(done)
     return initiator
 

@@ -1,0 +1,81 @@
+"""The group key on a host that serves a portal: confined to whom the policy names."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.netlab import Daemon, wait_until
+from tests.real.admin import FLAGS, group_file, key_file, our_connections
+from tests.real.conftest import Pair
+from tests.real.ike import KEY_A, KEY_GROUP, A, B, C, Ike
+from tests.real.test_daemon_target import PEER, SERVED, comes_in
+
+NETWORK = "10.10.0.0/24"
+
+
+def serve_group(pair: Pair, daemon: Daemon, files: dict[str, str], initiators: str, ike: Ike) -> None:
+    """Serve with these key files and these initiators for the group key; wait until something is loaded."""
+    daemon.put_portal(
+        "served",
+        f'portals = ["{SERVED}"]\nrole = "target"\ntarget_id = "target.lab"\ntarget_id_type = "ID_FQDN"\n'
+        f'ike_proposals = ["aes128-sha256-ecp256"]\ninitiators = [{initiators}]\nsecurity_flags = {FLAGS[ike]}\n',
+    )
+    for name, text in files.items():
+        daemon.put_key(name, text)
+    daemon.start()
+    wait_until(
+        lambda: daemon.status()["portals"] and all(row["ready"] for row in daemon.status()["portals"]),
+        "every admitted initiator has its connection",
+        detail=daemon.tail,
+    )
+
+
+@pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
+def test_a_named_initiator_comes_in_with_the_group_key_and_an_unnamed_one_does_not(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    serve_group(pair, daemon, {"group": group_file(KEY_GROUP)}, '"c.lab"', ike)
+    assert comes_in(pair, C, KEY_GROUP, ike)
+    assert not comes_in(pair, C, KEY_A, ike)
+    assert not comes_in(pair, B, KEY_GROUP, ike)
+
+
+@pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
+def test_an_address_of_a_named_network_comes_in_with_the_group_key(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    serve_group(pair, daemon, {"group": group_file(KEY_GROUP)}, f'"{NETWORK}"', ike)
+    assert comes_in(pair, PEER, KEY_GROUP, ike)
+    assert not comes_in(pair, PEER, KEY_A, ike)
+    assert not comes_in(pair, C, KEY_GROUP, ike)
+
+
+@pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
+def test_an_address_with_its_own_key_is_cut_out_of_the_network_of_the_group_key(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    own = f'id_type = "ID_IPV4_ADDR"\nid = "{PEER}"\nkey = "{KEY_A.decode()}"\n'
+    serve_group(pair, daemon, {"group": group_file(KEY_GROUP), "own": own}, f'"{NETWORK}"', ike)
+    assert not comes_in(pair, PEER, KEY_GROUP, ike)
+    assert comes_in(pair, PEER, KEY_A, ike)
+
+
+@pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
+def test_a_named_initiator_with_its_own_key_does_not_come_in_with_the_group_key(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    files = {"group": group_file(KEY_GROUP), "a": key_file("a.lab", KEY_A, ike=ike)}
+    serve_group(pair, daemon, files, '"a.lab", "c.lab"', ike)
+    assert not comes_in(pair, A, KEY_GROUP, ike)
+    assert comes_in(pair, A, KEY_A, ike)
+    assert comes_in(pair, C, KEY_GROUP, ike)
+
+
+def test_without_initiators_a_group_key_admits_nobody_and_the_portal_says_so(pair: Pair, daemon: Daemon) -> None:
+    daemon.put_portal("served", f'portals = ["{SERVED}"]\nrole = "target"\n')
+    daemon.put_key("group", group_file(KEY_GROUP))
+    daemon.start()
+    wait_until(
+        lambda: any("serves no one" in told for told in daemon.problems()), "it is told", detail=daemon.tail
+    )
+    assert not our_connections(pair.initiator)
