@@ -37,7 +37,7 @@ def comes_in(pair: Pair, ident: str, key: bytes, ike: Ike) -> bool:
     peer.load_conn("c", connection(ike, local=PEER, remote=SERVED, local_id=ident, remote_id=TARGET))
     marks = {charon: charon.log_mark() for charon in (peer, served)}
     peer.start_initiate(ike="c")
-    name = ident.partition(":")[2]
+    name = ident.partition(":")[2] or ident
 
     def verdict() -> str:
         if any(sa["state"] == b"ESTABLISHED" for _, sa in peer.sas()):
