@@ -106,8 +106,9 @@ class Daemon:
         return list(self._said)
 
     def _listen(self) -> None:
-        while said := self._notify.recv(4096):
-            self._said += said.decode().split("\n")
+        with self._notify:
+            while said := self._notify.recv(4096):
+                self._said += said.decode().split("\n")
 
     def terminate(self) -> int:
         return self._child.terminate(grace=10) if self._child else 0

@@ -55,7 +55,9 @@ def test_an_identity_uses_its_own_key_and_never_the_groups(
     for name, text in files if group_first else files[::-1]:
         daemon.put_key(name, text)
         wait_for_connection(pair.initiator, daemon)
-    wait_until(lambda: daemon.row(ROW).get("key") == "a", "the own key is chosen", detail=daemon.tail)
+    wait_until(lambda: len(daemon.status()["keys"]) == 2, "both keys are known", detail=daemon.tail)
+    daemon.settle()
+    assert daemon.row(ROW)["key"] == "a"
     let_in(pair, A, KEY_GROUP, ike)
     assert not pair.comes_up(CONNECTION)
     pair.forget()

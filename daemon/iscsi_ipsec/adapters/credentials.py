@@ -41,10 +41,12 @@ def is_encrypted(path: str, *, stores: tuple[str, ...] = ENCRYPTED_STORES) -> bo
 
 def decrypt_credential(name: str, path: str, asked_by: str, systemd_creds: str = "systemd-creds") -> Secret:
     """The credential's bytes without one trailing newline; :class:`ConfigError` about ``asked_by`` where it fails."""
+    # systemd-creds would notify the service manager in our name
+    env = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     try:
         done = subprocess.run(
             [systemd_creds, "decrypt", f"--name={name}", "--newline=no", path, "-"],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False, env=env,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as err:
         # the exception may hold output, which is a key

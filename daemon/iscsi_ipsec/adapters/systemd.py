@@ -129,24 +129,24 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; an error is reported as :mod:`logging` does."""
         try:
-            journal.send(self.format(record), **journal_fields(record))
+            # the binding formats this one field as a number
+            journal.send(self.format(record), CODE_LINE=record.lineno, **journal_fields(record))
         except Exception:  # noqa: BLE001  # as every handler of logging: a log line must never end the daemon
             self.handleError(record)
 
 
 def journal_fields(record: logging.LogRecord) -> dict[str, str]:
-    """The journal's fields for a record, without MESSAGE."""
+    """The journal's fields for a record, without MESSAGE and CODE_LINE."""
     fields = {
         "PRIORITY": str(next((number for level, number in _PRIORITIES if record.levelno >= level), 7)),
         "SYSLOG_IDENTIFIER": SYSLOG_IDENTIFIER,
         "LOGGER": record.name,
         "CODE_FILE": record.pathname,
-        "CODE_LINE": str(record.lineno),
         "CODE_FUNC": record.funcName or "",
     }
     extra = getattr(record, "fields", None)
     if isinstance(extra, Mapping):
-        fields.update({k: str(v) for k, v in extra.items() if _FIELD.fullmatch(k) and k != "MESSAGE"})
+        fields.update({k: str(v) for k, v in extra.items() if _FIELD.fullmatch(k) and k not in ("MESSAGE", "CODE_LINE")})
     return fields
 
 

@@ -44,6 +44,10 @@ class Secret:
             mac.update(part)
         return mac.hexdigest()[:16]
 
+    def starts_with(self, prefix: bytes) -> bool:
+        """Whether the key begins with these public bytes."""
+        return self.__data.startswith(prefix)
+
     def __len__(self) -> int:
         return len(self.__data)
 

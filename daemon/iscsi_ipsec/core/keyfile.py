@@ -33,6 +33,9 @@ KNOWN_KEYS = (
 )  # fmt: skip
 _KEY_SOURCES = ("key", "key_hex", "key_base64", "key_file", "key_credential")
 
+PLACEHOLDER = b"CHANGE-ME"
+"""What the keys in the samples begin with."""
+
 WEAK_KEY_BYTES = 16
 """Shorter keys are warned about: fewer than 128 bits even if they were random (RFC 3723, 5.8.3)."""
 
@@ -116,6 +119,20 @@ def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
         file=draft.path,
         line=line,
         severity=Severity.WARNING,
+    )
+
+
+def placeholder_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
+    """The error that the key is still the one of the samples, which everybody knows; or None."""
+    if not secret.starts_with(PLACEHOLDER):
+        return None
+    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
+    return Problem(
+        code="placeholder-key",
+        message="the key is still the sample's",
+        hint="make one of your own, e.g. with: openssl rand -base64 32",
+        file=draft.path,
+        line=line,
     )
 
 

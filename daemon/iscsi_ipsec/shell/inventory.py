@@ -26,6 +26,7 @@ from iscsi_ipsec.core.keyfile import (
     KeyFileRef,
     empty_key_problem,
     parse_key_file,
+    placeholder_problem,
     weak_key_problem,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
@@ -256,6 +257,8 @@ class FileReader:
         secret, kept, beside = _fetch_key(draft)
         if not secret:
             raise ConfigError((empty_key_problem(draft),))
+        if sample := placeholder_problem(draft, secret):
+            raise ConfigError((sample,))
         weak = weak_key_problem(draft, secret)
         return _Parsed(draft.with_secret(secret), raw, kept, (weak,) if weak else (), beside)
 

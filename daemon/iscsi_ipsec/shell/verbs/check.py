@@ -10,7 +10,7 @@ from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.keyfile import KeyFileRef, parse_key_file, weak_key_problem
+from iscsi_ipsec.core.keyfile import KeyFileRef, parse_key_file, placeholder_problem, weak_key_problem
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.settings import parse_settings
 from iscsi_ipsec.core.status import problem_row
@@ -101,7 +101,7 @@ def _check_key(text: str, path: str, name: str) -> tuple[Problem, ...]:
     draft = parse_key_file(text, path, name)
     match draft.source:
         case Secret() as secret:
-            weak = weak_key_problem(draft, secret)
+            weak = placeholder_problem(draft, secret) or weak_key_problem(draft, secret)
         case KeyFileRef(path=beside):
             weak = weak_key_problem(
                 draft, files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
