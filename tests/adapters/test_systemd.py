@@ -256,3 +256,14 @@ def test_elsewhere_lines_go_to_stderr_and_quiet_levels_are_dropped() -> None:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.endswith("WARNING portal a closed")
+
+
+def test_a_record_reaches_the_journals_binding_in_a_form_that_it_takes() -> None:
+    class Strict(systemd.JournalHandler):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+            del record
+            raise  # noqa: PLE0704  # called from the except clause of emit
+
+    handler = Strict()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.emit(logging.LogRecord("x", logging.INFO, "/file", 3, "said %s", ("so",), None, "func"))

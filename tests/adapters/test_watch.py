@@ -258,8 +258,10 @@ def test_threads_that_died_are_replaced(watched: Watched, folder: Path) -> None:
     watched.ensure(folder)
     first = watched.watch._observer
     assert first is not None
+    watched.drain(0.1)
     first.stop()
     first.join()
+    assert watched.wakeups.wait(PATIENCE), "nobody noticed"
     watched.ensure(folder)
     assert watched.woken_by((folder / "db1.toml").touch)
 

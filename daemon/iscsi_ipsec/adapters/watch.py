@@ -12,6 +12,7 @@ import contextlib
 import os
 import stat
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _BURST = 200
 _BURST_DELAY = 1.0
 """After this many events, wake every so many seconds until none came for as long: the kernel's or
 watchdog's queue may have dropped the last of them without a word."""
+
+_VIGIL_PERIOD = 2.0
+"""Seconds after which the death of a thread is noticed."""
 
 # DirModifiedEvent is absent: watchdog makes one up for the parent of every change.
 # chmod and chown are events of their own since watchdog 7, FileModifiedEvent before.
@@ -78,7 +82,7 @@ class FileWatch:
         self._wake = wake
         self._observer: InotifyObserver | None = None
         self._watched: dict[str, _Watched] = {}
-        self._burst = _Burst(wake)
+        self._vigil = _Vigil(wake, self._deaf)
 
     def ensure(self, paths: Iterable[tuple[str, bool]]) -> None:
         """Watch exactly these ``(folder, recursive)``, and tell when one appears or is replaced.
@@ -91,9 +95,11 @@ class FileWatch:
         if self._observer is not None and not _alive(self._observer):
             self.stop()
         if self._observer is None:
+            # watchdog 7 says so whenever a tree is made while it is being walked, and does the right thing
+            warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
             self._observer = InotifyObserver()
             self._observer.start()
-        self._burst.start()
+        self._vigil.start()
         dead = {emitter.watch.path for emitter in self._observer.emitters if not emitter.is_alive()}
         for path, old in list(self._watched.items()):
             purpose = wanted.get(path)
@@ -121,15 +127,19 @@ class FileWatch:
         """End the threads. :meth:`ensure` would start anew."""
         observer, self._observer = self._observer, None
         self._watched.clear()
-        self._burst.stop()
+        self._vigil.stop()
         if observer is not None:
             observer.stop()
             with contextlib.suppress(RuntimeError):  # it never started
                 observer.join(timeout=5)
 
+    def _deaf(self) -> bool:
+        observer = self._observer
+        return observer is not None and not _alive(observer)
+
     def _watch(self, path: str, purpose: _Purpose, identity: tuple[int, int]) -> None:
         assert self._observer is not None
-        handler = _Handler(path, purpose, self._wake, self._burst)
+        handler = _Handler(path, purpose, self._wake, self._vigil)
         # one filter for all: watches share an inotify instance, where the last mask set on a folder counts
         watch = self._observer.schedule(handler, path, recursive=purpose.recursive, event_filter=_FILTER)
         self._watched[path] = _Watched(identity, purpose.recursive, handler, watch)
@@ -144,14 +154,14 @@ class FileWatch:
 class _Handler(fs.FileSystemEventHandler):
     """Decides in watchdog's thread whether an event concerns us. Must not raise: that ends the thread."""
 
-    def __init__(self, root: str, purpose: _Purpose, wake: Callable[[str], None], burst: _Burst) -> None:
+    def __init__(self, root: str, purpose: _Purpose, wake: Callable[[str], None], vigil: _Vigil) -> None:
         self.purpose = purpose
         self.root_gone = False
         """The folder was deleted: its watch is dead even if a new one got the same inode."""
         self._root = root
         self._prefix = root if root == "/" else root + "/"
         self._wake = wake
-        self._burst = burst
+        self._vigil = vigil
 
     def dispatch(self, event: fs.FileSystemEvent) -> None:
         paths = {os.fsdecode(event.src_path), os.fsdecode(event.dest_path)} - {""}
@@ -159,7 +169,7 @@ class _Handler(fs.FileSystemEventHandler):
             self.root_gone = True
         if any(self._concerns(path) for path in paths):
             self._wake(REASON)
-            self._burst.count()
+            self._vigil.count()
 
     def _concerns(self, path: str) -> bool:
         if path == self._root:
@@ -170,11 +180,12 @@ class _Handler(fs.FileSystemEventHandler):
         return parts[0] in self.purpose.names or (self.purpose.content and not _is_noise(parts[-1]))
 
 
-class _Burst:
-    """Wakes during and after a burst, from a thread that sleeps the rest of the time."""
+class _Vigil:
+    """Wakes where events alone would not: at the end of a burst, and when a thread of watchdog died."""
 
-    def __init__(self, wake: Callable[[str], None]) -> None:
+    def __init__(self, wake: Callable[[str], None], deaf: Callable[[], bool]) -> None:
         self._wake = wake
+        self._deaf = deaf
         self._count = 0
         self._due = threading.Event()
         self._stopped = threading.Event()
@@ -184,7 +195,7 @@ class _Burst:
         """Start the thread unless it runs."""
         if self._thread is None or not self._thread.is_alive():
             self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="watch-burst", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="watch-vigil", daemon=True)
             self._thread.start()
 
     def count(self) -> None:
@@ -203,8 +214,11 @@ class _Burst:
         self._due.clear()
 
     def _run(self) -> None:
-        while True:
-            self._due.wait()
+        while not self._stopped.is_set():
+            if not self._due.wait(_VIGIL_PERIOD):
+                if self._deaf():
+                    self._wake(REASON)  # ensure() mends it
+                continue
             before = -1
             while before != self._count:  # until one period passed without an event
                 before = self._count
