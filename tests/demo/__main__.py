@@ -8,7 +8,7 @@ from types import FrameType
 
 from tests.demo.narrator import Disappointment, Narrator
 from tests.demo.story import tell
-from tests.netlab import missing_for_lab
+from tests.netlab import CommandFailedError, EndedAtOnceError, NeverHappenedError, missing_for_lab
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
@@ -28,6 +28,9 @@ def main() -> int:
         tell(narrator)
     except Disappointment as error:
         narrator.failed(error)
+        return 1
+    except (CommandFailedError, EndedAtOnceError, NeverHappenedError) as error:
+        narrator.failed(Disappointment("the lab did not come up", str(error)))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -12,7 +12,7 @@ from tests.netlab.daemon import Daemon
 from tests.netlab.iscsi import TARGET_NAME, Initiator, Target, portal_text
 from tests.netlab.kernel import Esp, available_esp, kernel_has_esp, missing_for_lab
 from tests.netlab.lab import Lab
-from tests.netlab.process import Child, CommandFailedError, Result
+from tests.netlab.process import Child, CommandFailedError, EndedAtOnceError, Result
 from tests.netlab.space import Addresses, Namespace, Node
 from tests.netlab.waiting import NeverHappenedError, holds_for, wait_until
 from tests.netlab.wire import Frame, Wire
@@ -24,6 +24,7 @@ __all__ = [
     "Child",
     "CommandFailedError",
     "Daemon",
+    "EndedAtOnceError",
     "Esp",
     "Frame",
     "Initiator",

@@ -15,7 +15,7 @@ from typing import Any
 import vici
 
 from tests.netlab.kernel import Esp
-from tests.netlab.process import Child, Result
+from tests.netlab.process import Child, EndedAtOnceError, Result
 from tests.netlab.space import Node
 from tests.netlab.waiting import wait_until
 
@@ -119,7 +119,7 @@ class Charon:
 
     def _answers(self) -> bool:
         if not self.running:
-            raise RuntimeError(f"charon in {self.node.label} ended at once\n{self.tail()}")
+            raise EndedAtOnceError(f"charon in {self.node.label} ended at once\n{self.tail()}")
         try:
             self.version()
         except OSError:

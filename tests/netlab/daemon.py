@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.netlab.process import Child, Result
+from tests.netlab.process import Child, EndedAtOnceError, Result
 from tests.netlab.space import Node
 from tests.netlab.waiting import wait_until
 
@@ -25,7 +26,8 @@ def command(name: str) -> list[str]:
     if script.exists():
         return [str(script)]
     source = f"import sys; from iscsi_ipsec.shell.{COMMANDS[name]} import main; sys.exit(main())"
-    return ["env", f"PYTHONPATH={CHECKOUT / 'daemon'}", sys.executable, "-c", source]
+    path = os.pathsep.join(filter(None, (str(CHECKOUT / "daemon"), os.environ.get("PYTHONPATH"))))
+    return ["env", f"PYTHONPATH={path}", sys.executable, "-c", source]
 
 
 class Daemon:
@@ -98,7 +100,7 @@ class Daemon:
 
     def _ready(self) -> bool:
         if not self.running:
-            raise RuntimeError(f"the daemon ended at once\n{self.tail()}")
+            raise EndedAtOnceError(f"the daemon ended at once\n{self.tail()}")
         return "READY=1" in self.notifications()
 
     def notifications(self) -> list[str]:

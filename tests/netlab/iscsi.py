@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.netlab.process import Child, Result
+from tests.netlab.process import Child, EndedAtOnceError, Result
 from tests.netlab.space import Node
 from tests.netlab.waiting import wait_until
 
@@ -75,7 +75,7 @@ class Target:
 
     def _admin(self, *words: str, check: bool = True) -> Result:
         if not self._child.running:
-            raise RuntimeError(f"tgtd ended\n{self._child.output()}")
+            raise EndedAtOnceError(f"tgtd ended\n{self._child.output()}")
         argv = ["tgtadm", "-C", self._control, "--lld", "iscsi", *words]
         return self.node.run(argv, check=check, env=self._env)
 

@@ -36,6 +36,10 @@ class CommandFailedError(RuntimeError):
     """A command that had to succeed did not."""
 
 
+class EndedAtOnceError(RuntimeError):
+    """A process that should have kept running ended while it was waited for."""
+
+
 TIMED_OUT = 124  # what timeout(1) exits with
 
 

@@ -11,6 +11,9 @@ may be loaded any number of times.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
 from collections.abc import Iterable
 
 from iscsi_ipsec.base.model import Portal
@@ -20,6 +23,8 @@ PRIORITY = -150
 """Before the usual filter chains (0), behind connection tracking (-200)."""
 
 SETS = ("portals4", "portals6", "served4", "served6")
+
+_SET = re.compile(r"set (portals[46]|served[46]) \{[^{}]*elements = \{([^{}]*)\}")
 
 _HEAD = """\
 # Made by iscsi-ipsecd; loaded at boot by iscsi-ipsec-guard.service.
@@ -60,6 +65,18 @@ def guard_table(guarded: Iterable[Portal], served: Iterable[Portal], devices: It
     ))  # fmt: skip
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
+    """The remote and the served portals of a text made by :func:`guard_table`; what cannot be read is passed over."""
+    found: dict[str, list[Portal]] = {name: [] for name in SETS}
+    for name, elements in _SET.findall(text):
+        for element in elements.split(","):
+            address, _, port = element.strip().rpartition(" . ")
+            with contextlib.suppress(ValueError):
+                if 0 < int(port) < 65536:
+                    found[name].append(Portal(ipaddress.ip_address(address), int(port)))
+    return (*found["portals4"], *found["portals6"]), (*found["served4"], *found["served6"])
 
 
 def _chain(

@@ -10,9 +10,26 @@ from iscsi_ipsec import __version__
 from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecError, NotPermitted
 from iscsi_ipsec.shell.client import CommandError, Exit
 from iscsi_ipsec.shell.paths import add_options, paths_of
-from iscsi_ipsec.shell.verbs import check, explain, flags, plan, release, status, verify, wait
+from iscsi_ipsec.shell.verbs import (
+    check,
+    clear_cache,
+    explain,
+    flags,
+    group_psk,
+    import_windows,
+    plan,
+    psk,
+    release,
+    status,
+    tunnel_address,
+    verify,
+    wait,
+)
 
-_VERBS = (status, verify, explain, check, plan, wait, release, flags)
+_VERBS = (
+    status, verify, explain, check, plan, wait, release, flags,
+    psk, group_psk, tunnel_address, clear_cache, import_windows,
+)  # fmt: skip
 
 _EPILOG = """exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 4 charon unreachable, 5 not permitted"""

@@ -26,6 +26,29 @@ GENERATED_BYTES = 32
 _MAX_GENERATED = 1024
 
 
+class DiscreetParser(argparse.ArgumentParser):
+    """A parser for verbs that take keys: it repeats no word that it does not know, and abbreviates no option.
+
+    ``--key X`` would otherwise be read as ``--key-file X``, and a stray X printed.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**(options | {"allow_abbrev": False}))
+
+    def parse_known_args(  # type: ignore[override]  # the overloads of typeshed serve namespaces of other types
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the original, but one free word behind options is the NAME, and any other word an error."""
+        known, extra = super().parse_known_args(args, namespace)
+        if len(extra) == 1 and not extra[0].startswith("-") and getattr(known, "name", "") is None:
+            known.name = extra.pop()
+        if extra:
+            self.error(
+                "a word or option too many (not repeated here, as it may be a key; a key is never taken from the command line)"
+            )
+        return known, extra
+
+
 class _Refuse(argparse.Action):
     """An option that exists only to say what to use instead."""
 
@@ -87,13 +110,17 @@ def _from_file(path: str) -> bytes:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(mode) and mode & 0o044:
-                sys.stderr.write("warning: users other than its owner may read the file given to --key-file\n")
+                sys.stderr.write(
+                    "warning: users other than its owner may read the file given to --key-file\n"
+                )
             return _limited(file)
-    except PermissionError as err:
-        raise CommandError(Exit.NOT_PERMITTED, "you may not read the file given to --key-file") from err
     except (OSError, ValueError) as err:
+        # the path is not quoted, nor the cause kept: who took --key-file for --key has put a key there
         why = err.strerror if isinstance(err, OSError) else "not a path"
-        # the path is not quoted: who took --key-file for --key has put a key there
+        if isinstance(err, PermissionError):
+            raise CommandError(
+                Exit.NOT_PERMITTED, "you may not read the file given to --key-file", "run this as root"
+            ) from None
         raise CommandError(Exit.USAGE, f"cannot read the file given to --key-file: {why}") from None
 
 
@@ -102,7 +129,10 @@ def _asked() -> bytes:
         raise CommandError(
             Exit.USAGE, "there is no terminal to ask for the key", "use --stdin, --key-file or --generate"
         )
-    first = getpass.getpass("Key: ")
-    if getpass.getpass("Once more: ") != first:
+    try:
+        first, second = getpass.getpass("Key: "), getpass.getpass("Once more: ")
+    except (EOFError, KeyboardInterrupt):
+        raise CommandError(Exit.PROBLEMS, "no key was given, nothing was changed") from None
+    if first != second:
         raise CommandError(Exit.PROBLEMS, "the two keys are not the same, nothing was changed")
     return first.encode(errors="surrogateescape")

@@ -59,6 +59,9 @@ LARVAL_GRACE = 2
 UNSETTLED_LOOK = 0.2
 """Seconds until charon's unit is asked again whether it has finished starting."""
 
+UNSETTLED_AT_MOST = 20.0
+"""Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
+
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
@@ -87,6 +90,7 @@ class Outcome:
     operations: tuple[Operation, ...]
     settled: bool
     look_again: float
+    counters: _Counters
 
 
 @dataclass(slots=True)
@@ -136,6 +140,7 @@ class Reconciler:
         self._attempts: dict[str, Attempts] = {}
         self._keys_used: dict[str, tuple[str, str]] = {}
         self._revoked: frozenset[str] = frozenset()
+        self._unsettled_since: float | None = None
         self._guard_text = ""
         self._guard_state: GuardState | None = None
         self.counters = _Counters()
@@ -149,7 +154,7 @@ class Reconciler:
     def look(self, reasons: frozenset[str]) -> Look:
         """Read everything and decide; changes nothing outside of caches."""
         inventory = self._reader.read()
-        problems: list[Problem] = list(inventory.problems)
+        problems: list[Problem] = [*inventory.problems, *self._store.problems]
         records = openiscsi.read_records(self.nodes_dirs(inventory), self._records)
         problems.extend(records.problems)
         if reasons & ROUTE_REASONS or not self._local:
@@ -203,10 +208,22 @@ class Reconciler:
         if self._held is None:
             try:
                 self._held = dict(self._store.managed())
+                if self._store.problems:  # it was damaged: what the guard held was managed
+                    self._held |= self._from_guard_file()
             except StateUnavailable as err:
                 problems.append(_state_problem(err))
                 return {}
         return self._held
+
+    def _from_guard_file(self) -> dict[Portal, ManagedRecord]:
+        guarded, served = nft.parse_elements(_read_text(self._paths.guard_file) or "")
+        records = [
+            ManagedRecord(portal=portal, role=role, since=int(time.time()), why="the guard held it")
+            for portals, role in ((guarded, Role.INITIATOR), (served, Role.TARGET))
+            for portal in portals
+        ]
+        self._store.set_managed(records)
+        return {record.portal: record for record in records}
 
     def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
         answers = self._resolver.lookup(wanted_names(world))
@@ -254,7 +271,7 @@ class Reconciler:
                 look = self.look(frozenset())
             operations = plan(look.secrets, look.connections, state)
             if operations:
-                settled = self._charon_settled()
+                settled = self._has_settled()
                 if settled:
                     self._apply(operations, look, problems)
                     state = self._charon.observe()
@@ -282,7 +299,18 @@ class Reconciler:
             operations=operations,
             settled=settled,
             look_again=self._look_again(look, bool(operations), settled, state),
+            counters=self.counters,
         )
+
+    def _has_settled(self) -> bool:
+        """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
+        if self._charon_settled():
+            self._unsettled_since = None
+            return True
+        now = self._clock()
+        if self._unsettled_since is None:
+            self._unsettled_since = now
+        return now - self._unsettled_since > UNSETTLED_AT_MOST
 
     def _look_again(self, look: Look, changed: bool, settled: bool, state: CharonState | None) -> float:
         if not settled:

@@ -13,6 +13,7 @@ from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
 from iscsi_ipsec.core import status
+from iscsi_ipsec.shell.metrics import Metrics
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.reconciler import Outcome
 
@@ -95,6 +96,7 @@ class Reporter:
         self._paths = paths
         self._generation = 0
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._metrics = Metrics(paths.metrics_file)
 
     def tell(self, outcome: Outcome) -> dict[str, Any]:
         """Write and log; return the document."""
@@ -105,6 +107,7 @@ class Reporter:
             write_private(self._paths.status_file, (json.dumps(told, indent=1) + "\n").encode())
         except OSError as err:
             _log.error("%s cannot be written: %s", self._paths.status_file, err.strerror)
+        self._metrics.tell(told, outcome.counters)
         return told
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:

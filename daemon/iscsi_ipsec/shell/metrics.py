@@ -1,0 +1,156 @@
+"""``metrics.prom``: the state as numbers, for node_exporter's textfile collector.
+
+Law: everyone may read the file, so it holds no key, no identity, no SPI. Its
+only open-ended label is the portal; SAs come and go and have none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from iscsi_ipsec.adapters.filewrite import write_atomic
+from iscsi_ipsec.base.errors import IscsiIpsecError
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_log = logging.getLogger(__name__)
+
+MODE = 0o644
+"""node_exporter runs as a user of its own."""
+
+_PREFIX = "iscsi_ipsec_"
+
+
+class Counters(Protocol):
+    """What the reconciler counts since its start."""
+
+    passes: int
+    vici_writes: int
+    guard_loads: int
+    initiations: int
+
+
+class Metrics:
+    """Writes the file after each pass; remembers when one last was as it should be."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._last_success = 0
+        self._failed = False
+
+    def tell(self, told: Mapping[str, Any], counters: Counters) -> None:
+        """Write the file anew. That it cannot be written is logged once and stops nothing."""
+        charon, guard = told["charon"], told["guard"]
+        if charon["reachable"] and charon["settled"] and (guard["installed"] or not guard["wanted"]):
+            self._last_success = told["time"]
+        try:
+            write_atomic(self._path, exposition(told, counters, self._last_success), MODE)
+            self._failed = False
+        except IscsiIpsecError as err:
+            if not self._failed:
+                _log.error("metrics cannot be written: %s", err)
+            self._failed = True
+
+
+def exposition(told: Mapping[str, Any], counters: Counters, last_success: int) -> bytes:
+    """The status document and the counters in Prometheus' text format."""
+    # here, as the library brings a web server: the command imports this module too, and does without
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+
+    class Collector:
+        def collect(self) -> Iterable[Metric]:
+            yield from _families(told, counters, last_success)
+
+        def describe(self) -> Iterable[Metric]:
+            return ()
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector())  # type: ignore[arg-type]  # needs collect() only, as its documentation says
+    return generate_latest(registry)
+
+
+def _families(told: Mapping[str, Any], counters: Counters, last_success: int) -> Iterable[Metric]:
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415  # as above
+
+    def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+        return GaugeMetricFamily(_PREFIX + name, text, value=value)
+
+    rows, charon, guard = told["portals"], told["charon"], told["guard"]
+    managed = [row for row in rows if row["managed"]]
+    info = GaugeMetricFamily(_PREFIX + "build_info", "The daemon's version.", labels=["version"])
+    info.add_metric([told["version"]], 1)
+    yield info
+    yield gauge("portals_managed", "Portals to which a key or policy applies, or applied.", len(managed))
+    yield gauge(
+        "portals_protected", "Managed portals whose packets an SA carries now, in the mode asked for.",
+        sum(row["protected"] for row in managed),
+    )  # fmt: skip
+    yield gauge(
+        "portals_closed", "Portals that pass nothing outside IPsec.", sum(row["closed"] for row in rows)
+    )
+    yield gauge(
+        "portals_blocked", "Closed portals that have no usable connection: nothing passes at all.",
+        sum(row["closed"] and not row["connection"] for row in rows),
+    )  # fmt: skip
+    yield gauge(
+        "portals_in_clear", "Known portals that may be reached in clear.", sum(not row["closed"] for row in rows)
+    )  # fmt: skip
+    yield gauge(
+        "sessions_in_clear", "iSCSI connections to portals that are not closed and have no SA.",
+        len({s["sid"] for row in rows if not row["closed"] and not row["protected"] for s in row["sessions"]}),
+    )  # fmt: skip
+    yield gauge("keys", "Keys in force.", len(told["keys"]))
+    yield _problems(told["problems"])
+    yield gauge("charon_reachable", "Whether charon answered in the last pass.", charon["reachable"])
+    yield gauge("guard_wanted", "Whether the settings ask for the guard.", guard["wanted"])
+    yield gauge("guard_installed", "Whether the guard is in the kernel.", guard["installed"])
+    if guard["dropped"] is not None:
+        yield gauge(
+            "guard_dropped_packets", "Packets that the guard has dropped since it was last loaded.", guard["dropped"]
+        )  # fmt: skip
+    for name, text, value in (
+        ("passes", "Looks at the whole state since the start.", counters.passes),
+        ("vici_writes", "Secrets and connections loaded into or unloaded from charon.", counters.vici_writes),
+        ("guard_loads", "Times that the guard was loaded into the kernel.", counters.guard_loads),
+        ("initiations", "Negotiations that the daemon began itself.", counters.initiations),
+    ):
+        yield CounterMetricFamily(_PREFIX + name, text, value=value)
+    yield gauge(
+        "last_success_timestamp_seconds", "When everything was last in place after a pass; 0: not yet.", last_success
+    )  # fmt: skip
+    yield from _per_portal(managed)
+
+
+def _problems(rows: Iterable[Mapping[str, Any]]) -> Metric:
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
+
+    family = GaugeMetricFamily(_PREFIX + "problems", "Problems now, by code.", labels=["code", "severity"])
+    for (code, severity), count in sorted(Counter((row["code"], row["severity"]) for row in rows).items()):
+        family.add_metric([code, severity], count)
+    return family
+
+
+def _per_portal(rows: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+    """One series per portal, role and bound interface: two of the same labels make a collector refuse the file."""
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
+
+    labels = ["portal", "role", "interface"]
+    protected = GaugeMetricFamily(
+        _PREFIX + "portal_protected", "Whether an SA carries the portal's packets.", labels=labels
+    )
+    age = GaugeMetricFamily(_PREFIX + "sa_age_seconds", "Age of the portal's SA.", labels=labels)
+    volume = GaugeMetricFamily(
+        _PREFIX + "sa_bytes", "Bytes that the portal's present SA has carried.", labels=[*labels, "direction"]
+    )
+    for row in {(row["portal"], row["role"], row["interface"]): row for row in rows}.values():
+        values = [row["portal"], row["role"], row["interface"]]
+        protected.add_metric(values, row["protected"])
+        if sa := row["sa"]:
+            age.add_metric(values, sa["age"])
+            volume.add_metric([*values, "in"], sa["bytes_in"])
+            volume.add_metric([*values, "out"], sa["bytes_out"])
+    return protected, age, volume

@@ -1,0 +1,304 @@
+"""What the documentation says exists, exists; and what exists is documented."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iscsi_ipsec.core import keyfile, portalfile, presets, settings
+from iscsi_ipsec.core.flags import SecurityFlags
+from iscsi_ipsec.core.keyfile import parse_key_file
+from iscsi_ipsec.core.portalfile import parse_portal_file
+from iscsi_ipsec.core.settings import parse_settings
+from iscsi_ipsec.shell import service
+from iscsi_ipsec.shell.cli import build_parser
+
+TOP = Path(__file__).resolve().parents[2]
+DOCS = TOP / "docs"
+MAN = DOCS / "man"
+PAGES = sorted([TOP / "README.md", TOP / "CHANGELOG.md", TOP / "systemd/README.md", *DOCS.glob("*.md")])
+LAYERS = ("base", "core", "adapters", "shell")
+FOLDERS = ("daemon", "docs", "etc", "packaging", "systemd", "tests")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(TOP))
+
+
+def code_spans(text: str) -> list[str]:
+    """What stands in single backticks outside of code blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+# --- names and paths ----------------------------------------------------------------------------
+
+
+def resolve(dotted: str) -> object:
+    """The module, class, function or method of that name below the package."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(["iscsi_ipsec", *parts[:cut]]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(dotted)
+
+
+def test_every_dotted_name_in_the_architecture_exists() -> None:
+    spans = code_spans((DOCS / "architecture.md").read_text())
+    names = [s for s in spans if re.fullmatch(rf"(?:{'|'.join(LAYERS)})(?:\.\w+)+", s)]
+    assert len(names) > 60, "the pattern finds them no more"
+    missing = []
+    for name in names:
+        try:
+            resolve(name)
+        except AttributeError:
+            missing.append(name)
+    assert missing == []
+
+
+def test_every_module_of_the_program_has_its_place_in_the_architecture() -> None:
+    named = set(code_spans((DOCS / "architecture.md").read_text()))
+    modules = {
+        ".".join(path.relative_to(TOP / "daemon/iscsi_ipsec").with_suffix("").parts)
+        for path in (TOP / "daemon/iscsi_ipsec").rglob("*.py")
+        if path.stem != "__init__"
+    }
+    # a package that is one thing to its users is named as a whole
+    whole = ("adapters.charon", "adapters.netlink", "shell.verbs")
+    unnamed = {m for m in modules if m not in named and not m.startswith(tuple(f"{w}." for w in whole))}
+    assert sorted(unnamed) == []
+    assert set(whole) <= named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_path_of_the_source_that_is_named_exists(page: Path) -> None:
+    paths = [s for s in code_spans(page.read_text()) if s.partition("/")[0] in FOLDERS and "/" in s]
+    missing = []
+    for span in paths:
+        path, _, test = span.partition("::")
+        file = TOP / path
+        if not file.exists() or (test and f"def {test}(" not in file.read_text()):
+            missing.append(span)
+    assert missing == []
+
+
+def test_every_failure_has_its_proof() -> None:
+    """A row of failure-modes.md says by which test or run it is shown."""
+    rows = [
+        line for line in (DOCS / "failure-modes.md").read_text().splitlines()
+        if line.startswith("| ") and not line.startswith("| event")
+    ]  # fmt: skip
+    assert len(rows) > 20
+    assert [row for row in rows if "`tests/" not in row and "`make demo`" not in row] == []
+
+
+# --- links --------------------------------------------------------------------------------------
+
+
+def anchor(heading: str) -> str:
+    """The fragment that a heading gets where Markdown is shown."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return {anchor(heading.strip()) for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_relative_link_is_broken(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, fragment = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists() or (fragment and fragment not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+# --- the manual ---------------------------------------------------------------------------------
+
+
+def plain(page: str) -> str:
+    r"""A manual page's source with roff's escapes and font macros taken out."""
+    text = (MAN / page).read_text()
+    text = re.sub(r"\\f[BIRP]", "", text).replace("\\-", "-").replace("\\ ", " ").replace('"', "")
+    return re.sub(r"^\.(?:B|I|BR|BI|RB|RI|IR) ", "", text, flags=re.MULTILINE)
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    actions = build_parser()._actions
+    found = next(a for a in actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", text))
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(rf"^\.SH {name}\n(.*?)(?=^\.SH |\Z)", plain(page), flags=re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no section {name}"
+    return found[1]
+
+
+def test_the_manual_has_every_verb_with_its_options_and_no_other() -> None:
+    entries = re.split(r"^\.TP\n", section("iscsi-ipsec.1", "VERBS"), flags=re.MULTILINE)
+    heads = {entry.split("\n")[0].split()[0]: entry.split("\n")[0] for entry in entries[1:]}
+    common = options_of(verbs()["release"])  # it has none of its own
+    for verb, parser in verbs().items():
+        assert verb in heads, verb
+        assert options_in(heads[verb]) == {o for o in options_of(parser) - common if o.startswith("--")}, verb
+    states = {"protected", "ready", "not", "in", "a"}  # the words that status shows for a portal
+    assert set(heads) - set(verbs()) == states
+
+
+def test_the_manual_has_every_option_of_the_command_and_no_other() -> None:
+    assert options_in(section("iscsi-ipsec.1", "OPTIONS")) == {
+        option for option in options_of(build_parser()) if option.startswith("--")
+    }
+
+
+def test_the_manual_has_every_option_of_the_daemon_and_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        service.main(["--help"])
+    helped = options_in(capsys.readouterr().out)
+    assert options_in(section("iscsi-ipsecd.8", "OPTIONS")) == helped | {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("KEY FILES", keyfile.KNOWN_KEYS),
+        ("PORTAL POLICIES", tuple(k for k in portalfile.KNOWN_KEYS if k not in settings.DEFAULTS_KEYS[1:])),
+        ("SETTINGS", settings.KNOWN_KEYS),
+        ("SETTINGS OF STRONGSWAN", settings.DEFAULTS_KEYS[1:]),
+    ],
+)
+def test_the_manual_has_every_key_of_the_files_and_no_other(name: str, known: tuple[str, ...]) -> None:
+    told = re.findall(r"^\.TP\n([a-z_]+) \(", section("iscsi-ipsec.toml.5", name), flags=re.MULTILINE)
+    assert sorted(told) == sorted(known)
+
+
+def test_the_manual_has_every_flag_with_its_bit() -> None:
+    told = re.findall(r"^\.TP\n([A-Z_]+)\s+\((0x\w+)\)", section("iscsi-ipsec.toml.5", "SECURITY FLAGS"), re.M)
+    assert dict(told) == {flag.name: f"0x{flag.value:02x}" for flag in SecurityFlags}
+
+
+def test_the_manual_has_every_preset() -> None:
+    text = section("iscsi-ipsec.toml.5", "PORTAL POLICIES")
+    assert [name for name in presets.PRESETS if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", sorted(MAN.iterdir()), ids=name_of)
+def test_a_manual_page_is_clean(page: Path) -> None:
+    if mandoc := shutil.which("mandoc"):
+        command = [mandoc, "-T", "lint", "-W", "warning", str(page)]
+    elif man := shutil.which("man"):
+        command = [man, "--warnings", "-E", "UTF-8", "-l", "-T", "utf8", "-Z", str(page)]
+    else:
+        pytest.skip("neither mandoc nor man is installed")
+    environ = {**os.environ, "LC_ALL": "C.UTF-8", "MANPAGER": "cat"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+# --- problem codes ------------------------------------------------------------------------------
+
+_FIRST_ARGUMENT = {"Refused", "Cause", "_refuse", "_error"}
+_CODE = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+
+
+def text_of(node: ast.expr | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def codes_in(tree: ast.Module) -> Iterator[str]:
+    """Codes of problems: by keyword, by position in the functions that make them, or returned in a triple."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name == "Problem":
+                yield from (text_of(k.value) for k in node.keywords if k.arg == "code")
+            elif name in _FIRST_ARGUMENT and node.args:
+                yield text_of(node.args[0])
+            elif name == "problem" and len(node.args) > 2:  # Source.problem(key, code, message, ...)
+                yield text_of(node.args[1])
+            elif name == "_problem" and len(node.args) == 3:
+                first = text_of(node.args[0])
+                yield first if _CODE.fullmatch(first) else ""
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+            yield text_of(node.value.elts[0])
+
+
+def codes_in_the_source() -> set[str]:
+    found: set[str] = set()
+    for path in (TOP / "daemon").rglob("*.py"):
+        found |= set(codes_in(ast.parse(path.read_text())))
+    return found - {""}
+
+
+def test_every_problem_code_is_explained_and_no_other() -> None:
+    explained = re.findall(r"^### (\S+)$", (DOCS / "problems.md").read_text(), flags=re.MULTILINE)
+    assert sorted(explained) == sorted(set(explained)), "explained twice"
+    assert sorted(explained) == sorted(codes_in_the_source())
+
+
+def test_a_code_looks_like_one() -> None:
+    assert [code for code in codes_in_the_source() if not _CODE.fullmatch(code)] == []
+
+
+# --- examples -----------------------------------------------------------------------------------
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """TOML that the pages show: in blocks, in what a shell writes, and in the manual."""
+    for page in PAGES:
+        text = page.read_text()
+        for number, block in enumerate(re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)):
+            yield f"{name_of(page)}:{number}", block
+        for block in re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL):
+            for path, body in re.findall(r"^# cat > (\S+\.toml)\n((?:[^#].*\n)+)", block, flags=re.MULTILINE):
+                yield f"{name_of(page)}:{path}", f"# {path}\n{body}"
+    for name in ("KEY FILES", "PORTAL POLICIES", "SETTINGS"):
+        for block in re.findall(r"^\.EX\n(.*?)^\.EE", (MAN / "iscsi-ipsec.toml.5").read_text(), re.M | re.S):
+            if block in (MAN / "iscsi-ipsec.toml.5").read_text().partition(f".SH {name}\n")[2].split(".SH ")[0]:
+                yield f"iscsi-ipsec.toml.5:{name}", f"# {name}\n{block}"
+
+
+@pytest.mark.parametrize(("where", "text"), list(examples()))
+def test_an_example_parses(where: str, text: str) -> None:
+    first = text.partition("\n")[0]
+    if "psk.d/" in first or "KEY FILES" in first:
+        parse_key_file(text, where, "example")
+    elif "portal.d/" in first or "PORTAL POLICIES" in first:
+        parse_portal_file(text, where, "example")
+    else:
+        assert "iscsi-ipsecd.toml" in first or "SETTINGS" in first, "the first line says which file it is"
+        parse_settings(text, where)
+
+
+def test_there_are_examples_of_each_kind() -> None:
+    assert len(list(examples())) >= 7
