@@ -27,6 +27,7 @@ DOCS = TOP / "docs"
 MAN = DOCS / "man"
 PAGES = sorted([TOP / "README.md", TOP / "CHANGELOG.md", TOP / "systemd/README.md", *DOCS.glob("*.md")])
 LAYERS = ("base", "core", "adapters", "shell")
+UNFINISHED = ("import",)  # says "not there yet"
 FOLDERS = ("daemon", "docs", "etc", "packaging", "systemd", "tests")
 
 
@@ -137,18 +138,33 @@ def test_no_relative_link_is_broken(page: Path) -> None:
 def plain(page: str) -> str:
     r"""A manual page's source with roff's escapes and font macros taken out."""
     text = (MAN / page).read_text()
-    text = re.sub(r"\\f[BIRP]", "", text).replace("\\-", "-").replace("\\ ", " ").replace('"', "")
-    return re.sub(r"^\.(?:B|I|BR|BI|RB|RI|IR) ", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\\f[BIRP]", "", text).replace("\\-", "-").replace("\\ ", " ")
+    # quotes only hold a macro's arguments together there
+    lines = (
+        re.sub(r"^\.(?:B|I|BR|BI|RB|RI|IR) ", "", line.replace('"', "")) if line.startswith(".") else line
+        for line in text.splitlines()
+    )
+    return "\n".join(lines) + "\n"
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    actions = build_parser()._actions
-    found = next(a for a in actions if isinstance(a, argparse._SubParsersAction))
-    return dict(found.choices)
+    """The verbs, with their second word where they have one."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for name, parser in sub_parsers(build_parser()).items():
+        actions = sub_parsers(parser)
+        found |= {f"{name} {action}": below for action, below in actions.items()} or {name: parser}
+    return {name: parser for name, parser in found.items() if name not in UNFINISHED}
+
+
+def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: below for action in found for name, below in action.choices.items()}
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    return {option for action in parser._actions for option in action.option_strings}
+    """Long options; those that exist only to be refused are not for the manual."""
+    shown = (a for a in parser._actions if a.help != argparse.SUPPRESS)
+    return {o for action in shown for o in action.option_strings if o.startswith("--")}
 
 
 def options_in(text: str) -> set[str]:
@@ -163,19 +179,20 @@ def section(page: str, name: str) -> str:
 
 def test_the_manual_has_every_verb_with_its_options_and_no_other() -> None:
     entries = re.split(r"^\.TP\n", section("iscsi-ipsec.1", "VERBS"), flags=re.MULTILINE)
-    heads = {entry.split("\n")[0].split()[0]: entry.split("\n")[0] for entry in entries[1:]}
+    heads = [entry.split("\n")[0].strip() for entry in entries[1:]]
     common = options_of(verbs()["release"])  # it has none of its own
+    told = {}
     for verb, parser in verbs().items():
-        assert verb in heads, verb
-        assert options_in(heads[verb]) == {o for o in options_of(parser) - common if o.startswith("--")}, verb
-    states = {"protected", "ready", "not", "in", "a"}  # the words that status shows for a portal
-    assert set(heads) - set(verbs()) == states
+        mine = [head for head in heads if head == verb or head.startswith(f"{verb} ")]
+        assert len(mine) == 1, verb
+        assert options_in(mine[0]) == options_of(parser) - common, verb
+        told[mine[0]] = verb
+    states = {"protected", "ready", "not ready", "in clear (not managed)", "a problem's code"}
+    assert {head for head in heads if head not in told} == states
 
 
 def test_the_manual_has_every_option_of_the_command_and_no_other() -> None:
-    assert options_in(section("iscsi-ipsec.1", "OPTIONS")) == {
-        option for option in options_of(build_parser()) if option.startswith("--")
-    }
+    assert options_in(section("iscsi-ipsec.1", "OPTIONS")) == options_of(build_parser())
 
 
 def test_the_manual_has_every_option_of_the_daemon_and_no_other(
@@ -197,12 +214,14 @@ def test_the_manual_has_every_option_of_the_daemon_and_no_other(
     ],
 )
 def test_the_manual_has_every_key_of_the_files_and_no_other(name: str, known: tuple[str, ...]) -> None:
-    told = re.findall(r"^\.TP\n([a-z_]+) \(", section("iscsi-ipsec.toml.5", name), flags=re.MULTILINE)
+    told = re.findall(r"^\.TP\n([a-z0-9_]+)\s+\(", section("iscsi-ipsec.toml.5", name), flags=re.MULTILINE)
     assert sorted(told) == sorted(known)
 
 
 def test_the_manual_has_every_flag_with_its_bit() -> None:
-    told = re.findall(r"^\.TP\n([A-Z_]+)\s+\((0x\w+)\)", section("iscsi-ipsec.toml.5", "SECURITY FLAGS"), re.M)
+    told = re.findall(
+        r"^\.TP\n([A-Z_]+)\s+\((0x\w+)\)", section("iscsi-ipsec.toml.5", "SECURITY FLAGS"), re.MULTILINE
+    )
     assert dict(told) == {flag.name: f"0x{flag.value:02x}" for flag in SecurityFlags}
 
 
@@ -216,7 +235,7 @@ def test_a_manual_page_is_clean(page: Path) -> None:
     if mandoc := shutil.which("mandoc"):
         command = [mandoc, "-T", "lint", "-W", "warning", str(page)]
     elif man := shutil.which("man"):
-        command = [man, "--warnings", "-E", "UTF-8", "-l", "-T", "utf8", "-Z", str(page)]
+        command = [man, "--warnings", "-E", "UTF-8", "-Tutf8", "-Z", "-l", str(page)]
     else:
         pytest.skip("neither mandoc nor man is installed")
     environ = {**os.environ, "LC_ALL": "C.UTF-8", "MANPAGER": "cat"}
@@ -283,9 +302,10 @@ def examples() -> Iterator[tuple[str, str]]:
             for path, body in re.findall(r"^# cat > (\S+\.toml)\n((?:[^#].*\n)+)", block, flags=re.MULTILINE):
                 yield f"{name_of(page)}:{path}", f"# {path}\n{body}"
     for name in ("KEY FILES", "PORTAL POLICIES", "SETTINGS"):
-        for block in re.findall(r"^\.EX\n(.*?)^\.EE", (MAN / "iscsi-ipsec.toml.5").read_text(), re.M | re.S):
-            if block in (MAN / "iscsi-ipsec.toml.5").read_text().partition(f".SH {name}\n")[2].split(".SH ")[0]:
-                yield f"iscsi-ipsec.toml.5:{name}", f"# {name}\n{block}"
+        for block in re.findall(
+            r"^\.EX\n(.*?)^\.EE", section("iscsi-ipsec.toml.5", name), re.MULTILINE | re.DOTALL
+        ):
+            yield f"iscsi-ipsec.toml.5:{name}", f"# {name}\n{block}"
 
 
 @pytest.mark.parametrize(("where", "text"), list(examples()))

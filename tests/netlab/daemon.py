@@ -88,7 +88,7 @@ class Daemon:
         assert self._child is not None, "the daemon was never started"
         return self._child.pid
 
-    def start(self, *more: str, wait: bool = True, timeout: float = 30.0) -> None:
+    def start(self, *more: str, wait: bool = True, timeout: float = 60.0) -> None:
         """Start as systemd would (Type=notify) and return at READY=1."""
         assert not self.running, "the daemon runs already"
         self.notifications()

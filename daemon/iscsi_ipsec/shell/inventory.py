@@ -48,8 +48,9 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What all files together say now."""
+    """What all files together say now; ``generation`` is the same as long as they say the same."""
 
+    generation: int
     settings: Settings
     keys: tuple[Key, ...]
     policies: tuple[PortalPolicy, ...]
@@ -99,6 +100,7 @@ class FileReader:
         self._stored: dict[str, LastGood] | None = None
         self._unsaved: dict[str, LastGood] = {}
         self._forgotten: set[str] = set()
+        self._generation = 0
         self.opened = 0
 
     def read(self) -> Inventory:
@@ -109,8 +111,11 @@ class FileReader:
         rows: list[FileRow] = []
         settings_path = self._paths.settings_file
         settings_file = _find_one(settings_path)
-        found_settings = files.Found(files=(settings_file,) if settings_file else ())
-        self._refresh("settings", found_settings, (), problems, rows)
+        gone = not settings_file and not os.path.isdir(self._paths.config_dir)
+        found_settings = files.Found(
+            files=(settings_file,) if settings_file else (), missing=(self._paths.config_dir,) if gone else ()
+        )
+        self._refresh("settings", found_settings, (self._paths.config_dir,), problems, rows)
         self._refresh(
             "psk", files.find_config(self._paths.psk_folders), self._paths.psk_folders, problems, rows
         )
@@ -126,6 +131,7 @@ class FileReader:
             os.path.dirname(e.beside) for k in self._kinds.values() for e in k.entries.values() if e.beside
         }
         return Inventory(
+            generation=self._generation,
             settings=settings if isinstance(settings, Settings) else Settings(),
             keys=(*_values(self._kinds["psk"], PerIdKey), *_values(self._kinds["psk"], GroupKey)),
             policies=_values(self._kinds["portal"], PortalPolicy),
@@ -182,6 +188,8 @@ class FileReader:
         stored = {path for path, last in (self._stored or {}).items() if last.kind == kind}
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
+        if old.keys() != new.keys() or any(old[path].value is not entry.value for path, entry in new.items()):
+            self._generation += 1
         self._kinds[kind].entries = dict(sorted(new.items(), key=lambda item: _name(item[0])))
         for path, entry in self._kinds[kind].entries.items():
             problems.extend(entry.problems)

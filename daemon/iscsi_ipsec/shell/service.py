@@ -34,7 +34,10 @@ from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.plan import plan
 from iscsi_ipsec.core.settings import LOG_LEVELS
 from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.guardkeeper import GuardKeeper
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
+from iscsi_ipsec.shell.look import Looker
+from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.paths import Paths, add_options, paths_of
 from iscsi_ipsec.shell.reconciler import Reconciler
 from iscsi_ipsec.shell.report import Reporter, summary
@@ -116,17 +119,22 @@ class _Daemon:
             RouteMonitor(wake),
             GuardMonitor(wake),
         )
-        self._reconciler = Reconciler(
+        self._looker = Looker(
             paths=paths,
             reader=reader,
             store=store,
-            charon=self._charon,
-            guard=Guard(),
             routes=self._routes,
             resolver=self._resolver,
+            fast_aes=kernel.has_aes_instructions(),
+        )
+        self._reconciler = Reconciler(
+            looker=self._looker,
+            reader=reader,
+            managed=ManagedPortals(paths, store),
+            guard=GuardKeeper(Guard(), paths.guard_file),
+            charon=self._charon,
             evidence=self._evidence,
             charon_settled=systemd.charon_settled,
-            fast_aes=kernel.has_aes_instructions(),
         )
         self._reporter = Reporter(paths)
 
@@ -165,7 +173,7 @@ class _Daemon:
         """What to watch, and whether with all that is below."""
         trees = {
             (f"{base}/{tree}", True)
-            for base in self._reconciler.nodes_dirs(inventory)
+            for base in self._looker.nodes_dirs(inventory)
             for tree in ("nodes", "send_targets", "ifaces")
         }
         flat = {(folder, False) for folder in (*inventory.watched, self._paths.requests_dir)}

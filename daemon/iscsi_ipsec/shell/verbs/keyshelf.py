@@ -23,6 +23,7 @@ from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import (
     MAX_KEY_FILE_BYTES,
+    IdType,
     IkeId,
     IpsecChoice,
     PortalPattern,
@@ -98,6 +99,13 @@ class Shelf:
         self.problems = tuple(problems)
         return tuple(stored)
 
+    @cached_property
+    def _by_owner(self) -> dict[tuple[IdType, str] | None, list[KeyDraft]]:
+        owners: dict[tuple[IdType, str] | None, list[KeyDraft]] = {}
+        for draft in (stored.draft for stored in self.stored):
+            owners.setdefault(draft.id.match_key if draft.id else None, []).append(draft)
+        return owners
+
     def refuse_conflict(self, draft: KeyDraft) -> None:
         """:class:`CommandError` where the file would be hidden, or its identity is another file's already."""
         hider = f"{self.persistent_folder}/{draft.name}{files.SUFFIX}"
@@ -106,9 +114,8 @@ class Shelf:
                 Exit.PROBLEMS, f"{hider} would hide it", "leave out --runtime, or remove that file first"
             )
         mine = draft.id.match_key if draft.id else None
-        for other in (stored.draft for stored in self.stored):
-            theirs = other.id.match_key if other.id else None
-            if other.name != draft.name and theirs == mine and _overlap(other.portals, draft.portals):
+        for other in self._by_owner.get(mine, ()):
+            if other.name != draft.name and _overlap(other.portals, draft.portals):
                 whose = str(draft.id) if draft.id else "the group"
                 raise CommandError(
                     Exit.PROBLEMS, f"{other.path} already has a key of {whose}",

@@ -7,17 +7,16 @@ import sys
 
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon, default_socket
-from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import Routes
 from iscsi_ipsec.adapters.resolver import Resolver
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import StateUnavailable
 from iscsi_ipsec.core.plan import plan
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, try_status
-from iscsi_ipsec.shell.evidence import Evidence
 from iscsi_ipsec.shell.inventory import FileReader
+from iscsi_ipsec.shell.look import Looker
+from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.reconciler import Reconciler
 
 
 def add(subparsers: Verbs) -> None:
@@ -39,20 +38,16 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         raise CommandError(
             Exit.NOT_PERMITTED, str(err), "has the daemon run once, and are you root?"
         ) from err
-    reconciler = Reconciler(
+    looker = Looker(
         paths=paths,
         reader=FileReader(paths, store),
         store=store,
-        charon=charon,
-        guard=Guard(),
         routes=Routes(),
         resolver=Resolver(lambda _: None),
-        evidence=Evidence(lambda _: None),
-        charon_settled=lambda: True,
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
-    look = reconciler.look(frozenset({"start"}))
+    look = looker.look(frozenset({"start"}), ManagedPortals(paths, store).held([]))
     operations = plan(look.secrets, look.connections, state)
     if options.json:
         print_json([{"command": op.command, "item": op.item, "text": op.text} for op in operations])

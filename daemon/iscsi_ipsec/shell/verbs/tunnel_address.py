@@ -63,7 +63,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
     if local and local.version != outer.version:
         raise CommandError(Exit.USAGE, f"{outer} and {local} are not of one IP version")
     path = file_of(paths, portal, runtime=options.runtime)
-    policies = _policies(paths)
+    policies = read_policies(paths)
     _refuse_admins(policies, portal, path)
     base = Lookup(World(policies=tuple(p for p in policies if p.path != path))).policy_for(
         portal, Role.INITIATOR
@@ -80,7 +80,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
         tunnel_outer_local=local,
     )
     description = f"{MARK}; the rest is from {base.path}" if base else MARK
-    _make_folder(os.path.dirname(path))
+    make_portal_folder(os.path.dirname(path))
     write_atomic(path, make_portal_text(policy, description).encode(), 0o644)
     sys.stdout.write(f"wrote {path}\n")
     if base:
@@ -93,7 +93,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
 def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
     portal = _portal(options.portal)
     path = file_of(paths, portal, runtime=options.runtime)
-    _refuse_admins(_policies(paths), portal, path)
+    _refuse_admins(read_policies(paths), portal, path)
     if not os.path.lexists(path):
         raise CommandError(Exit.PROBLEMS, f"{portal} has no outer address: there is no {path}")
     os.unlink(path)
@@ -107,7 +107,7 @@ def file_of(paths: Paths, portal: Portal, *, runtime: bool) -> str:
     return f"{folder}/tunnel-{str(portal.address).replace(':', '-')}-{portal.port}{files.SUFFIX}"
 
 
-def _policies(paths: Paths) -> tuple[PortalPolicy, ...]:
+def read_policies(paths: Paths) -> tuple[PortalPolicy, ...]:
     """All policies in force; a broken one could be the very one that names the portal, so it ends the command."""
     for folder in paths.portal_folders:
         may(folder, os.R_OK | os.X_OK)
@@ -140,7 +140,8 @@ def _is_ours(policy: PortalPolicy) -> bool:
     return description.startswith(MARK) and text == make_portal_text(policy, description)
 
 
-def _make_folder(folder: str) -> None:
+def make_portal_folder(folder: str) -> None:
+    """Make a folder for policies, if it is missing, and refuse one that others could change."""
     os.makedirs(folder, mode=0o755, exist_ok=True)
     files.check_folder(folder, strict=True)
     may(folder, os.W_OK | os.X_OK)

@@ -1,0 +1,92 @@
+"""Keeps the guard: nftables' table as wanted, in the kernel and in the file that boot loads.
+
+Law: the table is replaced in one transaction and never taken away but by the
+setting ``guard = false``; someone else's change is put right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from iscsi_ipsec.adapters.filewrite import write_private
+from iscsi_ipsec.adapters.guard import Guard, GuardState
+from iscsi_ipsec.adapters.netlink import GuardMonitor
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.core import nft
+from iscsi_ipsec.core.desired import Desired
+from iscsi_ipsec.core.settings import Settings
+from iscsi_ipsec.shell.managed import read_text
+from iscsi_ipsec.shell.telling import state_problem
+
+_log = logging.getLogger(__name__)
+
+GUARD_REASONS = frozenset({GuardMonitor.reason, "start", "resync", "reload"})
+"""Wakeups after which the kernel is asked whether the table is as it was loaded."""
+
+
+class GuardKeeper:
+    """Remembers the table as it was loaded, to see a change by others. ``loads`` counts for tests and metrics."""
+
+    def __init__(self, guard: Guard, path: str) -> None:
+        self._guard, self._path = guard, path
+        self._text = ""
+        self._state: GuardState | None = None
+        self.loads = 0
+
+    def keep(
+        self, desired: Desired, settings: Settings, reasons: frozenset[str], problems: list[Problem]
+    ) -> GuardState | None:
+        """Make kernel and file hold what is desired; the table's state, None where it is not there."""
+        if not settings.guard:
+            self._drop(reasons, problems)
+            return None
+        text = nft.guard_table(desired.guarded, desired.served, settings.guard_devices)
+        try:
+            if text == self._text and self._state is not None:
+                if not reasons & GUARD_REASONS:
+                    return self._state
+                if (now := self._guard.installed()) == self._state:
+                    return now
+            self._guard.load(text)
+            self.loads += 1
+            self._state = self._guard.installed()
+            if text != self._text:
+                _log.info(
+                    "guard loaded for %d portals", len(desired.guarded) + len(desired.served),
+                )  # fmt: skip
+            else:
+                _log.warning("guard was changed by someone else and has been loaded again")
+            self._text = text
+        except KernelUnavailable as err:
+            self._state = None
+            problems.append(
+                Problem(
+                    code="guard-missing",
+                    message=f"the guard cannot be loaded, so a lost SA may mean clear text: {err}",
+                    hint="is nftables installed, and may this program use it?",
+                )
+            )
+        try:
+            if read_text(self._path) != text:
+                write_private(self._path, text.encode())
+        except OSError as err:
+            problems.append(state_problem(err))
+        return self._state
+
+    def _drop(self, reasons: frozenset[str], problems: list[Problem]) -> None:
+        if not reasons & GUARD_REASONS and not self._text:
+            return
+        try:
+            if self._guard.installed() is not None:
+                self._guard.delete()
+                _log.warning("guard removed: the settings say guard = false")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            self._text, self._state = "", None
+        except (KernelUnavailable, OSError) as err:
+            problems.append(state_problem(err))
+
+    # -- what outlives us

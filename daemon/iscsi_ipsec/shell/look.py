@@ -1,0 +1,193 @@
+"""Looking: everything a pass must know, read and decided, before anything is changed.
+
+Law: nothing outside of caches changes here; the ``plan`` verb looks with the
+same code as the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from iscsi_ipsec.adapters import openiscsi
+from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
+from iscsi_ipsec.adapters.store import Store
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role
+from iscsi_ipsec.core.derive import derive
+from iscsi_ipsec.core.desired import Desired, SecretEntry
+from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_connection, spell_secret
+from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
+from iscsi_ipsec.shell.inventory import FileReader, Inventory
+from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.telling import kernel_problem
+
+ROUTE_REASONS = frozenset({RouteMonitor.reason, "start", "resync", "reload"})
+"""Wakeups after which the kernel is asked anew for source addresses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a pass saw and decided, before it changed anything."""
+
+    inventory: Inventory
+    world: World
+    desired: Desired
+    secrets: tuple[SpelledSecret, ...]
+    connections: tuple[SpelledConnection, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decided:
+    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking."""
+
+    generation: int
+    told_apart: tuple[object, ...]
+    wanted: frozenset[tuple[Address, str]]
+    sources: Mapping[tuple[Address, str], Address | None]
+    desired: Desired
+    spelled: Mapping[SecretEntry, SpelledSecret]
+    secrets: tuple[SpelledSecret, ...]
+    connections: tuple[SpelledConnection, ...]
+
+
+def _told_apart(world: World) -> tuple[object, ...]:
+    """What besides the files and the source addresses makes two worlds differ."""
+    return (
+        world.records, world.sessions, world.names, world.local_addresses, world.held,
+        world.user_space_esp, world.fast_aes,
+    )  # fmt: skip
+
+
+class Looker:
+    """Looks, again and again, and remembers what need not be asked or decided twice.
+
+    ``plugins`` are those of the charon that was last seen: user-space ESP has
+    no traps and no transport mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: Paths,
+        reader: FileReader,
+        store: Store,
+        routes: Routes,
+        resolver: Resolver,
+        fast_aes: bool,
+        plugins: frozenset[str] = frozenset(),
+    ) -> None:
+        self._paths, self._reader, self._store = paths, reader, store
+        self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
+        self.plugins = plugins
+        self._records = openiscsi.RecordCache()
+        self._sources: dict[tuple[Address, str], Address | None] = {}
+        self._local: frozenset[Address] = frozenset()
+        self._decided: _Decided | None = None
+
+    def nodes_dirs(self, inventory: Inventory) -> tuple[str, ...]:
+        """Where open-iscsi's databases are: the option, the settings, or both usual places."""
+        return self._paths.nodes_dirs or inventory.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
+
+    def look(self, reasons: frozenset[str], held: frozenset[tuple[Portal, Role]]) -> Look:
+        """Read everything and decide. ``held``: portals that were managed before."""
+        inventory = self._reader.read()
+        problems: list[Problem] = [*inventory.problems, *self._store.problems]
+        records = openiscsi.read_records(self.nodes_dirs(inventory), self._records)
+        problems.extend(records.problems)
+        if reasons & ROUTE_REASONS or not self._local:
+            self._sources.clear()
+            self._local = self._local_addresses(problems)
+        bound = tuple(self._bound(record) for record in records.records)
+        world = World(
+            settings=inventory.settings,
+            keys=inventory.keys,
+            policies=inventory.policies,
+            records=(*bound, *openiscsi.read_firmware(self._paths.sysfs_dir)),
+            sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
+            local_addresses=self._local,
+            held=held,
+            user_space_esp="kernel-libipsec" in self.plugins,
+            fast_aes=self._fast_aes,
+        )
+        world = dataclasses.replace(world, names=self._names(world, problems))
+        before = self._decided
+        if before and before.generation == inventory.generation and before.told_apart == _told_apart(world):
+            # the same questions; the kernel's answers may still have changed
+            wanted = before.wanted
+        else:
+            wanted = wanted_sources(Lookup(world))
+        world = dataclasses.replace(world, sources=self._source_addresses(wanted, problems))
+        if not before or before.wanted is not wanted or before.sources != world.sources:
+            before = self._decide(inventory.generation, world, wanted)
+        return Look(
+            inventory=inventory,
+            world=world,
+            desired=before.desired,
+            secrets=before.secrets,
+            connections=before.connections,
+            problems=(*problems, *before.desired.problems),
+        )
+
+    def _decide(self, generation: int, world: World, wanted: frozenset[tuple[Address, str]]) -> _Decided:
+        """Derive and spell, keeping what is spelled already."""
+        desired = derive(Lookup(world))
+        digest_key = self._store.digest_key()
+        known = self._decided.spelled if self._decided else {}
+        spelled = {entry: known.get(entry) or spell_secret(entry, digest_key) for entry in desired.secrets}
+        self._decided = _Decided(
+            generation=generation,
+            told_apart=_told_apart(world),
+            wanted=wanted,
+            sources=world.sources,
+            desired=desired,
+            spelled=spelled,
+            secrets=tuple(spelled.values()),
+            connections=tuple(spell_connection(c, digest_key) for c in desired.connections),
+        )
+        return self._decided
+
+    def _local_addresses(self, problems: list[Problem]) -> frozenset[Address]:
+        try:
+            return self._routes.local_addresses()
+        except KernelUnavailable as err:
+            problems.append(kernel_problem(err))
+            return frozenset()
+
+    def _bound(self, record: NodeRecord) -> NodeRecord:
+        """Name the interface that open-iscsi will bind to, where the record gives its hardware address."""
+        if record.net_ifacename or not record.hwaddress:
+            return record
+        with contextlib.suppress(KernelUnavailable):
+            return dataclasses.replace(
+                record, net_ifacename=self._routes.iface_by_hwaddress(record.hwaddress) or ""
+            )
+        return record
+
+    def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
+        answers = self._resolver.lookup(wanted_names(world))
+        for name, answer in answers.items():
+            if isinstance(answer, ResolveFailure):
+                problems.append(
+                    Problem(
+                        code="name-not-resolved",
+                        message=f"the name {name} does not resolve ({answer.reason}): its portals cannot be protected yet",
+                        hint="write the address, or mend DNS or /etc/hosts",
+                    )
+                )
+        return {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
+
+    def _source_addresses(
+        self, wanted: frozenset[tuple[Address, str]], problems: list[Problem]
+    ) -> Mapping[tuple[Address, str], Address | None]:
+        self._sources = {key: value for key, value in self._sources.items() if key in wanted}
+        try:
+            for address, oif in wanted - self._sources.keys():
+                self._sources[address, oif] = self._routes.source_for(address, oif)
+        except KernelUnavailable as err:
+            problems.append(kernel_problem(err))
+        return dict(self._sources)

@@ -1,0 +1,98 @@
+"""The guard's text: what it holds, that nft takes it, and that it is nothing but our table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from iscsi_ipsec.core.nft import guard_table
+from tests.unit.making import portal
+
+V4, V6, SERVED = portal("10.0.0.20"), portal("[fd00::20]:3261"), portal("10.0.0.1")
+
+needs_nft = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("nft") or not shutil.which("unshare"), reason="nft -c needs root"
+)
+
+
+def nft(text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """In a network namespace of its own, which ends with the command."""
+    return subprocess.run(
+        ["unshare", "--net", "nft", *options, "-f", "-"],
+        input=text, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+TEXTS = {
+    "empty": guard_table([], []),
+    "both versions and roles": guard_table([V4, V6], [SERVED, portal("fd00::1")]),
+    "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
+    "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
+    "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
+    "odd addresses": guard_table([portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []),
+}
+
+
+@needs_nft
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_nft_takes_the_text(text: str) -> None:
+    done = nft(text, "-c")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_nft
+def test_the_text_may_be_loaded_again_and_again() -> None:
+    text = TEXTS["both versions and roles"]
+    done = nft(text * 3 + "list ruleset\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("table inet iscsi_ipsec") == 1
+
+
+@needs_nft
+def test_a_table_of_others_stays() -> None:
+    done = nft("table inet theirs { chain c { counter; }; }\n" + TEXTS["devices"] + "list ruleset\n")
+    assert "table inet theirs" in done.stdout
+
+
+def test_only_our_table_is_ever_named() -> None:
+    for text in TEXTS.values():
+        rows = [line.split() for line in text.splitlines() if line.startswith(("table ", "delete ", "add ", "flush "))]
+        assert [row[:3] for row in rows] == [
+            ["table", "inet", "iscsi_ipsec"],
+            ["delete", "table", "inet"],
+            ["table", "inet", "iscsi_ipsec"],
+        ]
+        assert rows[1][3] == "iscsi_ipsec"
+
+
+def test_each_portal_stands_in_the_set_of_its_kind() -> None:
+    text = TEXTS["both versions and roles"]
+    for name, element in (
+        ("portals4", "10.0.0.20 . 3260"), ("portals6", "fd00::20 . 3261"),
+        ("served4", "10.0.0.1 . 3260"), ("served6", "fd00::1 . 3260"),
+    ):  # fmt: skip
+        section = text.split(f"set {name} {{", 1)[1].split("}\n\t}", 1)[0]
+        assert f"elements = {{ {element} " in section
+
+
+def test_both_directions_drop_what_is_not_inside_ipsec() -> None:
+    text = TEXTS["both versions and roles"]
+    output, input = (text.split(f"chain {hook} {{", 1)[1].split("\t}", 1)[0] for hook in ("output", "input"))
+    for rule in ("ip daddr . tcp dport @portals4", "ip6 daddr . tcp dport @portals6", "ip saddr . tcp sport @served4", "ip6 saddr . tcp sport @served6"):  # fmt: skip
+        assert f"{rule} rt ipsec missing counter drop" in output
+    for rule in ("ip saddr . tcp sport @portals4", "ip6 saddr . tcp sport @portals6", "ip daddr . tcp dport @served4", "ip6 daddr . tcp dport @served6"):  # fmt: skip
+        assert f"{rule} meta ipsec missing counter drop" in input
+
+
+def test_a_device_of_user_space_esp_is_let_pass_in_both_directions() -> None:
+    text = TEXTS["devices"]
+    assert 'oifname { "ipsec0", "tun-1.2" } accept' in text
+    assert 'iifname { "ipsec0", "tun-1.2" } accept' in text
+    assert "accept" not in TEXTS["empty"].replace("policy accept", "")
+
+
+def test_the_text_does_not_depend_on_the_order_of_portals() -> None:
+    assert guard_table([V4, V6, SERVED], []) == guard_table([SERVED, V6, V4], [])

@@ -1,0 +1,146 @@
+"""Line numbers that hit, getters that collect, and no word of what a file holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import Severity
+from iscsi_ipsec.core.tomlsource import Source, key_lines, parse_toml
+
+
+def source(text: str) -> Source:
+    return parse_toml(text, "x.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nwanted = 1",
+        "# a comment\n\nwanted=1",
+        'a = """\n" wanted = 0\n"""\nwanted = 1',
+        "a = '''\nwanted = 0\n'''\nwanted = 1",
+        'a = """one line"""\n\nwanted = 1',
+        "a = [\n 1, 2,\n]\nwanted = 1",
+        '"wanted" = 1',
+        "  'wanted' = 1",
+        "a = 1\r\nwanted = 1\r\n",
+        'a = "it is \'\'\' so"\nwanted = 1',
+        "# nothing begins here: \"\"\"\nwanted = 1",
+        "# nor here: '''\n\nwanted = 1",
+        'a = "next\u2028line"\nwanted = 1',
+        'a = "next\u0085line"\nwanted = 1',
+        "a = 'it is \"\"\" so'\nwanted = 1",
+        'a = """\n\'\'\'\n"""\nwanted = 1',
+    ],
+    ids=repr,
+)
+def test_a_keys_line_is_found(text: str) -> None:
+    expected = next(n for n, line in enumerate(text.split("\n"), 1) if line.strip(" '\"").startswith("wanted") and "= 0" not in line)  # fmt: skip
+    assert source(text).line("wanted") == expected
+
+
+def test_an_absent_keys_line_is_the_whole_file() -> None:
+    assert source("a = 1").line("b") == 0
+
+
+def test_a_tables_keys_have_their_own_lines() -> None:
+    lines = key_lines("a = 1\n[defaults]\na = 2\n\n[ other ] # here\nb = 3\n")
+    assert lines == {"a": 1, "defaults": 2, "defaults.a": 3, "other": 5, "other.b": 6}
+
+
+@pytest.mark.parametrize("text", ["[defaults]\na = 1", "defaults.a = 1", "\ndefaults = { a = 1 }"])
+def test_a_mistake_in_a_table_is_told_at_its_line_however_the_table_is_written(text: str) -> None:
+    whole = source(text)
+    whole.table("defaults").text("a")
+    (problem,) = whole.problems
+    assert problem.line == (2 if "\n" in text else 1)
+
+
+def test_every_mistake_is_collected_with_its_line() -> None:
+    read = source('a = 1\nb = "x"\nc = [1]\nd = "x"\n')
+    assert (read.text("a"), read.number("b", 0, 9), read.texts("c"), read.truth("d")) == (None, None, None, None)
+    assert [(p.line, p.code) for p in read.problems] == [(n, "wrong-type") for n in (1, 2, 3, 4)]
+    with pytest.raises(ConfigError) as caught:
+        read.raise_if_wrong()
+    assert len(caught.value.problems) == 4
+    assert str(caught.value).startswith("x.toml:1: a must be a text in quotes, not a number")
+
+
+def test_warnings_alone_do_not_raise() -> None:
+    read = source("a = 1")
+    read.problem("a", "odd", "a is odd", severity=Severity.WARNING)
+    read.raise_if_wrong()
+    assert [p.severity for p in read.problems] == [Severity.WARNING]
+
+
+def test_a_boolean_is_no_number_and_a_number_no_boolean() -> None:
+    read = source("a = true\nb = 1\nc = true")
+    assert read.number("a", 0, 9) is None
+    assert read.truth("b") is None
+    assert read.real("c", 0, 9) is None
+    assert [p.line for p in read.problems] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", ["-1", "11", "99999999999999999999"])
+def test_a_number_out_of_range_is_told_with_the_range(value: str) -> None:
+    read = source(f"a = {value}")
+    assert read.number("a", 0, 10) is None
+    assert "0 to 10" in read.problems[0].message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "10.1"])
+def test_a_fraction_out_of_range_is_refused(value: str) -> None:
+    read = source(f"a = {value}")
+    assert read.real("a", 0, 10) is None
+    assert read.problems[0].code == "out-of-range"
+
+
+def test_an_unknown_key_is_told_with_what_was_meant_or_what_is_known() -> None:
+    read = source("gruop = true\nzzz = 1\n")
+    read.refuse_unknown(["group", "id"])
+    assert [(p.line, p.hint) for p in read.problems] == [(1, 'did you mean "group"?'), (2, "known keys: group, id")]
+
+
+CANARY = "canary7f3a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"key = {CANARY}",
+        f"key = '{CANARY}",
+        f'key = "{CANARY}',
+        f'key = """{CANARY}',
+        f'key = "{CANARY}" {CANARY}',
+        f'key = "{CANARY}"\nkey = "{CANARY}"',
+        f"{CANARY}",
+        f"{CANARY} =",
+        f"[{CANARY}]\n[{CANARY}]",
+        f"a.{CANARY} = 1\na = 1",
+        f'key = "{CANARY}\\q"',
+        f'key = "{CANARY}\0"',
+        f"a = {{ {CANARY} = 1, {CANARY} = 2 }}",
+        "x = " + "1" * 5000,
+    ],
+)
+def test_garbage_is_told_by_line_without_a_word_of_it(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        source(text)
+    (problem,) = caught.value.problems
+    assert CANARY not in repr(problem) + str(caught.value)
+    assert "1111" not in str(caught.value)
+    assert 0 <= problem.line <= text.count("\n") + 1
+    assert problem.file == "x.toml"
+
+
+def test_garbages_line_is_the_one_where_it_stands() -> None:
+    with pytest.raises(ConfigError) as caught:
+        source("a = 1\nb = = 2\nc = 3\n")
+    assert caught.value.problems[0].line == 2
+
+
+def test_an_unfinished_text_is_told_at_the_end() -> None:
+    with pytest.raises(ConfigError) as caught:
+        source('a = 1\nb = """\nc\nd')
+    assert caught.value.problems[0].line == 4
