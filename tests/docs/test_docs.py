@@ -27,7 +27,6 @@ DOCS = TOP / "docs"
 MAN = DOCS / "man"
 PAGES = sorted([TOP / "README.md", TOP / "CHANGELOG.md", TOP / "systemd/README.md", *DOCS.glob("*.md")])
 LAYERS = ("base", "core", "adapters", "shell")
-UNFINISHED = ("import",)  # says "not there yet"
 FOLDERS = ("daemon", "docs", "etc", "packaging", "systemd", "tests")
 
 
@@ -153,7 +152,7 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
     for name, parser in sub_parsers(build_parser()).items():
         actions = sub_parsers(parser)
         found |= {f"{name} {action}": below for action, below in actions.items()} or {name: parser}
-    return {name: parser for name, parser in found.items() if name not in UNFINISHED}
+    return found
 
 
 def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -144,7 +144,9 @@ def stands_only_where_keys_stand(text: str) -> bool:
         return True
     fields = ("key", "key_hex", "key_base64", "key_file", "key_credential")
     return not any(
-        CANARY in leaf for name, value in data.items() for leaf in (name, *(() if name in fields else leaves(value)))
+        CANARY in leaf
+        for name, value in data.items()
+        for leaf in (name, *(() if name in fields else leaves(value)))
     )
 
 
@@ -153,7 +155,9 @@ def spoilt_key_files(draw: st.DrawFn) -> str:
     field = draw(st.sampled_from(("key", "key_hex", "key_base64", "key", "key")))
     quote = draw(st.sampled_from(('"', "'", '"""', "'''")))
     owner = draw(
-        st.sampled_from(('id_type = "ID_FQDN"\nid = "db1"\n', "group = true\n", 'id = "x"\ngroup = true\n', ""))
+        st.sampled_from(
+            ('id_type = "ID_FQDN"\nid = "db1"\n', "group = true\n", 'id = "x"\ngroup = true\n', "")
+        )
     )
     text = f"# a comment\n{owner}{field} = {quote}{CANARY}{quote}\nsecurity_flags = 0x33\n"
     for _ in range(draw(st.integers(0, 4))):
@@ -202,16 +206,16 @@ identities = (
 )
 key_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80)
 flag_values = st.integers(0, KNOWN_BITS).filter(lambda v: v & 0x0C != 0x0C and v & 0x60 != 0x60)
-hosts4, hosts6 = (
-    st.ip_addresses(network=network) for network in ("10.0.0.0/8", "2001:db8::/32")
-)
+hosts4, hosts6 = (st.ip_addresses(network=network) for network in ("10.0.0.0/8", "2001:db8::/32"))
 portal_texts = st.one_of(
     hosts4.map(str),
     hosts6.map(lambda a: f"[{a}]:3260"),
     st.tuples(hosts4, st.integers(8, 31)).map(
         lambda t: str(ipaddress.ip_network(f"{t[0]}/{t[1]}", strict=False))
     ),
-    st.tuples(st.sampled_from(["san", "san-a.example.com"]), st.integers(1, 65535)).map(lambda t: f"{t[0]}:{t[1]}"),
+    st.tuples(st.sampled_from(["san", "san-a.example.com"]), st.integers(1, 65535)).map(
+        lambda t: f"{t[0]}:{t[1]}"
+    ),
 )
 
 
@@ -295,7 +299,9 @@ def test_a_valid_portal_file_comes_back_as_its_values(
     lines += [f'role = "{role}"'] if role else []
     lines += [f"security_flags = {flags}"] if flags is not None else []
     lines += [f'psk = "{psk}"'] if psk else []
-    lines += [f'target_id = "{target_id.text}"', f'target_id_type = "{target_id.type.name}"'] if target_id else []
+    lines += (
+        [f'target_id = "{target_id.text}"', f'target_id_type = "{target_id.type.name}"'] if target_id else []
+    )
     lines += [f'tunnel_outer_remote = "{outer}"'] if outer else []
     lines += [f"esp_rekey_time = {rekey}"] if rekey else []
 

@@ -64,7 +64,7 @@ def test_pretty_printing_and_logging_a_key_show_nothing() -> None:
     key = per_id("db1", secret=CANARY)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    logger = logging.Logger("test")
+    logger = logging.Logger("test")  # noqa: LOG001  # one that nothing else knows
     logger.addHandler(handler)
     logger.error("%s %r %s", key.secret, key, {"key": key})
     shown = stream.getvalue() + pprint.pformat(key)
@@ -88,7 +88,9 @@ def test_it_compares_by_its_bytes(one: bytes, two: bytes) -> None:
 
 
 @given(st.binary(), st.lists(st.binary(), max_size=3), st.binary(min_size=1))
-def test_a_digest_depends_on_the_key_the_context_and_the_bytes(data: bytes, context: list[bytes], key: bytes) -> None:
+def test_a_digest_depends_on_the_key_the_context_and_the_bytes(
+    data: bytes, context: list[bytes], key: bytes
+) -> None:
     digest = Secret(data).keyed_digest(key, *context)
     assert len(digest) == 16
     assert digest == Secret(data).keyed_digest(key, *context)

@@ -52,7 +52,9 @@ def test_an_applied_plan_leaves_nothing_to_do(of: World, foreign: bool, old: boo
 
 @lightly
 @given(worlds(), worlds())
-def test_from_any_world_to_any_other_nothing_foreign_is_touched_and_no_key_is_away(one: World, two: World) -> None:
+def test_from_any_world_to_any_other_nothing_foreign_is_touched_and_no_key_is_away(
+    one: World, two: World
+) -> None:
     charon = ModelCharon(FOREIGN_SECRETS, FOREIGN_CONNS)
     for of in (one, two, one):
         secrets, connections = spelled(decide(of))
@@ -230,7 +232,11 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
     operations = plan(secrets, connections, ModelCharon({}, OURS_OF_OLD).observe())
     rows = portal_rows(desired.portals, Observed())
     shown = [
-        *(form(value) for value in (of, desired, secrets, connections, operations) for form in (repr, str, format)),
+        *(
+            form(value)
+            for value in (of, desired, secrets, connections, operations)
+            for form in (repr, str, format)
+        ),
         *(f"{value!s} {value!r} {value}" for value in (*of.keys, *desired.secrets, *desired.connections)),
         "%s %r" % (desired, secrets),  # noqa: UP031  # the way of logging
         json.dumps([rows, [problem_row(p) for p in desired.problems]]),

@@ -52,7 +52,7 @@ choices = st.none() | st.builds(
     pfs=st.booleans(),
     required=st.integers(0, 4).map(bool),
 )
-some_portals = st.just([]) | st.lists(st.sampled_from(PATTERNS), max_size=2, unique=True)
+some_portals = st.just(list[str]()) | st.lists(st.sampled_from(PATTERNS), max_size=2, unique=True)
 tunings = st.just(Tuning()) | st.builds(
     Tuning,
     esp_proposals=st.none() | st.sampled_from([("aes256gcm16",), ("aes256gcm16-ecp384",)]),
@@ -107,8 +107,10 @@ def worlds(draw: st.DrawFn) -> World:
             max_size=4,
         )
     )
-    sources = {
-        (host, oif): draw(st.sampled_from((None, "fd00::1") if ":" in host else (None, "10.0.0.1", "10.0.1.1")))
+    sources: dict[str | tuple[str, str], str | None] = {
+        (host, oif): draw(
+            st.sampled_from((None, "fd00::1") if ":" in host else (None, "10.0.0.1", "10.0.1.1"))
+        )
         for host in (*TARGETS, "203.0.113.1")
         for oif in draw(st.sampled_from(((), ("",), ("", "ens4"))))
     }
@@ -120,7 +122,9 @@ def worlds(draw: st.DrawFn) -> World:
         sources=sources,
         held=draw(
             st.lists(
-                st.sampled_from([*TARGETS[:3], "10.0.0.77", ("10.0.0.250", Role.TARGET)]), max_size=3, unique=True
+                st.sampled_from([*TARGETS[:3], "10.0.0.77", ("10.0.0.250", Role.TARGET)]),
+                max_size=3,
+                unique=True,
             )
         ),
         names={"san.example.com": ["10.0.0.20", "fd00::20", "10.0.0.250"]} if draw(st.booleans()) else {},

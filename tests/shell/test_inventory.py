@@ -83,8 +83,9 @@ def key_of(inventory: Inventory, name: str = "db1") -> bytes | None:
 
 
 def state_of(inventory: Inventory, name: str = "db1.toml") -> str | None:
-    (state,) = [row.state for row in inventory.rows if row.path.endswith(f"/{name}")] or [None]
-    return state
+    states = [row.state for row in inventory.rows if row.path.endswith(f"/{name}")]
+    assert len(states) <= 1
+    return states[0] if states else None
 
 
 def codes(inventory: Inventory) -> list[str]:
@@ -152,7 +153,7 @@ def test_an_empty_key_is_refused(host: Host, line: str) -> None:
     assert codes(inventory) == ["empty-key"]
 
 
-# -- breaking and healing
+# -- what breaks, and heals
 
 
 def truncate(file: Path) -> None:

@@ -96,7 +96,11 @@ def group(
 
 
 def policy(
-    *portals: str, name: str = "san", role: Role = Role.INITIATOR, flags: IpsecChoice | None = None, **more: Any
+    *portals: str,
+    name: str = "san",
+    role: Role = Role.INITIATOR,
+    flags: IpsecChoice | None = None,
+    **more: Any,
 ) -> PortalPolicy:
     return PortalPolicy(
         name=name,
@@ -173,7 +177,9 @@ def world(
         records=tuple(p for p in parts if isinstance(p, NodeRecord)),
         sessions=tuple(p for p in parts if isinstance(p, IscsiSession)),
         sources=routes(sources),
-        held=frozenset((portal(h), Role.INITIATOR) if isinstance(h, str) else (portal(h[0]), h[1]) for h in held),
+        held=frozenset(
+            (portal(h), Role.INITIATOR) if isinstance(h, str) else (portal(h[0]), h[1]) for h in held
+        ),
         names={host: tuple(address(a) for a in found) for host, found in (names or {}).items()},
         local_addresses=frozenset(address(a) for a in local),
         **more,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+from typing import Any
 
 import pytest
 
@@ -143,7 +145,9 @@ def test_a_key_is_not_used_outside_of_its_portals() -> None:
 
 
 def test_a_keys_portals_count_with_their_port() -> None:
-    desired = derived(per_id("db1", portals=[f"{TARGET}:3261"]), group(), record(port=3260), record(port=3261))
+    desired = derived(
+        per_id("db1", portals=[f"{TARGET}:3261"]), group(), record(port=3260), record(port=3261)
+    )
     assert connection_of(desired, f"{TARGET}:3260").key.name == "group"
     assert connection_of(desired, f"{TARGET}:3261").key.name == "db1"
 
@@ -431,7 +435,12 @@ def test_all_that_names_a_portal_is_told_once() -> None:
 
 def test_names_are_asked_for_wherever_they_stand() -> None:
     asked = wanted_names(
-        world(record("a.example.com"), policy("b.example.com:3261"), per_id("x", portals=["c.example.com"]), record())
+        world(
+            record("a.example.com"),
+            policy("b.example.com:3261"),
+            per_id("x", portals=["c.example.com"]),
+            record(),
+        )
     )
     assert asked == {"a.example.com", "b.example.com", "c.example.com"}
 
@@ -482,12 +491,15 @@ def test_a_local_outer_address_may_be_given() -> None:
 @pytest.mark.parametrize(
     ("outer", "code"),
     [
-        ({"tunnel_outer_remote": "2001:db8::1", "tunnel_outer_local": "198.51.100.9"}, "mixed-versions"),
-        ({"tunnel_outer_local": "2001:db8::1"}, "mixed-versions"),
+        (
+            {"tunnel_outer_remote": address("2001:db8::1"), "tunnel_outer_local": address("198.51.100.9")},
+            "mixed-versions",
+        ),
+        ({"tunnel_outer_local": address("2001:db8::1")}, "mixed-versions"),
     ],
 )
-def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, str], code: str) -> None:
-    desired = derived(per_id("db1"), policy(**{name: address(text) for name, text in outer.items()}))
+def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, Any], code: str) -> None:
+    desired = derived(per_id("db1"), policy(**outer))
     view = view_of(desired)
     assert view.problem is not None
     assert (view.closed, view.connection, view.problem.code) == (True, None, code)
@@ -529,7 +541,12 @@ def test_a_group_in_the_esp_proposals_without_pfs_is_refused() -> None:
 @pytest.mark.parametrize("pfs", [True, False])
 def test_default_esp_proposals_have_a_group_exactly_with_pfs(ike: IkeMode, pfs: bool) -> None:
     connection = connection_of(derived(per_id(SOURCE, flags=choice(ike, pfs=pfs)), record()))
-    groups = {part for p in connection.esp_proposals for part in p.split("-") if part.startswith(("modp", "ecp", "curve"))}
+    groups = {
+        part
+        for p in connection.esp_proposals
+        for part in p.split("-")
+        if part.startswith(("modp", "ecp", "curve"))
+    }
     assert bool(groups) is pfs
     phase1 = {part for p in connection.ike_proposals for part in p.split("-")}
     assert groups <= phase1
@@ -617,7 +634,7 @@ def test_a_served_portal_that_the_group_key_is_named_for_stays_closed() -> None:
 
 def test_two_keys_of_one_initiator_close_only_its_own_way_in() -> None:
     desired = derived(serves(), per_id("db1", "one"), per_id("DB1", "two"), per_id("db2"))
-    assert [c.remote_id.text for c in desired.connections] == ["db2"]
+    assert [str(c.remote_id) for c in desired.connections] == ["db2"]
     (problem,) = desired.problems
     assert "psk.d/one.toml" in problem.message
     assert "psk.d/two.toml" in problem.message
@@ -626,7 +643,7 @@ def test_two_keys_of_one_initiator_close_only_its_own_way_in() -> None:
 
 def test_an_initiators_key_serves_only_the_portals_it_names() -> None:
     desired = derived(serves("10.0.0.1", "10.0.0.2"), per_id("db1", portals=["10.0.0.2"]), per_id("db2"))
-    assert [(str(c.seat.portal), c.remote_id.text) for c in desired.connections] == [
+    assert [(str(c.seat.portal), str(c.remote_id)) for c in desired.connections] == [
         ("10.0.0.1:3260", "db2"),
         ("10.0.0.2:3260", "db1"),
         ("10.0.0.2:3260", "db2"),
@@ -651,8 +668,10 @@ def test_an_address_and_a_name_of_the_same_text_are_two_initiators() -> None:
 
 def test_the_longest_identity_still_fits_into_a_vici_name() -> None:
     label = "a" * 63
-    longest = ".".join([label, label, label, label])[:255]
-    (connection,) = derived(serves("[fd00:1111:2222:3333:4444:5555:6666:7777]:65535"), per_id(longest)).connections
+    longest = f"{label}.{label}.{label}.{label}"[:255]
+    (connection,) = derived(
+        serves("[fd00:1111:2222:3333:4444:5555:6666:7777]:65535"), per_id(longest)
+    ).connections
     assert len(connection.name.encode()) <= 255
 
 
@@ -670,6 +689,63 @@ def test_a_served_portal_whose_flags_ask_for_no_ipsec_is_open_and_says_so() -> N
 def test_one_initiator_that_must_use_ipsec_closes_the_served_portal() -> None:
     desired = derived(serves(), per_id("db1", flags=CLEAR), per_id("db2"))
     assert desired.served == (portal(SOURCE),)
+
+
+# -- the group key on the target role
+
+
+def test_the_group_key_lets_in_only_the_initiators_that_the_policy_names() -> None:
+    desired = derived(serves(initiators=(identity("db7"), identity("10.0.0.7"))), group())
+    assert {c.remote_id for c in desired.connections} == {identity("db7"), identity("10.0.0.7")}
+    assert {e.owners for e in desired.secrets} == {(identity("db7"),), (identity("10.0.0.7"),)}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_initiator_with_a_key_of_its_own_cannot_come_in_with_the_group_key(order: int) -> None:
+    keys = (per_id("DB7"), per_id("10.0.0.7"), group())[::order]
+    named = (identity("db7"), ipaddress.ip_network("10.0.0.0/29"))
+    desired = derived(serves("10.0.0.250", initiators=named), *keys)
+    own = {c.remote_id: c.key.name for c in desired.connections if not isinstance(c.key, GroupKey)}
+    assert own == {identity("DB7"): "DB7", identity("10.0.0.7"): "10.0.0.7"}
+    others = [c.remote_id for c in desired.connections if isinstance(c.key, GroupKey)]
+    networks = [n for n in others if not isinstance(n, IkeId)]
+    assert networks == others
+    assert {str(a) for n in networks for a in n} == {f"10.0.0.{n}" for n in range(7)}
+    group_owners = {o for e in desired.secrets if e.keys == ("group",) for o in e.owners}
+    assert group_owners == set(networks)
+
+
+def test_a_network_of_initiators_has_only_its_own_versions_addresses_cut_out() -> None:
+    network = ipaddress.ip_network("fd00::/64")
+    desired = derived(serves("fd00:1::1", initiators=(network,)), per_id("10.0.0.7"), group())
+    assert network in {c.remote_id for c in desired.connections}
+
+
+def test_a_served_portal_that_would_answer_under_the_initiators_identity_stays_closed() -> None:
+    desired = derived(per_id(SOURCE), record(), serves(), per_id("db1"))
+    assert [c.role for c in desired.connections] == [Role.INITIATOR]
+    assert desired.served == (portal(SOURCE),)
+    (problem,) = desired.problems
+    assert "target_id" in problem.hint
+
+
+def test_an_identity_of_its_own_lets_a_served_portal_stand_beside_the_initiator() -> None:
+    served = serves(target_id=identity("san.example.com"))
+    desired = derived(per_id(SOURCE), record(), served, per_id("db1"))
+    assert {c.role for c in desired.connections} == {Role.INITIATOR, Role.TARGET}
+
+
+def test_names_that_main_mode_cannot_tell_apart_are_refused() -> None:
+    flags = choice(IkeMode.MAIN)
+    several = derived(serves(flags=flags), per_id("db1"), per_id("db2"))
+    assert several.connections == ()
+    assert {p.code for p in several.problems} == {"main-mode-names"}
+    assert len(derived(serves(flags=flags), per_id("db1")).connections) == 1
+
+
+def test_addresses_in_main_mode_are_told_apart_by_where_they_come_from() -> None:
+    desired = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5"), per_id("10.0.0.6"))
+    assert {c.remote_address for c in desired.connections} == {address("10.0.0.5"), address("10.0.0.6")}
 
 
 # -- secrets of keys that nothing uses
@@ -709,13 +785,22 @@ def test_on_a_host_of_both_roles_the_own_key_lets_no_initiator_in() -> None:
     desired = derived(per_id(SOURCE), serves(), per_id("db1"), record())
     serving = [c for c in desired.connections if c.role is Role.TARGET and c.remote_id == identity("db1")]
     for connection in serving:
-        matching = {e.secret for e in desired.secrets if {connection.local_id, connection.remote_id} & set(e.owners)}
+        matching = {
+            e.secret for e in desired.secrets if {connection.local_id, connection.remote_id} & set(e.owners)
+        }
         told = any(p.portal == str(connection.seat.portal) for p in desired.problems)
         assert matching == {connection.key.secret} or told
 
 
 def test_the_same_world_gives_the_same_outcome() -> None:
-    parts = (per_id(SOURCE), per_id("db1"), group(), policy(psk="db1"), record("fd00::20"), session("10.0.0.9"))
+    parts = (
+        per_id(SOURCE),
+        per_id("db1"),
+        group(),
+        policy(psk="db1"),
+        record("fd00::20"),
+        session("10.0.0.9"),
+    )
     assert derived(*parts) == derived(*parts)
 
 

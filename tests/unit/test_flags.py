@@ -58,13 +58,16 @@ def test_every_value_comes_back_from_its_names_short_or_long_and_from_its_text(v
     assert parse_flags(hex(value)) == parse_flags(str(value)) == value
 
 
-@pytest.mark.parametrize("name", ["VALID", " valid ", "ISCSI_SECURITY_FLAG_VALID", "iscsi_security_flag_valid"])
+@pytest.mark.parametrize(
+    "name", ["VALID", " valid ", "ISCSI_SECURITY_FLAG_VALID", "iscsi_security_flag_valid"]
+)
 def test_one_name_alone_is_a_text(name: str) -> None:
     assert parse_flags(name) is SecurityFlags.VALID
 
 
 @pytest.mark.parametrize(
-    ("value", "bits"), [(0x80, ["0x80"]), (0x181, ["0x80", "0x100"]), (1 << 31, ["0x80000000"]), ("0x1FF", ["0x80", "0x100"])]
+    ("value", "bits"),
+    [(0x80, ["0x80"]), (0x181, ["0x80", "0x100"]), (1 << 31, ["0x80000000"]), ("0x1FF", ["0x80", "0x100"])],
 )
 def test_unknown_bits_are_named(value: int | str, bits: list[str]) -> None:
     with pytest.raises(ValueError, match="unknown flag bits") as caught:
@@ -94,7 +97,12 @@ def test_a_number_of_thousands_of_bits_is_refused_briefly() -> None:
 
 def test_the_defaults_are_ikev2_transport_and_pfs() -> None:
     choice = default_choice()
-    assert (choice.required, choice.ike, choice.esp, choice.pfs) == (True, IkeMode.V2, EspMode.TRANSPORT, True)
+    assert (choice.required, choice.ike, choice.esp, choice.pfs) == (
+        True,
+        IkeMode.V2,
+        EspMode.TRANSPORT,
+        True,
+    )
 
 
 def test_unspecified_flags_encode_as_nothing() -> None:

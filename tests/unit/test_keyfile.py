@@ -49,7 +49,9 @@ def secret_of(text: str) -> bytes:
 
 
 def test_a_per_id_key_is_read() -> None:
-    draft = parse(OWNER + KEY + 'security_flags = 0x5B\nportals = ["10.0.0.0/24"]\nauth_method = 1\ndescription = "d"\n')
+    draft = parse(
+        OWNER + KEY + 'security_flags = 0x5B\nportals = ["10.0.0.0/24"]\nauth_method = 1\ndescription = "d"\n'
+    )
     key = draft.with_secret(Secret(b"x"))
     assert isinstance(key, PerIdKey)
     assert key.id == IkeId.parse(IdType.ID_FQDN, "db1.example.com")

@@ -113,7 +113,10 @@ def test_owners_that_look_alike_when_joined_give_different_ids() -> None:
 
 
 def test_a_secrets_id_does_not_depend_on_the_files_name() -> None:
-    assert spell_secret(entry("db1", keys=("other",)), DIGEST_KEY).id == spell_secret(entry("db1"), DIGEST_KEY).id
+    assert (
+        spell_secret(entry("db1", keys=("other",)), DIGEST_KEY).id
+        == spell_secret(entry("db1"), DIGEST_KEY).id
+    )
 
 
 def test_without_the_digest_key_the_id_tells_nothing() -> None:
@@ -181,7 +184,11 @@ def test_every_change_of_the_message_shows_in_the_childs_name() -> None:
     by_child: dict[tuple[str, str], object] = {}
     for ike in IkeMode:
         for esp in EspMode:
-            for tuning in (Tuning(), *(Tuning(ike_rekey_time=n) for n in (60, 3600, 86400)), Tuning(dpd_delay=1)):
+            for tuning in (
+                Tuning(),
+                *(Tuning(ike_rekey_time=n) for n in (60, 3600, 86400)),
+                Tuning(dpd_delay=1),
+            ):
                 spelled = spell(dataclasses.replace(BASE, ike=ike, esp=esp, tuning=tuning))
                 told = by_child.setdefault((spelled.name, spelled.child), spelled.message)
                 assert told == spelled.message

@@ -32,7 +32,9 @@ TEXTS = {
     "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
     "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
     "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
-    "odd addresses": guard_table([portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []),
+    "odd addresses": guard_table(
+        [portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []
+    ),
 }
 
 
@@ -59,7 +61,11 @@ def test_a_table_of_others_stays() -> None:
 
 def test_only_our_table_is_ever_named() -> None:
     for text in TEXTS.values():
-        rows = [line.split() for line in text.splitlines() if line.startswith(("table ", "delete ", "add ", "flush "))]
+        rows = [
+            line.split()
+            for line in text.splitlines()
+            if line.startswith(("table ", "delete ", "add ", "flush "))
+        ]
         assert [row[:3] for row in rows] == [
             ["table", "inet", "iscsi_ipsec"],
             ["delete", "table", "inet"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from iscsi_ipsec.base.model import Tuning
+from iscsi_ipsec.base.sa import CharonState
 from iscsi_ipsec.core.desired import Desired
 from iscsi_ipsec.core.plan import Operation, plan
 from tests.unit.making import (
@@ -17,7 +18,6 @@ from tests.unit.making import (
     record,
     spelled,
 )
-from iscsi_ipsec.base.sa import CharonState
 
 WANTED = derived(per_id(SOURCE), record())
 
@@ -77,7 +77,9 @@ def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
 
 def test_a_change_of_one_portal_touches_no_other() -> None:
     before = derived(per_id(SOURCE), record(TARGET), record("10.0.0.21"))
-    after = derived(per_id(SOURCE), record(TARGET), record("10.0.0.21"), policy("10.0.0.21", tuning=Tuning(dpd_delay=3)))
+    after = derived(
+        per_id(SOURCE), record(TARGET), record("10.0.0.21"), policy("10.0.0.21", tuning=Tuning(dpd_delay=3))
+    )
     assert {o.item for o in planned(after, holding(before))} == {"iscsi-ipsec-10.0.0.21-3260"}
 
 
@@ -91,7 +93,9 @@ def test_what_nothing_asks_for_goes_connections_before_secrets() -> None:
 
 
 def test_foreign_names_are_never_touched() -> None:
-    state = charon_state(["vpn", "iscsi-ipsecX"], {"vpn": ["net"], "iscsi-ipsec": ["x"], "my-iscsi-ipsec-1": ["x"]})
+    state = charon_state(
+        ["vpn", "iscsi-ipsecX"], {"vpn": ["net"], "iscsi-ipsec": ["x"], "my-iscsi-ipsec-1": ["x"]}
+    )
     assert planned(derived(), state) == ()
 
 

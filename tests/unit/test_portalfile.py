@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import EspMode, PortalPolicy, Problem, Role, Start, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.model import (
+    EspMode,
+    PortalPolicy,
+    Problem,
+    Role,
+    Start,
+    parse_portal,
+    parse_portal_pattern,
+)
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from tests.unit.making import address, identity
 
@@ -51,7 +59,10 @@ start = "start"
     assert policy.choice.esp is EspMode.TUNNEL
     assert (policy.psk, policy.preset, policy.name) == ("db1", "ontap", "san")
     assert policy.target_id == identity("san-a.example.com")
-    assert (policy.tunnel_outer_remote, policy.tunnel_outer_local) == (address("203.0.113.1"), address("198.51.100.1"))
+    assert (policy.tunnel_outer_remote, policy.tunnel_outer_local) == (
+        address("203.0.113.1"),
+        address("198.51.100.1"),
+    )
     assert (policy.tuning.dpd_delay, policy.tuning.replay_window, policy.tuning.start) == (0, 0, Start.START)
 
 
@@ -147,7 +158,7 @@ def test_a_portal_pattern_is_read_in_every_form(text: str, printed: str) -> None
     "text",
     [
         "", ":", "10.0.0.20:", "10.0.0.20:x", "10.0.0.20:١", "[10.0.0.20", "[fd00::20]3260", "[fd00::20]/64", "10.0.0", "1",
-        "10.0.0.0/33", "-san", "a..b", "a" * 64, "san/24", "san example", "10.0.0.20:3260:1x", "0.0.0.0", "::", "224.0.0.1",
+        "10.0.0.0/33", "-san", "a..b", "a" * 64, "san/24", "san example", "10.0.0.20:3260:1x", "0.0.0.0", "::", "224.0.0.1",  # noqa: S104  # what must be refused
     ],
 )  # fmt: skip
 def test_what_is_no_portal_is_refused(text: str) -> None:

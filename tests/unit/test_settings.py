@@ -32,7 +32,11 @@ dpd_delay = 5
 """,
         "s.toml",
     )
-    assert (settings.require_ipsec, settings.guard, settings.guard_devices) == (True, False, ("ipsec0", "tun-1.2"))
+    assert (settings.require_ipsec, settings.guard, settings.guard_devices) == (
+        True,
+        False,
+        ("ipsec0", "tun-1.2"),
+    )
     assert (settings.resync_interval, settings.settle_time, settings.log_level) == (5.0, 0.25, "debug")
     assert (settings.vici_socket, settings.nodes_dirs) == ("/run/x.vici", ("/a", "/b"))
     assert settings.default_choice is not None

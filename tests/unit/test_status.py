@@ -56,7 +56,11 @@ def test_a_session_inside_the_wanted_sa_is_protected() -> None:
     assert (told["protected"], told["ready"], told["problem"]) == (True, True, None)
     assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", "transport", True)
     assert (told["portal"], told["role"], told["key"]) == ("10.0.0.20:3260", "initiator", SOURCE)
-    assert (told["identity"], told["identity_type"], told["peer_identity"]) == (SOURCE, "ID_IPV4_ADDR", "10.0.0.20")
+    assert (told["identity"], told["identity_type"], told["peer_identity"]) == (
+        SOURCE,
+        "ID_IPV4_ADDR",
+        "10.0.0.20",
+    )
     assert told["sa"]["cipher"] == "AES_GCM_16-256"
     assert [s["remote"] for s in told["sessions"]] == ["10.0.0.20:3260"]
 
@@ -115,7 +119,10 @@ def test_an_outdated_sa_tells_the_cause_that_keeps_its_successor_from_coming() -
 
 def test_the_wanted_sa_is_shown_before_an_older_and_a_younger_one() -> None:
     told = row(
-        WANTED, child_sa("old", 1, conn=CONN, age=5), good(unique_id=2, age=50), child_sa("odd", 3, conn=CONN, age=1)
+        WANTED,
+        child_sa("old", 1, conn=CONN, age=5),
+        good(unique_id=2, age=50),
+        child_sa("odd", 3, conn=CONN, age=1),
     )
     assert told["sa"]["child_id"] == 2
 
@@ -158,7 +165,9 @@ def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
 
 
 def test_a_served_portal_has_a_row_for_each_initiator() -> None:
-    rows = portal_rows(derived(serves(), per_id("db1"), per_id("db2")).portals, Observed(charon_reachable=True))
+    rows = portal_rows(
+        derived(serves(), per_id("db1"), per_id("db2")).portals, Observed(charon_reachable=True)
+    )
     assert [(r["role"], r["identity"]) for r in rows] == [("target", "db1"), ("target", "db2")]
 
 

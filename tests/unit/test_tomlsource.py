@@ -25,12 +25,12 @@ def source(text: str) -> Source:
         '"wanted" = 1',
         "  'wanted' = 1",
         "a = 1\r\nwanted = 1\r\n",
-        'a = "it is \'\'\' so"\nwanted = 1',
-        "# nothing begins here: \"\"\"\nwanted = 1",
+        "a = \"it is ''' so\"\nwanted = 1",
+        '# nothing begins here: """\nwanted = 1',
         "# nor here: '''\n\nwanted = 1",
         'a = "next\u2028line"\nwanted = 1',
         'a = "next\u0085line"\nwanted = 1',
-        "a = 'it is \"\"\" so'\nwanted = 1",
+        'a = \'it is """ so\'\nwanted = 1',
         'a = """\n\'\'\'\n"""\nwanted = 1',
     ],
     ids=repr,
@@ -59,7 +59,12 @@ def test_a_mistake_in_a_table_is_told_at_its_line_however_the_table_is_written(t
 
 def test_every_mistake_is_collected_with_its_line() -> None:
     read = source('a = 1\nb = "x"\nc = [1]\nd = "x"\n')
-    assert (read.text("a"), read.number("b", 0, 9), read.texts("c"), read.truth("d")) == (None, None, None, None)
+    assert (read.text("a"), read.number("b", 0, 9), read.texts("c"), read.truth("d")) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert [(p.line, p.code) for p in read.problems] == [(n, "wrong-type") for n in (1, 2, 3, 4)]
     with pytest.raises(ConfigError) as caught:
         read.raise_if_wrong()
@@ -99,7 +104,10 @@ def test_a_fraction_out_of_range_is_refused(value: str) -> None:
 def test_an_unknown_key_is_told_with_what_was_meant_or_what_is_known() -> None:
     read = source("gruop = true\nzzz = 1\n")
     read.refuse_unknown(["group", "id"])
-    assert [(p.line, p.hint) for p in read.problems] == [(1, 'did you mean "group"?'), (2, "known keys: group, id")]
+    assert [(p.line, p.hint) for p in read.problems] == [
+        (1, 'did you mean "group"?'),
+        (2, "known keys: group, id"),
+    ]
 
 
 CANARY = "canary7f3a"

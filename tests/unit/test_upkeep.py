@@ -241,7 +241,9 @@ def test_an_sa_that_nothing_asks_for_ends() -> None:
 
 
 def test_an_sa_is_not_ended_twice_in_one_go() -> None:
-    made = operations([upheld()], [ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=4)], revoked=[OLD_KEY, OLD_KEY[:-2]])
+    made = operations(
+        [upheld()], [ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=4)], revoked=[OLD_KEY, OLD_KEY[:-2]]
+    )
     assert len([o for o in made if isinstance(o, TerminateIke)]) == 1
 
 

@@ -38,6 +38,11 @@ def state(direction: str, **more: Any) -> KernelState:
     return KernelState(**{**fields, **more})
 
 
+def narrowed(**more: Any) -> Selector:
+    fields: dict[str, Any] = {"sport": 0, "sport_mask": 0, "dport": 0, "dport_mask": 0, **more}
+    return Selector(src=ipaddress.ip_network("10.0.0.1"), dst=ipaddress.ip_network("10.0.0.20"), **fields)
+
+
 def facts(**more: Any) -> Facts:
     given: dict[str, Any] = {
         "policies": (policy("out"), policy("in")),
@@ -87,8 +92,8 @@ def test_a_missing_sa_is_told_by_its_direction(direction: str) -> None:
         {"mode": "tunnel"},
         {"dst": address("10.0.0.99")},
         {"src": address("10.0.0.99")},
-        {"sel": Selector(src=ipaddress.ip_network("10.0.0.1"), dst=ipaddress.ip_network("10.0.0.20"), proto=6, sport=5, sport_mask=0xFFFF, dport=0, dport_mask=0)},  # fmt: skip
-        {"sel": Selector(src=ipaddress.ip_network("10.0.0.1"), dst=ipaddress.ip_network("10.0.0.20"), proto=17, sport=0, sport_mask=0, dport=0, dport_mask=0)},  # fmt: skip
+        {"sel": narrowed(proto=6, sport=5, sport_mask=0xFFFF)},
+        {"sel": narrowed(proto=17)},
     ],
     ids=str,
 )
@@ -114,7 +119,10 @@ def test_a_missing_guard_is_told() -> None:
 
 
 def test_a_portal_that_the_guard_does_not_hold_is_told() -> None:
-    assert failures(facts(guarded=frozenset({portal("10.0.0.20:3261")}))) == "the guard does not hold this portal"
+    assert (
+        failures(facts(guarded=frozenset({portal("10.0.0.20:3261")})))
+        == "the guard does not hold this portal"
+    )
 
 
 def test_a_guard_that_is_switched_off_is_no_failure() -> None:

@@ -17,6 +17,8 @@ from iscsi_ipsec.base.model import Problem, Severity
 
 _TABLE = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*=""")
+_TRIPLE = ('"""', "'''")
+_TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 _TYPE_NAMES = {
@@ -37,24 +39,31 @@ def key_lines(text: str) -> Mapping[str, int]:
     """
     lines: dict[str, int] = {}
     table = ""
-    closing = ""
-    for number, whole in enumerate(text.splitlines(), 1):
-        line = whole
-        if closing:
-            if closing not in line:
-                continue
-            line = line.split(closing, 1)[1]
-            closing = ""
-        elif match := _TABLE.match(line):
-            table = match[1].replace('"', "").replace(" ", "") + "."
-            lines.setdefault(table[:-1], number)
-        elif match := _KEY.match(line):
-            lines.setdefault(table + (match[1] or match[2] or match[3] or ""), number)
-        for quote in ('"""', "'''"):
-            if line.count(quote) % 2:
-                closing = quote
-                break
+    open_quote = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not open_quote:
+            if match := _TABLE.match(line):
+                table = match[1].replace('"', "").replace(" ", "") + "."
+                lines.setdefault(table[:-1], number)
+            elif match := _KEY.match(line):
+                lines.setdefault(table + (match[1] or match[2] or match[3] or ""), number)
+        open_quote = _left_open(line, open_quote)
     return lines
+
+
+def _left_open(line: str, open_quote: str) -> str:
+    """The triple quote that a line leaves open, empty for none."""
+    at = 0
+    while True:
+        if open_quote:
+            end = line.find(open_quote, at)
+            if end < 0:
+                return open_quote
+            open_quote, at = "", end + len(open_quote)
+        token = _TOKEN.search(line, at)
+        if token is None or token[0].startswith("#"):
+            return ""
+        open_quote, at = token[0] if token[0] in _TRIPLE else "", token.end()
 
 
 class Source:
@@ -72,8 +81,9 @@ class Source:
         self.problems: list[Problem] = [] if problems is None else problems
 
     def line(self, key: str) -> int:
-        """The line of ``key``, 0 where it is absent."""
-        return self._lines.get(self._prefix + key, 0)
+        """The line of ``key``, or of the inline table it stands in; 0 where it is absent."""
+        at = self._lines.get(self._prefix + key, 0)
+        return at or (self._lines.get(self._prefix[:-1], 0) if key in self.data else 0)
 
     # -- what is wrong
 

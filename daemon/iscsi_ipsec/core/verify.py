@@ -96,8 +96,12 @@ def verify_portal(expected: Expectation, facts: Facts) -> Verdict:
     failures: list[str] = []
     _judge_guard(expected.portal, facts, evidence, failures)
     if expected.has_connection and not expected.user_space_esp:
-        if any(_may_reach(policy, expected.portal) for policy in facts.policies):
-            evidence.append("a policy demands ESP towards it")
+        reaching = (p for p in facts.policies if _may_reach(p, expected.portal))
+        first = min(reaching, key=lambda p: p.priority, default=None)
+        if first and first.action == "allow" and first.tmpl_proto == IPPROTO_ESP:
+            evidence.append("the policy that applies first demands ESP towards it")
+        elif first:
+            failures.append(f"the policy that applies first (priority {first.priority}) does not demand ESP")
         else:
             failures.append("no policy in the kernel demands ESP towards it")
     return Verdict(
@@ -171,8 +175,7 @@ def _serves(state: KernelState, policy: KernelPolicy, src: Portal, dst: Portal) 
 def _may_reach(policy: KernelPolicy, portal: Portal) -> bool:
     return (
         policy.direction == "out"
-        and policy.action == "allow"
-        and policy.tmpl_proto == IPPROTO_ESP
+        and not policy.restricted
         and policy.dst.version == portal.address.version
         and portal.address in policy.dst
         and policy.proto in (0, IPPROTO_TCP)

@@ -10,7 +10,13 @@ from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.keyfile import KeyFileRef, parse_key_file, placeholder_problem, weak_key_problem
+from iscsi_ipsec.core.keyfile import (
+    KeyFileRef,
+    empty_key_problem,
+    parse_key_file,
+    placeholder_problem,
+    weak_key_problem,
+)
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.settings import parse_settings
 from iscsi_ipsec.core.status import problem_row
@@ -101,14 +107,15 @@ def _check_key(text: str, path: str, name: str) -> tuple[Problem, ...]:
     draft = parse_key_file(text, path, name)
     match draft.source:
         case Secret() as secret:
-            weak = placeholder_problem(draft, secret) or weak_key_problem(draft, secret)
+            key = secret
         case KeyFileRef(path=beside):
-            weak = weak_key_problem(
-                draft, files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
-            )
+            key = files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
         case _:
-            weak = None  # a credential may only be readable to the service
-    return (weak,) if weak else ()
+            return ()  # a credential may only be readable to the service
+    if not key:
+        return (empty_key_problem(draft),)
+    problem = placeholder_problem(draft, key) or weak_key_problem(draft, key)
+    return (problem,) if problem else ()
 
 
 def _looks_like_key(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 Says what it would write, with keys left out; ``--apply`` writes. A file that
 exists is only replaced with ``--force``, and one that is already as it would
-be made is left alone. How flags are taken over, :mod:`~iscsi_ipsec.core.winimport` says.
+be made is left alone. How flags are taken over, :mod:`~iscsi_ipsec.core.winvalues` says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.filewrite import write_atomic
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import PortalPolicy, PortalRange, Problem, Role, Severity
+from iscsi_ipsec.base.model import Portal, PortalPolicy, PortalRange, Problem, Role, Severity
 from iscsi_ipsec.core.keyfile import KeyDraft
 from iscsi_ipsec.core.keytext import (
     GROUP_NAME,
@@ -31,7 +31,8 @@ from iscsi_ipsec.core.keytext import (
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.status import problem_row
-from iscsi_ipsec.core.winimport import KINDS, FoundKey, FoundPortal, Harvest, Rules, parse, take_default
+from iscsi_ipsec.core.winimport import KINDS, parse, take_default
+from iscsi_ipsec.core.winvalues import FoundKey, FoundPortal, Harvest, Rules
 from iscsi_ipsec.core.world import Lookup, World
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json
 from iscsi_ipsec.shell.paths import Paths
@@ -82,7 +83,11 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Parse all, show or write all that is good, and list what is not."""
     harvests = _parse_all(options)
     problems = [problem for harvest in harvests for problem in harvest.problems]
-    made = [*_keys(harvests, paths, options, problems), *_portals(harvests, paths, options, problems)]
+    existing = read_policies(paths)
+    made = [
+        *_keys(harvests, existing, paths, options, problems),
+        *_portals(harvests, existing, paths, options, problems),
+    ]
     if options.apply:
         for file in made:
             if file.state in ("new", "replaced"):
@@ -150,17 +155,17 @@ def _read(path: str) -> str:
 
 
 def _keys(
-    harvests: Iterable[Harvest], paths: Paths, options: argparse.Namespace, problems: list[Problem]
-) -> Iterable[_Made]:
+    harvests: Iterable[Harvest], existing: tuple[PortalPolicy, ...], paths: Paths, options: argparse.Namespace,
+    problems: list[Problem],
+) -> Iterable[_Made]:  # fmt: skip
     chosen: dict[str, tuple[str, FoundKey]] = {}
     for harvest in harvests:
         for key in harvest.keys:
-            name = file_name(key.id)
-            if key.portal:
-                name = f"{GROUP_NAME}-{_portal_name(key.portal)}"
+            name = _login_key_name(key.portal) if key.portal else file_name(key.id)
             if name in chosen:
                 problems.append(_note(chosen[name][0], chosen[name][1].line, "a later key replaces this one"))
             chosen[name] = (harvest.file, key)
+    named = {p.psk for p in existing if p.psk} | {n for n, (_, key) in chosen.items() if key.portal}
     shelves = {persistent: Shelf(paths, runtime=not persistent) for persistent in (True, False)}
     for name, (file, key) in chosen.items():
         shelf = shelves[key.persistent]
@@ -170,7 +175,8 @@ def _keys(
             lines=(),
         )  # fmt: skip
         try:
-            shelf.refuse_conflict(draft)
+            if not key.portal:  # for that portal alone, and the policy beside it names it
+                shelf.refuse_conflict(draft, named)
         except CommandError as err:
             problems.append(_fault(file, key.line, err.message))
             continue
@@ -185,14 +191,16 @@ def _keys(
 
 
 def _portals(
-    harvests: Iterable[Harvest], paths: Paths, options: argparse.Namespace, problems: list[Problem]
-) -> Iterable[_Made]:
+    harvests: Iterable[Harvest], existing: tuple[PortalPolicy, ...], paths: Paths, options: argparse.Namespace,
+    problems: list[Problem],
+) -> Iterable[_Made]:  # fmt: skip
     merged: dict[str, tuple[str, FoundPortal]] = {}
     for harvest in harvests:
-        for found in harvest.portals:
+        with_key = [FoundPortal(line=k.line, portal=k.portal) for k in harvest.keys if k.portal]
+        for found in (*harvest.portals, *with_key):
             name = _portal_name(found.portal)
             merged[name] = (harvest.file, _merge(merged.get(name), found, harvest.file, problems))
-    existing = read_policies(paths) if merged else ()
+    with_keys = {key.portal for harvest in harvests for key in harvest.keys}
     for name, (file, found) in merged.items():
         folder = paths.portal_folders[0 if found.persistent else 1]
         path = f"{folder}/windows-{name}{files.SUFFIX}"
@@ -200,6 +208,7 @@ def _portals(
             name=f"windows-{name}", path=path,
             patterns=(PortalRange(ipaddress.ip_network(found.portal.address), found.portal.port),),
             choice=found.choice, tunnel_outer_remote=found.outer,
+            psk=_login_key_name(found.portal) if found.portal in with_keys else None,
         )  # fmt: skip
         text = make_portal_text(policy)
         try:
@@ -239,7 +248,12 @@ def _merge(
     )
 
 
-def _portal_name(portal: object) -> str:
+def _login_key_name(portal: Portal) -> str:
+    """A key that was given with a login is for that portal, under the address that the host then has."""
+    return f"{GROUP_NAME}-{_portal_name(portal)}"
+
+
+def _portal_name(portal: Portal) -> str:
     return str(portal).replace("[", "").replace("]", "").replace(":", "-")
 
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,8 +106,11 @@ class Shelf:
             owners.setdefault(draft.id.match_key if draft.id else None, []).append(draft)
         return owners
 
-    def refuse_conflict(self, draft: KeyDraft) -> None:
-        """:class:`CommandError` where the file would be hidden, or its identity is another file's already."""
+    def refuse_conflict(self, draft: KeyDraft, but: Container[str] = ()) -> None:
+        """:class:`CommandError` where the file would be hidden, or its identity is another file's already.
+
+        ``but``: names of files that policies name, so that nothing is left to choose.
+        """
         hider = f"{self.persistent_folder}/{draft.name}{files.SUFFIX}"
         if self.folder == self.runtime_folder and os.path.lexists(hider):
             raise CommandError(
@@ -115,7 +118,7 @@ class Shelf:
             )
         mine = draft.id.match_key if draft.id else None
         for other in self._by_owner.get(mine, ()):
-            if other.name != draft.name and _overlap(other.portals, draft.portals):
+            if other.name != draft.name and other.name not in but and _overlap(other.portals, draft.portals):
                 whose = str(draft.id) if draft.id else "the group"
                 raise CommandError(
                     Exit.PROBLEMS, f"{other.path} already has a key of {whose}",

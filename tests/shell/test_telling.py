@@ -1,0 +1,205 @@
+"""What is kept of charon's log, and how often a problem is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.core.status import problem_row
+from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.report import Reporter, sentence, summary
+
+CONN = "iscsi-ipsec-10.0.0.20-3260"
+WRONG_KEY = "tried 1 shared key for 'a' - 'b', but MAC mismatched"
+SILENT = "retransmit 1 of request with message ID 0"
+
+
+class Ear:
+    """Evidence with a clock of its own, and what it woke for."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.woken: list[str] = []
+        self.evidence = Evidence(self.woken.append, lambda: self.now)
+
+    def log(self, line: object, conn: object = CONN) -> None:
+        self.evidence.on_event("log", {"msg": line, "ikesa-name": conn})
+
+    @property
+    def codes(self) -> dict[str, str]:
+        return {conn: cause.code for conn, cause in self.evidence.causes().items()}
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+def test_a_cause_is_kept_by_connection(ear: Ear) -> None:
+    ear.log(WRONG_KEY)
+    ear.log(SILENT, "iscsi-ipsec-10.0.0.21-3260")
+    assert ear.codes == {CONN: "wrong-key", "iscsi-ipsec-10.0.0.21-3260": "peer-silent"}
+    assert ear.woken == ["cause", "cause"]
+
+
+def test_the_cause_that_says_more_is_kept(ear: Ear) -> None:
+    for line in (SILENT, WRONG_KEY, SILENT):
+        ear.log(line)
+    assert ear.codes == {CONN: "wrong-key"}
+
+
+def test_the_same_cause_again_wakes_nobody(ear: Ear) -> None:
+    for _ in range(5):
+        ear.log(WRONG_KEY)
+    assert ear.woken == ["cause"]
+
+
+def test_a_foreign_connections_cause_is_nobodys_business(ear: Ear) -> None:
+    ear.log(WRONG_KEY, "vpn")
+    ear.log(WRONG_KEY, "")
+    ear.log(WRONG_KEY, None)
+    assert (ear.codes, ear.woken) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "message", [{}, {"msg": None}, {"msg": b"bytes"}, {"msg": ["list"]}, {"msg": WRONG_KEY}]
+)
+def test_an_odd_event_does_no_harm(ear: Ear, message: dict[str, Any]) -> None:
+    ear.evidence.on_event("log", message)
+    assert ear.codes == {}
+
+
+def test_what_was_said_before_the_sa_came_up_is_history(ear: Ear) -> None:
+    ear.log(WRONG_KEY)
+    ear.now += 100
+    ear.evidence.settle(CONN, age=5)
+    assert ear.codes == {}
+
+
+def test_what_was_said_since_the_sa_is_up_is_kept(ear: Ear) -> None:
+    ear.log(WRONG_KEY)
+    ear.now += 5
+    ear.evidence.settle(CONN, age=100)
+    assert ear.codes == {CONN: "wrong-key"}
+
+
+def test_a_slow_answer_is_forgotten_once_the_sa_is_up(ear: Ear) -> None:
+    ear.log(SILENT)
+    ear.evidence.settle(CONN, age=100)
+    assert ear.codes == {}
+
+
+def test_an_sa_event_of_ours_wakes_the_loop_and_a_foreign_one_does_not(ear: Ear) -> None:
+    ear.evidence.on_event("child-updown", {"up": "yes", "vpn": {}})
+    assert ear.woken == []
+    ear.evidence.on_event("child-updown", {"up": "yes", CONN: {}})
+    assert ear.woken == ["sa"]
+
+
+@pytest.mark.parametrize(
+    "line", [f"removed vici connection: {CONN}", "unloaded shared key with id 'iscsi-ipsec-0123456789abcdef'"]
+)
+def test_the_log_of_a_wipe_wakes_the_loop(ear: Ear, line: str) -> None:
+    ear.log(line, None)
+    assert ear.woken == ["wiped"]
+
+
+def test_causes_are_a_copy(ear: Ear) -> None:
+    before = ear.evidence.causes()
+    ear.log(WRONG_KEY)
+    assert before == {}
+
+
+# -- the reporter
+
+
+def row(
+    message: str = "the key is missing", severity: Severity = Severity.ERROR, **more: Any
+) -> dict[str, Any]:
+    return problem_row(Problem(code="no-key", message=message, severity=severity, **more))
+
+
+@pytest.fixture
+def reporter(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> Reporter:
+    caplog.set_level(logging.INFO, "iscsi_ipsec")
+    return Reporter(Paths(runtime_dir=str(tmp_path)))
+
+
+def test_a_problem_is_logged_once_and_its_solution_once(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for problems in ([], [row()], [row()], [row()], [], []):
+        reporter._log_changes(problems)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", "the key is missing"),
+        ("INFO", "solved: the key is missing"),
+    ]
+
+
+def test_a_problem_that_comes_back_is_logged_again(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for problems in ([row()], [], [row()]):
+        reporter._log_changes(problems)
+    assert [r.levelname for r in caplog.records] == ["ERROR", "INFO", "ERROR"]
+
+
+def test_a_warning_is_logged_as_one(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+    reporter._log_changes([row(severity=Severity.WARNING)])
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+def test_another_problem_of_the_same_file_is_another_problem(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter._log_changes([row(file="a.toml", line=1)])
+    reporter._log_changes([row(file="a.toml", line=1), row(file="a.toml", line=2)])
+    assert [r.getMessage() for r in caplog.records] == [
+        "a.toml:1: the key is missing",
+        "a.toml:2: the key is missing",
+    ]
+
+
+def test_the_same_problem_twice_in_one_pass_is_logged_once(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter._log_changes([row(), row()])
+    assert len(caplog.records) == 1
+
+
+def test_a_record_carries_fields_for_the_journal_and_nothing_empty(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter._log_changes([row(file="a.toml", line=3)])
+    fields = caplog.records[0].__dict__["fields"]
+    assert fields["ISCSI_IPSEC_PROBLEM"] == "no-key"
+    assert fields["CONFIG_FILE"] == "a.toml"
+    assert all(fields.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "the key is missing"),
+        ({"hint": "write one"}, "the key is missing (write one)"),
+        ({"file": "a.toml"}, "a.toml: the key is missing"),
+        ({"file": "a.toml", "line": 3, "portal": "10.0.0.20:3260"}, "a.toml:3: the key is missing"),
+        ({"portal": "10.0.0.20:3260"}, "10.0.0.20:3260: the key is missing"),
+    ],
+)
+def test_a_problem_is_one_sentence_that_begins_with_its_place(more: dict[str, Any], expected: str) -> None:
+    assert sentence(row(**more)) == expected
+
+
+def test_the_summary_counts_what_matters() -> None:
+    told = {
+        "portals": [{"managed": True, "protected": True}, {"managed": True, "protected": False}, {"managed": False, "protected": False}],
+        "keys": [{}, {}],
+        "problems": [row(), row(severity=Severity.WARNING)],
+        "charon": {"reachable": False},
+    }  # fmt: skip
+    assert summary(told) == "2 portals managed, 1 with an SA up, 2 keys, charon unreachable, 1 problems"
