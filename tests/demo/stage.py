@@ -126,8 +126,11 @@ class Stage:
         self.array.node.run(["nft", "-f", "-"], text=text)
         return text
 
-    def unguard_array(self) -> None:
+    def open_array(self) -> None:
+        """The array's admin gives IPsec up: no rules, no connection, no SA (whose policy would demand ESP)."""
         self.array.node.run(["nft", "delete", "table", "inet", "array"])
+        self.array_charon.load_all("")
+        self.array_charon.forget_sas()
 
 
 def set_stage(lab: Lab) -> Stage:

@@ -188,7 +188,12 @@ class Story:
         if self.stage.tunnelled:  # kernel SAs outlive charon and stay good
             self.closed_login()
         self.stage.host_charon.start()
-        self.until(lambda: self.row().get("protected"), "started again, it got everything back")
+        # with traps the SA comes with the first packet, without them the daemon brings it up itself
+        wanted = "protected" if self.stage.tunnelled else "ready"
+        self.until(
+            lambda: self.stage.daemon.status()["charon"]["reachable"] and self.row().get(wanted),
+            "started again, it got everything back",
+        )
         self.protected_login()
 
     def files_removed(self) -> None:
@@ -198,9 +203,8 @@ class Story:
             path.unlink()
         self.tell.show("$ rm psk.d/*.toml portal.d/*.toml", "")
         self.until(lambda: not self.stage.host_charon.sas(), "the SAs made with these keys are ended")
-        self.stage.unguard_array()
-        self.stage.array_charon.load_all("")
-        self.tell.say("The array's own rules are gone too: it would talk in clear now.")
+        self.stage.open_array()
+        self.tell.say("The array's own rules and SAs are gone too: it would talk in clear now.")
         self.closed_login()
         self.cli("status")
         self.tell.say("Only the admin opens it:")

@@ -10,6 +10,7 @@ the match on the other id before one's own.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 
@@ -20,6 +21,7 @@ from iscsi_ipsec.base.model import (
     Key,
     Peer,
     PerIdKey,
+    PortalRange,
     Problem,
     Role,
     Severity,
@@ -28,6 +30,7 @@ from iscsi_ipsec.base.model import (
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.desired import Connection, Desired, PortalView, SecretEntry
 from iscsi_ipsec.core.initiator import initiator_view
+from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.target import target_views
 from iscsi_ipsec.core.world import Lookup, candidates
 
@@ -48,7 +51,27 @@ def derive(lookup: Lookup) -> Desired:
         secrets=_secrets(lookup.world.keys, connections),
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
+        networks=_guarded_networks(lookup),
+        opened=sorted_portals(
+            {v.seat.portal for v in views if not v.closed and v.choice and v.role is Role.INITIATOR}
+        ),
         problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
+
+
+def _guarded_networks(lookup: Lookup) -> tuple[PortalRange, ...]:
+    """Where portals that nobody has named yet stay closed: networks of policies, or everywhere if IPsec is required."""
+    if lookup.world.settings.require_ipsec:
+        return EVERYWHERE
+    return tuple(
+        pattern
+        for policy in lookup.world.policies
+        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required
+        for pattern in policy.patterns
+        if isinstance(pattern, PortalRange) and not pattern.single
     )
 
 

@@ -18,6 +18,7 @@ from iscsi_ipsec.base.model import (
     Network,
     Peer,
     Portal,
+    PortalRange,
     Problem,
     Role,
     Start,
@@ -95,13 +96,19 @@ class PortalView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """The outcome: what must be in charon and in nftables, and what to tell."""
+    """The outcome: what must be in charon and in nftables, and what to tell.
+
+    ``networks``: where a portal that nothing has named yet must not be
+    reached in clear; ``opened``: portals in them that may.
+    """
 
     portals: tuple[PortalView, ...]
     connections: tuple[Connection, ...]
     secrets: tuple[SecretEntry, ...]
     guarded: tuple[Portal, ...]
     served: tuple[Portal, ...]
+    networks: tuple[PortalRange, ...]
+    opened: tuple[Portal, ...]
     problems: tuple[Problem, ...]
 
 

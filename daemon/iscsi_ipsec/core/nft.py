@@ -14,15 +14,19 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
-from iscsi_ipsec.base.model import Portal
+from iscsi_ipsec.base.model import Network, Portal, PortalRange
 
 FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150
 """Before the usual filter chains (0), behind connection tracking (-200)."""
 
-SETS = ("portals4", "portals6", "served4", "served6")
+SETS = ("open4", "open6", "portals4", "portals6", "networks4", "networks6", "served4", "served6")
+"""Exceptions from networks; remote portals; networks of them; portals of this host."""
+
+HOLDING = ("portals4", "portals6", "served4", "served6")
+"""The sets whose elements are single portals that are held closed."""
 
 _SET = re.compile(r"set (portals[46]|served[46]) \{[^{}]*elements = \{([^{}]*)\}")
 
@@ -32,44 +36,72 @@ _HEAD = """\
 """
 
 
-def guard_table(guarded: Iterable[Portal], served: Iterable[Portal], devices: Iterable[str] = ()) -> str:
+def guard_table(
+    guarded: Iterable[Portal],
+    served: Iterable[Portal],
+    devices: Iterable[str] = (),
+    *,
+    networks: Iterable[PortalRange] = (),
+    opened: Iterable[Portal] = (),
+) -> str:
     """The text of the table.
 
-    ``guarded`` are remote portals, ``served`` local ones. Traffic through one
-    of ``devices`` counts as protected: user-space ESP (kernel-libipsec) shows
-    to the kernel as a TUN device only.
+    ``guarded`` are remote portals, ``served`` local ones. ``networks`` hold
+    portals that nobody has named yet (the very first discovery), but for those
+    in ``opened``. Traffic through one of ``devices`` counts as protected:
+    user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
     """
-    guarded, served, devices = tuple(guarded), tuple(served), tuple(devices)
-    elements = {
-        "portals4": [p for p in guarded if p.address.version == 4],
-        "portals6": [p for p in guarded if p.address.version == 6],
-        "served4": [p for p in served if p.address.version == 4],
-        "served6": [p for p in served if p.address.version == 6],
-    }
+    elements = {name: list[str]() for name in SETS}
+    for kind, portals in (("open", opened), ("portals", guarded), ("served", served)):
+        for portal in sorted(set(portals), key=lambda p: p.sort_key):
+            elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
+    for network, port in _merged(networks):
+        elements[f"networks{network.version}"].append(f"{network} . {port}")
     lines = [_HEAD, f"table {FAMILY} {TABLE}", f"delete table {FAMILY} {TABLE}", f"table {FAMILY} {TABLE} {{"]
     for name in SETS:
-        kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
-        lines.append(f"\tset {name} {{")
-        lines.append(f"\t\ttype {kind} . inet_service")
+        lines += [f"\tset {name} {{", f"\t\ttype ipv{name[-1]}_addr . inet_service"]
+        if name.startswith("networks"):
+            lines.append("\t\tflags interval")
         if elements[name]:
-            ordered = sorted(elements[name], key=lambda p: p.sort_key)
-            lines.append("\t\telements = { " + ", ".join(f"{p.address} . {p.port}" for p in ordered) + " }")
+            lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
         lines.append("\t}")
-    lines += _chain("output", "oifname", devices, (
-        ("ip daddr . tcp dport @portals4", "rt ipsec missing"), ("ip6 daddr . tcp dport @portals6", "rt ipsec missing"),
-        ("ip saddr . tcp sport @served4", "rt ipsec missing"), ("ip6 saddr . tcp sport @served6", "rt ipsec missing"),
-    ))  # fmt: skip
-    lines += _chain("input", "iifname", devices, (
-        ("ip saddr . tcp sport @portals4", "meta ipsec missing"), ("ip6 saddr . tcp sport @portals6", "meta ipsec missing"),
-        ("ip daddr . tcp dport @served4", "meta ipsec missing"), ("ip6 daddr . tcp dport @served6", "meta ipsec missing"),
-    ))  # fmt: skip
+    # packets to oneself never leave the host
+    local = ("lo", *devices)
+    lines += _chain(
+        "output", "oifname", local, ("daddr . tcp dport", "saddr . tcp sport"), "rt ipsec missing"
+    )
+    lines += _chain(
+        "input", "iifname", local, ("saddr . tcp sport", "daddr . tcp dport"), "meta ipsec missing"
+    )
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
+def _merged(ranges: Iterable[PortalRange]) -> Iterator[tuple[Network, int]]:
+    """The networks without those that lie in another: nftables refuses intervals that overlap."""
+    by_port: dict[tuple[int, int], list[Network]] = {}
+    for portal_range in ranges:
+        by_port.setdefault((portal_range.port, portal_range.network.version), []).append(portal_range.network)
+    for port, version in sorted(by_port):
+        networks = by_port[port, version]
+        if version == 4:
+            merged: Iterable[Network] = ipaddress.collapse_addresses(
+                n for n in networks if isinstance(n, ipaddress.IPv4Network)
+            )
+        else:
+            merged = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
+        for network in merged:
+            yield network, port
+
+
+def held_portals(sets: Mapping[str, frozenset[Portal]]) -> frozenset[Portal]:
+    """The single portals that a table with these sets holds closed."""
+    return frozenset(portal for name in HOLDING for portal in sets.get(name, ()))
+
+
 def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
     """The remote and the served portals of a text made by :func:`guard_table`; what cannot be read is passed over."""
-    found: dict[str, list[Portal]] = {name: [] for name in SETS}
+    found: dict[str, list[Portal]] = {name: [] for name in HOLDING}
     for name, elements in _SET.findall(text):
         for element in elements.split(","):
             address, _, port = element.strip().rpartition(" . ")
@@ -80,12 +112,22 @@ def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
 
 
 def _chain(
-    hook: str, direction: str, devices: tuple[str, ...], rules: tuple[tuple[str, str], ...]
+    hook: str, direction: str, devices: tuple[str, ...], sides: tuple[str, str], missing: str
 ) -> list[str]:
-    lines = [f"\tchain {hook} {{", f"\t\ttype filter hook {hook} priority {PRIORITY}; policy accept;"]
-    if devices:
-        names = ", ".join(f'"{device}"' for device in devices)
-        lines.append(f"\t\t{direction} {{ {names} }} accept")
-    lines += [f"\t\t{match} {missing} counter drop" for match, missing in rules]
+    """One base chain; ``sides`` are the packet's fields of a remote portal and of one of ours."""
+    names = ", ".join(f'"{device}"' for device in devices)
+    remote, own = sides
+    lines = [
+        f"\tchain {hook} {{",
+        f"\t\ttype filter hook {hook} priority {PRIORITY}; policy accept;",
+        f"\t\t{direction} {{ {names} }} accept",
+    ]
+    for family, version in (("ip", 4), ("ip6", 6)):
+        lines += [
+            f"\t\t{family} {remote} @portals{version} {missing} counter drop",
+            f"\t\t{family} {own} @served{version} {missing} counter drop",
+            f"\t\t{family} {remote} @open{version} accept",
+            f"\t\t{family} {remote} @networks{version} {missing} counter drop",
+        ]
     lines.append("\t}")
     return lines

@@ -86,7 +86,7 @@ def _row(
         "user_space_esp": connection.user_space_esp if connection else False,
         "reasons": list(view.reasons),
         "origins": list(view.origins),
-        "sessions": [_session(session) for session in sessions],
+        "sessions": [session_row(session) for session in sessions],
         "sa": _sa(ike, child) if ike and child else None,
         "problem": problem_row(problem) if problem else None,
     }
@@ -225,7 +225,8 @@ def _sa(ike: IkeSa, child: ChildSa) -> dict[str, Any]:
     }
 
 
-def _session(session: IscsiSession) -> dict[str, Any]:
+def session_row(session: IscsiSession) -> dict[str, Any]:
+    """A live iSCSI session as JSON."""
     return {
         "sid": session.sid,
         "target": session.target,

@@ -144,7 +144,7 @@ def _explicit_peers(
 ) -> dict[tuple[IdType, str], list[PerIdKey]]:
     peers: dict[tuple[IdType, str], list[PerIdKey]] = {}
     local = _local_id(portal, policy).match_key
-    for key in lookup.world.keys:
+    for key in lookup.keys:
         if (
             isinstance(key, PerIdKey)
             and key.id.match_key != local

@@ -66,11 +66,11 @@ class Lookup:
     def __init__(self, world: World) -> None:
         self.world = world
         self.key_by_name = {key.name: key for key in world.keys}
-        keys = sorted(world.keys, key=lambda k: k.path)
-        self.groups = tuple(k for k in keys if isinstance(k, GroupKey))
-        self.named = tuple(k for k in keys if isinstance(k, PerIdKey) and not k.id.is_address)
+        self.keys = tuple(sorted(world.keys, key=lambda k: k.path))
+        self.groups = tuple(k for k in self.keys if isinstance(k, GroupKey))
+        self.named = tuple(k for k in self.keys if isinstance(k, PerIdKey) and not k.id.is_address)
         self.by_address: dict[str, list[PerIdKey]] = {}
-        for key in keys:
+        for key in self.keys:
             if isinstance(key, PerIdKey) and key.id.is_address:
                 self.by_address.setdefault(key.id.text, []).append(key)
         self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}

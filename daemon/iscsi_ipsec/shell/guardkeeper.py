@@ -43,7 +43,13 @@ class GuardKeeper:
         if not settings.guard:
             self._drop(reasons, problems)
             return None
-        text = nft.guard_table(desired.guarded, desired.served, settings.guard_devices)
+        text = nft.guard_table(
+            desired.guarded,
+            desired.served,
+            settings.guard_devices,
+            networks=desired.networks,
+            opened=desired.opened,
+        )
         try:
             if text == self._text and self._state is not None:
                 if not reasons & GUARD_REASONS:

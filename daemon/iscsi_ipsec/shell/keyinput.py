@@ -125,7 +125,7 @@ def _from_file(path: str) -> bytes:
 
 
 def _asked() -> bytes:
-    if not sys.stdin.isatty():
+    if not _has_terminal():
         raise CommandError(
             Exit.USAGE, "there is no terminal to ask for the key", "use --stdin, --key-file or --generate"
         )
@@ -136,3 +136,7 @@ def _asked() -> bytes:
     if first != second:
         raise CommandError(Exit.PROBLEMS, "the two keys are not the same, nothing was changed")
     return first.encode(errors="surrogateescape")
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty()

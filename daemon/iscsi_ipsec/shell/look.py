@@ -16,7 +16,7 @@ from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role
+from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.desired import Desired, SecretEntry
 from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_connection, spell_secret
@@ -179,6 +179,18 @@ class Looker:
                         hint="write the address, or mend DNS or /etc/hosts",
                     )
                 )
+        stale = {
+            f.name: f.reason for f in self._resolver.failures() if isinstance(answers.get(f.name), tuple)
+        }
+        problems.extend(
+            Problem(
+                code="name-stale",
+                message=f"the name {name} does not resolve any more ({reason}): its last addresses stay in force",
+                hint="mend DNS or /etc/hosts",
+                severity=Severity.WARNING,
+            )
+            for name, reason in sorted(stale.items())
+        )
         return {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
 
     def _source_addresses(

@@ -93,8 +93,6 @@ class ManagedPortals:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    # -- charon
-
 
 def read_text(path: str) -> str:
     """A small file of our own; empty where it is absent or unreadable."""

@@ -19,6 +19,7 @@ from iscsi_ipsec.adapters.guard import GuardState
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Address, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
+from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.status import Observed
 from iscsi_ipsec.core.upkeep import (
@@ -196,7 +197,7 @@ class Reconciler:
                 e.owners for e, s in zip(look.desired.secrets, look.secrets, strict=True) if s.id in missing
             }
             loaded -= {c.name for c in look.desired.connections if {c.pair, (c.remote_id,)} & pairs}
-        guarded = frozenset(p for portals in guard.sets.values() for p in portals) if guard else frozenset()
+        guarded = held_portals(guard.sets) if guard else frozenset()
         for ike in sas:
             for child in ike.children:
                 if child.state == "INSTALLED" and child.child_name == children.get(ike.conn):

@@ -98,10 +98,11 @@ class Reporter:
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._metrics = Metrics(paths.metrics_file)
 
-    def tell(self, outcome: Outcome) -> dict[str, Any]:
-        """Write and log; return the document."""
+    def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
+        """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
         told = document(outcome, self._generation, self._paths.vici_socket)
+        told["problems"] += [status.problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         try:
             write_private(self._paths.status_file, (json.dumps(told, indent=1) + "\n").encode())

@@ -152,7 +152,7 @@ class _Daemon:
             # watched before it is read: what changes meanwhile wakes the next pass
             self._watch.ensure(folders)
             outcome = self._reconciler.run(reasons)
-            told = self._reporter.tell(outcome)
+            told = self._reporter.tell(outcome, self._watch.problems)
             inventory = outcome.look.inventory
             folders, watched = self._folders(inventory), folders
             self._set_level(inventory.settings.log_level)

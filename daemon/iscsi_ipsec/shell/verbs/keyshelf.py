@@ -150,7 +150,7 @@ def may(path: str, what: int) -> None:
         return
     except PermissionError as err:
         raise not_permitted(path) from err
-    if not os.access(path, what):
+    if not os.access(path, what, effective_ids=True):
         raise not_permitted(path)
 
 

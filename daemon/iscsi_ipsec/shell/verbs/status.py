@@ -8,11 +8,13 @@ import sys
 import time
 from typing import Any
 
+from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
+from iscsi_ipsec.base.model import Role
 from iscsi_ipsec.base.sa import ChildSa
-from iscsi_ipsec.core.status import has_errors
+from iscsi_ipsec.core.status import has_errors, session_row
 from iscsi_ipsec.shell.client import Exit, Verbs, paint, print_json, print_table, read_status
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.report import sentence
@@ -81,7 +83,11 @@ def _refresh(document: dict[str, Any], paths: Paths) -> bool:
     except CharonUnavailable:
         document["charon"]["reachable"] = False
         return False
+    by_portal: dict[str, list[dict[str, Any]]] = {}
+    for session in openiscsi.read_sessions(paths.sysfs_dir):
+        by_portal.setdefault(str(session.remote), []).append(session_row(session))
     for row in document["portals"]:
+        row["sessions"] = by_portal.get(row["portal"], []) if row["role"] == Role.INITIATOR.value else []
         if row["sa"]:
             _refresh_row(row, children.get(row["sa"]["child_id"]))
     return True

@@ -11,6 +11,7 @@ from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import Routes, established_to
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import ISCSI_PORT, Flow, Portal, Role, parse_portal
+from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.verify import Expectation, Facts, Verdict, verify_flow, verify_portal
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, paint, print_json, read_status
 from iscsi_ipsec.shell.paths import Paths
@@ -95,7 +96,7 @@ def _facts(document: dict[str, Any], flows: tuple[Flow, ...]) -> Facts:
     return Facts(
         policies=kernel.policies(),
         states=kernel.states(),
-        guarded=frozenset(p for portals in guard.sets.values() for p in portals) if guard else None,
+        guarded=held_portals(guard.sets) if guard else None,
         guard_wanted=document["guard"]["wanted"],
         devices=frozenset(document["guard"]["devices"]),
         routed_via=routed,
