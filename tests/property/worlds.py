@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ IDS = (
     *map(identity, (*SOURCES, "10.0.0.20", "10.0.0.9", "db1", "DB1", "db2.example.com", "db1@example.com")),
     IkeId.parse(IdType.ID_FQDN, "10.0.0.1"),
 )
+INITIATORS = ipaddress.ip_network("10.0.0.0/28")
 NAMES = ("db1", "db2", "db3", "group", "more")
 
 choices = st.none() | st.builds(
@@ -85,6 +87,8 @@ def policies(draw: st.DrawFn, name: str) -> PortalPolicy:
         more["tunnel_outer_local"] = draw(st.none() | st.just(address("198.51.100.1")))
     role = draw(st.sampled_from([Role.INITIATOR, Role.INITIATOR, Role.TARGET]))
     pool = SERVED if role is Role.TARGET else PATTERNS
+    if role is Role.TARGET:
+        more["initiators"] = draw(st.sampled_from(((), (identity("db9"),), (INITIATORS, identity("db1")))))
     patterns = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique=True))
     return policy(*patterns, name=name, role=role, **more)
 

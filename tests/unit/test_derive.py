@@ -214,6 +214,26 @@ def test_two_keys_for_one_pair_of_identities_are_refused_since_charon_cannot_tel
     assert any(p.severity is Severity.ERROR for p in desired.problems)
 
 
+def test_a_remote_that_two_local_ids_reach_is_reached_by_each_with_its_own_key() -> None:
+    # charon ranks the match on the other id first: a secret owned by the remote alone is as good as any pair's
+    desired = derived(
+        per_id("10.0.0.1", "one", portals=["10.0.0.20"]),
+        group(),
+        per_id("10.0.1.1", "two"),
+        record("10.0.0.20"),
+        record("10.0.0.21"),
+        record("10.0.0.20", net_ifacename="ens4"),
+        sources={("10.0.0.20", "ens4"): "10.0.1.1"},
+    )
+    for connection in desired.connections:
+        ranked = [
+            ((connection.remote_id in e.owners, connection.local_id in e.owners), e.secret)
+            for e in desired.secrets
+        ]
+        best = max(rank for rank, _ in ranked)
+        assert [secret for rank, secret in ranked if rank == best] == [connection.key.secret]
+
+
 # -- interfaces
 
 

@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iscsi_ipsec.shell.metrics import Metrics, exposition
 
+LABELS = ("version", "code", "severity", "portal", "role", "interface", "direction")
+
 
 @dataclass
 class Counters:
@@ -43,7 +45,8 @@ def samples(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
     found: dict[tuple[str, ...], float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            at = (sample.name.removeprefix("iscsi_ipsec_"), *sample.labels.values())
+            labels = tuple(sample.labels[name] for name in LABELS if name in sample.labels)
+            at = (sample.name.removeprefix("iscsi_ipsec_"), *labels)
             assert at not in found, f"{at} is there twice, which a collector refuses"
             found[at] = sample.value
     return found

@@ -104,6 +104,7 @@ class Reconciler:
         self._guard, self._charon, self._evidence = guard, charon, evidence
         self._charon_settled, self._clock = charon_settled, clock
         self._unsettled_since: float | None = None
+        self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
         self._keys_used: dict[str, tuple[str, str]] = {}
         self._revoked: frozenset[str] = frozenset()
@@ -179,6 +180,8 @@ class Reconciler:
             again = min(again, 1.0)
         if changed:
             again = min(again, AFTERLOOK)
+        if self._acquire_pending:
+            again = min(again, LARVAL_GRACE)
         due = next_due(self._attempts)
         if due is not None:
             again = min(again, max(0.05, due - self._clock()))
@@ -214,7 +217,6 @@ class Reconciler:
             charon_reachable=state is not None,
         )
 
-    # -- the guard
     def _apply(self, operations: tuple[Operation, ...], look: Look, problems: list[Problem]) -> None:
         self.counters.vici_writes += len(operations)
         results = self._charon.apply([(op.command, op.message) for op in operations])
@@ -234,7 +236,11 @@ class Reconciler:
         return self._charon.sas() if operations else sas
 
     def _upheld(self, look: Look, state: CharonState) -> list[Upheld]:
-        waiting = _waiting_destinations()
+        asked = _asked_for()
+        waiting = {address for address, age in asked.items() if age >= LARVAL_GRACE}
+        ours = {connection.remote_address for connection in look.desired.connections}
+        # a failure may come before the grace is over, and no event comes after it
+        self._acquire_pending = not waiting >= asked.keys() & ours
         with_session = {session.remote for session in look.world.sessions}
         upheld = []
         for connection, spelled in zip(look.desired.connections, look.connections, strict=True):
@@ -285,12 +291,12 @@ class Reconciler:
             _log.warning("charon refused: %s", refused.reason, extra=fields(item=refused.item))
 
 
-def _waiting_destinations() -> frozenset[Address]:
-    """Outer addresses for which the kernel has asked for an SA and got none so far."""
+def _asked_for() -> dict[Address, int]:
+    """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
     try:
-        return frozenset(s.dst for s in kernel.states() if s.larval and s.age >= LARVAL_GRACE)
+        return {state.dst: state.age for state in kernel.states() if state.larval}
     except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
-        return frozenset()
+        return {}
 
 
 def _past(operation: Operation) -> str:
