@@ -84,7 +84,13 @@ def test_an_explicit_key_always_beats_the_group_key(of: World) -> None:
             continue
         portal = view.seat.portal
         explicit = [k for k in of.keys if isinstance(k, PerIdKey) and lookup.applies(k, portal)]
-        assert view.role is Role.INITIATOR
+        if view.role is Role.TARGET:
+            peer = connection.remote_id
+            own = {k.id for k in explicit}
+            assert peer not in own
+            if not isinstance(peer, IkeId):
+                assert not any(k.is_address and ipaddress.ip_address(k.text) in peer for k in own)
+            continue
         source = of.sources.get((portal.address, view.seat.oif))
         assert not [k for k in explicit if not k.id.is_address or k.id.text == str(source)]
 
@@ -101,7 +107,7 @@ def test_no_secret_is_owned_by_an_identity_that_is_not_its_own_or_its_peers(of: 
             assert key.secret == entry.secret
             uses = [c for c in desired.connections if c.key == key]
             if isinstance(key, PerIdKey):
-                assert all(c.local_id == key.id or c.remote_id == key.id for c in uses)
+                assert all(key.id in (c.local_id, c.remote_id) for c in uses)
             waiting = isinstance(key, PerIdKey) and entry.owners == (key.id,) and not uses
             assert waiting or any(entry.owners in (c.pair, (c.remote_id,)) for c in uses)
 

@@ -8,8 +8,16 @@ import subprocess
 
 import pytest
 
+from iscsi_ipsec.base.model import PortalRange, parse_portal_pattern
 from iscsi_ipsec.core.nft import guard_table
 from tests.unit.making import portal
+
+
+def network(text: str) -> PortalRange:
+    pattern = parse_portal_pattern(text)
+    assert isinstance(pattern, PortalRange)
+    return pattern
+
 
 V4, V6, SERVED = portal("10.0.0.20"), portal("[fd00::20]:3261"), portal("10.0.0.1")
 
@@ -32,6 +40,15 @@ TEXTS = {
     "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
     "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
     "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
+    "networks that overlap": guard_table(
+        [V4], [], networks=map(network, ("10.0.0.0/8", "10.0.0.0/24", "fd00::/64"))
+    ),
+    "everywhere but two": guard_table(
+        [V4],
+        [],
+        networks=map(network, ("0.0.0.0/0", "::/0")),
+        opened=[network(f"{V6.address}/128"), network(f"{SERVED.address}/32")],
+    ),
     "odd addresses": guard_table(
         [portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []
     ),
@@ -102,3 +119,9 @@ def test_a_device_of_user_space_esp_is_let_pass_in_both_directions() -> None:
 
 def test_the_text_does_not_depend_on_the_order_of_portals() -> None:
     assert guard_table([V4, V6, SERVED], []) == guard_table([SERVED, V6, V4], [])
+
+
+def test_an_opened_portal_is_let_pass_before_its_network_drops_it_but_after_a_closed_one() -> None:
+    for chain in TEXTS["everywhere but two"].split("chain ")[1:]:
+        order = [chain.index(f"@{name}4") for name in ("portals", "served", "open", "networks")]
+        assert order == sorted(order)

@@ -172,6 +172,12 @@ def test_a_key_that_begins_with_0x_is_literal_unless_the_admin_says_otherwise(
     assert bool(warnings(harvest)) is not hex_keys
 
 
+def test_digits_that_are_no_hexadecimal_key_are_not_repeated() -> None:
+    harvest = of("PSKey * * 0x37 2 db1 0xcanary *", Rules(hex_keys=True))
+    assert len(errors(harvest)) == 1
+    assert "canary" not in str(harvest.problems)
+
+
 @pytest.mark.parametrize(("nul", "end"), [(False, b""), (True, b"\0")])
 def test_a_group_key_may_end_in_the_nul_that_iscsicli_sends_and_a_psk_never_does(
     nul: bool, end: bytes
@@ -184,6 +190,7 @@ def test_a_group_key_may_end_in_the_nul_that_iscsicli_sends_and_a_psk_never_does
 def test_a_key_that_is_not_ascii_needs_its_code_page() -> None:
     line = "PSKey * * 0x37 2 db1 schlüsselschlüssel *"
     assert "--encoding" in errors(of(line))[0][1]
+    assert "schl" not in str(of(line).problems)
     assert of(line, Rules(encoding="cp1252")).keys[0].secret.reveal() == "schlüsselschlüssel".encode("cp1252")
 
 

@@ -7,6 +7,7 @@ network that no longer answers.
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
@@ -133,6 +134,7 @@ class Machine:
     def close(self) -> None:
         """End the control connection."""
         subprocess.run([*self._ssh(), "-O", "exit", self.name], capture_output=True, timeout=10)
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _ssh(self) -> list[str]:
         # One connection for all commands: setting one up takes seconds on an emulated CPU.

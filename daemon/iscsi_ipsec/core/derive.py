@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from iscsi_ipsec.base.model import (
     GroupKey,
@@ -31,6 +31,7 @@ from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.desired import Connection, Desired, PortalView, SecretEntry
 from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
+from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.target import target_views
 from iscsi_ipsec.core.world import Lookup, candidates
 
@@ -38,7 +39,8 @@ from iscsi_ipsec.core.world import Lookup, candidates
 def derive(lookup: Lookup) -> Desired:
     """Decide everything about every portal. Pure; the same world gives the same outcome."""
     views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
-    taken = frozenset(view.connection.local_id for view in views if view.connection)
+    ends = (end for v in views if v.connection for end in (v.connection.local_id, v.connection.remote_id))
+    taken = frozenset(end for end in ends if isinstance(end, IkeId))
     views.extend(target_views(lookup, taken))
     views = _refuse_shared_pairs(views)
     connections = tuple(v.connection for v in views if v.connection)
@@ -51,10 +53,8 @@ def derive(lookup: Lookup) -> Desired:
         secrets=_secrets(lookup.world.keys, connections),
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
-        networks=_guarded_networks(lookup),
-        opened=sorted_portals(
-            {v.seat.portal for v in views if not v.closed and v.choice and v.role is Role.INITIATOR}
-        ),
+        networks=_networks(lookup, closed=True),
+        opened=_opened(lookup, views),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -62,17 +62,36 @@ def derive(lookup: Lookup) -> Desired:
 EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
 
 
-def _guarded_networks(lookup: Lookup) -> tuple[PortalRange, ...]:
-    """Where portals that nobody has named yet stay closed: networks of policies, or everywhere if IPsec is required."""
+def _networks(lookup: Lookup, *, closed: bool) -> tuple[PortalRange, ...]:
+    """Where portals that nobody has named yet stay closed (or may be reached in clear).
+
+    Networks of policies; everywhere, and nothing open, if IPsec is required.
+    """
     if lookup.world.settings.require_ipsec:
-        return EVERYWHERE
+        return EVERYWHERE if closed else ()
     return tuple(
         pattern
         for policy in lookup.world.policies
-        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required
+        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required is closed
         for pattern in policy.patterns
         if isinstance(pattern, PortalRange) and not pattern.single
     )
+
+
+def _opened(lookup: Lookup, views: list[PortalView]) -> tuple[PortalRange, ...]:
+    """What may be reached in clear although it lies in a closed network: the narrower policy decides."""
+    closed = _networks(lookup, closed=True)
+    opened = [
+        PortalRange(ipaddress.ip_network(view.seat.portal.address), view.seat.portal.port)
+        for view in views
+        if not view.closed and view.choice and view.role is Role.INITIATOR
+    ]
+    for wide in _networks(lookup, closed=False):
+        holes = [
+            c.network for c in closed if c.port == wide.port and c.network.prefixlen >= wide.network.prefixlen
+        ]
+        opened += [PortalRange(piece, wide.port) for piece in without(wide.network, holes)]
+    return tuple(opened)
 
 
 def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
@@ -107,27 +126,23 @@ def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
     return refused
 
 
-def _owners(connection: Connection, crowded: frozenset[IkeId]) -> tuple[Peer, ...]:
-    """Whose the connection's secret is.
+def _owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connection, tuple[Peer, ...]]]:
+    """Each connection with the owners of its secret.
 
     Both ends' ids, so that nothing else in charon outranks it; but where one
-    local id has several keys, the remote id alone: an IKEv2 peer is believed
-    with any key that matches either id, so one target's key would do for the
-    others.
+    local id has several keys and the remote id only one, the remote id alone:
+    an IKEv2 peer is believed with any key that matches either id, so one
+    target's key would do for the others.
     """
-    return (connection.remote_id,) if connection.local_id in crowded else connection.pair
-
-
-def _crowded(connections: tuple[Connection, ...]) -> frozenset[IkeId]:
-    """Local ids under which this host uses more than one key."""
-    keys: dict[IkeId, set[Secret]] = {}
-    remotes: dict[Peer, set[Secret]] = {}
+    keys_of_local: dict[IkeId, set[Secret]] = {}
+    keys_of_remote: dict[Peer, set[Secret]] = {}
     for connection in connections:
-        keys.setdefault(connection.local_id, set()).add(connection.key.secret)
-        remotes.setdefault(connection.remote_id, set()).add(connection.key.secret)
-    return frozenset(
-        c.local_id for c in connections if len(keys[c.local_id]) > 1 and len(remotes[c.remote_id]) == 1
-    )
+        keys_of_local.setdefault(connection.local_id, set()).add(connection.key.secret)
+        keys_of_remote.setdefault(connection.remote_id, set()).add(connection.key.secret)
+    for connection in connections:
+        crowded = len(keys_of_local[connection.local_id]) > 1
+        alone = len(keys_of_remote[connection.remote_id]) == 1
+        yield connection, (connection.remote_id,) if crowded and alone else connection.pair
 
 
 def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
@@ -158,9 +173,8 @@ def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tupl
         entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
 
     ends = set()
-    crowded = _crowded(connections)
-    for connection in connections:
-        add(_owners(connection, crowded), connection.key)
+    for connection, owners in _owners(connections):
+        add(owners, connection.key)
         ends |= {
             end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
         }

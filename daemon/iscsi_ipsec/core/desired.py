@@ -99,7 +99,7 @@ class Desired:
     """The outcome: what must be in charon and in nftables, and what to tell.
 
     ``networks``: where a portal that nothing has named yet must not be
-    reached in clear; ``opened``: portals in them that may.
+    reached in clear; ``opened``: what of them may.
     """
 
     portals: tuple[PortalView, ...]
@@ -108,7 +108,7 @@ class Desired:
     guarded: tuple[Portal, ...]
     served: tuple[Portal, ...]
     networks: tuple[PortalRange, ...]
-    opened: tuple[Portal, ...]
+    opened: tuple[PortalRange, ...]
     problems: tuple[Problem, ...]
 
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from iscsi_ipsec.base.model import Network, Portal, PortalRange
+from iscsi_ipsec.core.networks import merged
 
 FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150
@@ -42,7 +43,7 @@ def guard_table(
     devices: Iterable[str] = (),
     *,
     networks: Iterable[PortalRange] = (),
-    opened: Iterable[Portal] = (),
+    opened: Iterable[PortalRange] = (),
 ) -> str:
     """The text of the table.
 
@@ -52,15 +53,16 @@ def guard_table(
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
     """
     elements = {name: list[str]() for name in SETS}
-    for kind, portals in (("open", opened), ("portals", guarded), ("served", served)):
+    for kind, portals in (("portals", guarded), ("served", served)):
         for portal in sorted(set(portals), key=lambda p: p.sort_key):
             elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
-    for network, port in _merged(networks):
-        elements[f"networks{network.version}"].append(f"{network} . {port}")
+    for kind, ranges in (("open", opened), ("networks", networks)):
+        for network, port in _by_port(ranges):
+            elements[f"{kind}{network.version}"].append(f"{network} . {port}")
     lines = [_HEAD, f"table {FAMILY} {TABLE}", f"delete table {FAMILY} {TABLE}", f"table {FAMILY} {TABLE} {{"]
     for name in SETS:
         lines += [f"\tset {name} {{", f"\t\ttype ipv{name[-1]}_addr . inet_service"]
-        if name.startswith("networks"):
+        if not name.startswith(("portals", "served")):
             lines.append("\t\tflags interval")
         if elements[name]:
             lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
@@ -77,20 +79,13 @@ def guard_table(
     return "\n".join(lines) + "\n"
 
 
-def _merged(ranges: Iterable[PortalRange]) -> Iterator[tuple[Network, int]]:
-    """The networks without those that lie in another: nftables refuses intervals that overlap."""
-    by_port: dict[tuple[int, int], list[Network]] = {}
+def _by_port(ranges: Iterable[PortalRange]) -> Iterator[tuple[Network, int]]:
+    """Networks and ports without overlaps: nftables refuses intervals that overlap."""
+    networks: dict[int, list[Network]] = {}
     for portal_range in ranges:
-        by_port.setdefault((portal_range.port, portal_range.network.version), []).append(portal_range.network)
-    for port, version in sorted(by_port):
-        networks = by_port[port, version]
-        if version == 4:
-            merged: Iterable[Network] = ipaddress.collapse_addresses(
-                n for n in networks if isinstance(n, ipaddress.IPv4Network)
-            )
-        else:
-            merged = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
-        for network in merged:
+        networks.setdefault(portal_range.port, []).append(portal_range.network)
+    for port in sorted(networks):
+        for network in merged(networks[port]):
             yield network, port
 
 

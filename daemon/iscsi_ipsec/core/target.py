@@ -44,6 +44,7 @@ from iscsi_ipsec.core.connection import (
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.initiator import clear_view, uncovered_view
 from iscsi_ipsec.core.keychoice import only, pick_choice
+from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.world import Lookup, Seat, World, parse_address, served_by
 
 _LABEL_BYTES = 64
@@ -60,8 +61,9 @@ class _Admission:
 def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Iterator[PortalView]:
     """One view for each pair of served portal and initiator.
 
-    ``taken``: identities that this host uses as an initiator. A served portal
-    must not answer under one of them, since the initiator's secrets match it.
+    ``taken``: identities at either end of this host's connections as an
+    initiator. A served portal must not answer under one of them, since the
+    initiator's secrets match it.
     """
     world = lookup.world
     seen: dict[Portal, PortalPolicy] = {}
@@ -134,7 +136,7 @@ def _check_portal(portal: Portal, policy: PortalPolicy, taken: frozenset[IkeId],
     if local_id.match_key in {other.match_key for other in taken}:
         raise Refused(
             "shared-identity",
-            f"this host would answer as {local_id}, which it also uses as an initiator: charon would accept the keys of both",
+            f"this host would answer as {local_id}, which is an end of one of its connections as an initiator: charon would accept the keys of both",
             "give the portal an identity of its own with target_id", policy.path,
         )  # fmt: skip
 
@@ -186,23 +188,7 @@ def _group_peers(policy: PortalPolicy, explicit: Iterable[list[PerIdKey]]) -> It
             if peer.match_key not in names:
                 yield peer
         else:
-            yield from _without(peer, taken)
-
-
-def _without(network: Network, taken: Iterable[Network]) -> Iterator[Network]:
-    """The network as networks that leave out the single addresses in ``taken``."""
-    pieces: list[Network] = [network]
-    for hole in taken:
-        pieces = [left for piece in pieces for left in _cut(piece, hole)]
-    yield from sorted(pieces, key=lambda n: (int(n.network_address), n.prefixlen))
-
-
-def _cut(piece: Network, hole: Network) -> Iterable[Network]:
-    if isinstance(piece, ipaddress.IPv4Network) and isinstance(hole, ipaddress.IPv4Network):
-        return piece.address_exclude(hole) if hole.subnet_of(piece) else [piece]
-    if isinstance(piece, ipaddress.IPv6Network) and isinstance(hole, ipaddress.IPv6Network):
-        return piece.address_exclude(hole) if hole.subnet_of(piece) else [piece]
-    return [piece]
+            yield from without(peer, taken)
 
 
 def _view(

@@ -50,8 +50,8 @@ def kind_of(text: str) -> str:
         return "reg"
     if stripped.startswith(("{", "[")):
         return "json"
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return "isns" if lines and all(_ISNS_ROW.fullmatch(line.strip()) for line in lines) else "iscsicli"
+    rows = [row for line in text.splitlines() if (row := line.partition("#")[0].strip())]
+    return "isns" if rows and all(_ISNS_ROW.fullmatch(row) for row in rows) else "iscsicli"
 
 
 # -- iscsicli

@@ -124,6 +124,9 @@ def _parse_all(options: argparse.Namespace) -> list[Harvest]:
             KINDS[options.format](text, rules, harvests[-1])
         else:
             harvests.append(parse(text, name, rules))
+        last = harvests[-1]
+        if not (last.keys or last.portals or last.default or last.problems):
+            last.error(0, "nothing that tells of IPsec is in it", "--format says what it is")
     if options.default_bitmap is not None:
         harvests.append(Harvest("--default-bitmap"))
         take_default(options.default_bitmap, 0, harvests[-1])

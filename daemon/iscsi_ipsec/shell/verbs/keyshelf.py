@@ -336,6 +336,7 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
         raise CommandError(
             Exit.PROBLEMS, f"{path} holds a key of the other kind", f"use: iscsi-ipsec {right} remove"
         )
+    portals = _served_by(shelf.paths, path)
     os.unlink(path)
     sys.stdout.write(f"removed {path}\n")
     if draft and isinstance(draft.source, CredentialRef):
@@ -347,22 +348,17 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
         sys.stderr.write(f"note: {below} of the same name is in force now\n")
     if options.wait:
         wait_until_none(options.timeout, lambda: _not_yet_gone(shelf.paths, path), shelf.paths)
-    closed = _left_closed(shelf.paths, path)
-    if closed:
+    if portals:
         sys.stderr.write(
-            f"note: what no other file covers stays closed until iscsi-ipsec release PORTAL: {', '.join(closed)}\n"
+            f"note: without another key these stay closed: {', '.join(portals)}; iscsi-ipsec release opens what no file covers\n"
         )
     return Exit.FINE
 
 
-def _left_closed(paths: Paths, path: str) -> list[str]:
-    """Portals that had the key, before or after the daemon has noticed."""
-    document = (try_status(paths) if daemon_runs(paths) else None) or {"portals": []}
-    return [
-        row["portal"]
-        for row in document["portals"]
-        if row["key_file"] == path or (row["problem"] and row["problem"]["code"] == "orphaned")
-    ]
+def _served_by(paths: Paths, path: str) -> list[str]:
+    """Portals that the daemon gives this file's key."""
+    document = try_status(paths) if daemon_runs(paths) else None
+    return [row["portal"] for row in document["portals"] if row["key_file"] == path] if document else []
 
 
 # -- waiting
