@@ -145,6 +145,12 @@ class FileReader:
             ),
         )
 
+    def forget(self) -> None:
+        """Open every file at the next :meth:`read`, also those whose ``stat`` is as it was."""
+        for folders in self._kinds.values():
+            for entry in folders.entries.values():
+                entry.settled = False
+
     def save(self) -> Problem | None:
         """Write what is new and good to the store; a problem where it cannot be written.
 

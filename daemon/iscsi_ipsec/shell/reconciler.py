@@ -116,6 +116,8 @@ class Reconciler:
         problems: list[Problem] = []
         self._managed.grant_releases(problems)
         held = self._managed.held(problems)
+        if "reload" in reasons:
+            self._reader.forget()
         look = self._looker.look(reasons, held)
         guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
