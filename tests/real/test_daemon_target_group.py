@@ -71,7 +71,9 @@ def test_a_named_initiator_with_its_own_key_does_not_come_in_with_the_group_key(
     assert comes_in(pair, C, KEY_GROUP, ike)
 
 
-def test_without_initiators_a_group_key_admits_nobody_and_the_portal_says_so(pair: Pair, daemon: Daemon) -> None:
+def test_without_initiators_a_group_key_admits_nobody_and_the_portal_says_so(
+    pair: Pair, daemon: Daemon
+) -> None:
     daemon.put_portal("served", f'portals = ["{SERVED}"]\nrole = "target"\n')
     daemon.put_key("group", group_file(KEY_GROUP))
     daemon.start()

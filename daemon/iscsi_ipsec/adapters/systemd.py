@@ -146,7 +146,9 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
     }
     extra = getattr(record, "fields", None)
     if isinstance(extra, Mapping):
-        fields.update({k: str(v) for k, v in extra.items() if _FIELD.fullmatch(k) and k not in ("MESSAGE", "CODE_LINE")})
+        fields.update(
+            {k: str(v) for k, v in extra.items() if _FIELD.fullmatch(k) and k not in ("MESSAGE", "CODE_LINE")}
+        )
     return fields
 
 
