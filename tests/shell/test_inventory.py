@@ -514,6 +514,17 @@ def test_unchanged_files_are_not_opened_again(host: Host) -> None:
     assert host.reader.opened == 20
 
 
+def test_after_a_reload_every_file_is_opened_once_more(host: Host) -> None:
+    for n in range(3):
+        host.write(f"etc/psk.d/db{n}.toml", GOOD.replace("db1", f"db{n}"))
+    host.read()
+    host.reader.forget()
+    host.read()
+    assert host.reader.opened == 6
+    host.read()
+    assert host.reader.opened == 6
+
+
 def test_only_the_changed_file_is_opened_again(host: Host) -> None:
     for n in range(5):
         host.write(f"etc/psk.d/db{n}.toml", GOOD.replace("db1", f"db{n}"))
