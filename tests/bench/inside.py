@@ -113,7 +113,9 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     save(revealed(first.operations), arguments.messages)
     for reason in ("files", "resync"):
-        passes.run(reason)  # charon's plugins are known now, sources are cached: as in the daemon's second pass
+        passes.run(
+            reason
+        )  # charon's plugins are known now, sources are cached: as in the daemon's second pass
         result[reason] = [passes.run(reason)[1] for _ in range(PASSES)]
     # counted apart from the timing: an audit hook slows everything down and cannot be taken away
     opened, before = Opened(), passes.writes
@@ -127,7 +129,11 @@ def main(words: Sequence[str] | None = None) -> int:
     fresh.replace(arguments.changed)
     opened.count = 0
     outcome, took = passes.run("files")
-    result["changed"] = {**took, "opened": opened.count, "commands": [op.command for op in outcome.operations]}
+    result["changed"] = {
+        **took,
+        "opened": opened.count,
+        "commands": [op.command for op in outcome.operations],
+    }
     passes.end()
     sys.stdout.write(json.dumps(result))
     return 0

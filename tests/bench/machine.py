@@ -32,7 +32,9 @@ def describe(charon: Charon) -> dict[str, str]:
 def resident(pid: int) -> dict[str, float]:
     """Memory in MB: now, and at most so far."""
     status = _read(f"/proc/{pid}/status")
-    found = {name: int(kb) / 1024 for name, kb in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)}
+    found = {
+        name: int(kb) / 1024 for name, kb in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)
+    }
     return {"now": found.get("VmRSS", 0.0), "peak": found.get("VmHWM", 0.0)}
 
 

@@ -48,7 +48,14 @@ class Report:
     checked: int = 0
 
     def add(
-        self, what: str, who: str, values: Iterable[float], *, unit: str = "s", base: Row | None = None, note: str = ""
+        self,
+        what: str,
+        who: str,
+        values: Iterable[float],
+        *,
+        unit: str = "s",
+        base: Row | None = None,
+        note: str = "",
     ) -> Row:
         row = Row(
             what=what, who=who, values=tuple(values), unit=unit, base=base.median if base else 0.0, note=note
@@ -64,14 +71,16 @@ class Report:
 
     def table(self) -> str:
         lines = [f"{name}: {value}" for name, value in self.machine.items()]
-        head = ("measure", "who", "median", "spread", "ratio", "")
+        head = ("measure", "who", "median", "spread", "ratio", "note")
         cells = [head, *(row.cells() for row in self.rows)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
         for number, line in enumerate(cells):
             if number == 0 or line[0] != cells[number - 1][0]:
                 lines.append("")
             shown = [line[0] if number == 0 or line[0] != cells[number - 1][0] else "", *line[1:]]
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip())
+            lines.append(
+                "  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip()
+            )
         lines += ["", f"{self.checked - len(self.broken)} of {self.checked} counts are as they must be"]
         return "\n".join([*lines, *(f"BROKEN: {what}" for what in self.broken)])
 

@@ -61,7 +61,10 @@ def portal_text(number: int) -> str:
 
 def write_files(shape: Shape, daemon: Daemon) -> None:
     """Lay out what an admin would have."""
-    for folder, count, text in ((daemon.psk, shape.keys, key_text), (daemon.portal, shape.portals, portal_text)):
+    for folder, count, text in (
+        (daemon.psk, shape.keys, key_text),
+        (daemon.portal, shape.portals, portal_text),
+    ):
         for number in range(count):
             path = folder / f"{key_name(number)}.toml"
             path.touch(mode=0o600)

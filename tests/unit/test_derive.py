@@ -253,6 +253,18 @@ def test_a_bound_interface_gives_a_connection_of_its_own_with_its_own_key() -> N
     assert desired.guarded == (portal(),)
 
 
+def test_bindings_that_differ_in_nothing_but_the_interface_share_one_connection() -> None:
+    desired = derived(
+        per_id("10.0.0.1"),
+        record(),
+        record(net_ifacename="ens4"),
+        sources={TARGET: "10.0.0.1", (TARGET, "ens4"): "10.0.0.1"},
+    )
+    assert len(desired.portals) == 2
+    assert [c.name for c in desired.connections] == ["iscsi-ipsec-10.0.0.20-3260"]
+    assert {v.connection for v in desired.portals} == set(desired.connections)
+
+
 def test_a_portal_that_only_a_bound_interface_uses_has_no_unbound_connection() -> None:
     desired = derived(per_id(SOURCE), record(net_ifacename="ens4"))
     assert [c.seat for c in desired.connections] == [Seat(portal(), "ens4")]

@@ -33,7 +33,7 @@ from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.target import target_views
-from iscsi_ipsec.core.world import Lookup, candidates
+from iscsi_ipsec.core.world import Lookup, Seat, candidates
 
 
 def derive(lookup: Lookup) -> Desired:
@@ -42,8 +42,8 @@ def derive(lookup: Lookup) -> Desired:
     ends = (end for v in views if v.connection for end in (v.connection.local_id, v.connection.remote_id))
     taken = frozenset(end for end in ends if isinstance(end, IkeId))
     views.extend(target_views(lookup, taken))
-    views = _refuse_shared_pairs(views)
-    connections = tuple(v.connection for v in views if v.connection)
+    views = _share_connections(_refuse_shared_pairs(views))
+    connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
     problems.extend(_link_local_problems(lookup))
@@ -124,6 +124,22 @@ def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
         else:
             refused.append(view)
     return refused
+
+
+def _share_connections(views: list[PortalView]) -> list[PortalView]:
+    """One connection for bindings of a portal that differ in nothing but the interface's name.
+
+    The traps of two would have the same selectors, and charon can only hold one.
+    """
+    first: dict[Connection, Connection] = {}
+    shared = []
+    for view in views:
+        connection = view.connection
+        if connection and view.role is Role.INITIATOR:
+            unnamed = dataclasses.replace(connection, name="", seat=Seat(view.seat.portal))
+            connection = first.setdefault(unnamed, connection)
+        shared.append(dataclasses.replace(view, connection=connection))
+    return shared
 
 
 def _owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connection, tuple[Peer, ...]]]:

@@ -1,0 +1,139 @@
+"""A daemon that runs: one file changes, charon dies and comes back, and nothing happens at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from tests.bench.loading import LONG, holds, timed, writes_of
+from tests.bench.machine import cpu_seconds, resident
+from tests.bench.report import Report
+from tests.bench.shape import Shape, clean, fresh, key_name, key_text
+from tests.netlab import Charon, Daemon, Lab, wait_until
+
+POLL = 0.002
+SETTLE_TIME = 0.05
+"""The daemon's default: for so long nothing new may come before a pass begins."""
+
+LOADED = "loaded IKE shared key with id"
+DOWN = 3.0
+"""Seconds that charon is away: longer than a connection that fails at once is tried again after."""
+
+
+def quiet(daemon: Daemon) -> None:
+    daemon.settle(2.5, timeout=LONG)  # a change is looked at once more after 2 s
+
+
+def change_one(charon: Charon, daemon: Daemon, shape: Shape, count: int, report: Report) -> None:
+    """From the rename of a new key file to the new secret in charon, one after the other."""
+    times = []
+    writes, mark = writes_of(daemon), charon.log_mark()
+    with charon.vici(timeout=LONG) as session:
+
+        def secrets() -> frozenset[bytes]:
+            return frozenset(session.get_shared()["keys"])
+
+        def has_new(old: frozenset[bytes]) -> bool:
+            return bool(secrets() - old)
+
+        for number in range(count):
+            before = secrets()
+            key = shape.keys - 1 - number % (shape.keys - shape.portals)  # one that no portal uses
+            path = daemon.psk / f"{key_name(key)}.toml"
+            beside = path.with_name(f".{path.name}.new")
+            beside.touch(mode=0o600)
+            beside.write_text(key_text(key, number + 1))
+            began = time.perf_counter()
+            beside.replace(path)
+            wait_until(partial(has_new, before), "the new secret is there", timeout=LONG, interval=POLL)
+            times.append(time.perf_counter() - began)
+            wait_until(lambda: len(secrets()) == shape.keys, "the old one is gone", timeout=LONG)
+    quiet(daemon)
+    what = f"one key file changed, {shape}"
+    note = f"worst {max(times) * 1000:.0f} ms of {count}, each with {SETTLE_TIME * 1000:.0f} ms of settle time in it"
+    report.add(what, "daemon, rename to secret in charon", times, note=note)
+    report.add(what, "the same less the settle time", [value - SETTLE_TIME for value in times])
+    loads = charon.log_text(mark).count(LOADED)
+    report.check(f"{what}: secrets loaded for {count} changes", loads, count)
+    report.check(f"{what}: VICI writes for {count} changes", writes_of(daemon) - writes, 2 * count)
+
+
+def restart(lab: Lab, name: str, shape: Shape, runs: int, report: Report) -> None:
+    """Kill charon under a daemon; from the moment that the new one answers until it holds everything."""
+    charon, daemon = fresh(lab, name, shape)
+    daemon.start(timeout=LONG)
+    quiet(daemon)
+    for away in (0.0, DOWN):
+        times = []
+        for _ in range(runs):
+            writes = writes_of(daemon)
+            charon.kill()
+            time.sleep(away)
+            charon.start()
+            times.append(timed(lambda: wait_until(lambda: holds(charon, shape), "all is back", timeout=LONG)))
+            quiet(daemon)
+            report.check(
+                f"VICI writes after a restart of charon, {shape}", writes_of(daemon) - writes, shape.writes
+            )
+        who = f"daemon, charon away for {away:g} s" if away else "daemon, charon back at once"
+        report.add(f"charon killed and started again, {shape}", who, times)
+    clean(lab.node(name), charon, daemon)
+
+
+def footprint(daemon: Daemon, shape: Shape, seconds: float, report: Report) -> None:
+    """Memory, and the share of one core that a daemon without work takes."""
+    before, began = cpu_seconds(daemon.pid), time.perf_counter()
+    generation = daemon.status()["generation"]
+    time.sleep(seconds)
+    used, lasted = cpu_seconds(daemon.pid) - before, time.perf_counter() - began
+    passes = daemon.status()["generation"] - generation
+    memory = resident(daemon.pid)
+    what = f"daemon at rest, {shape}"
+    report.add(
+        what, "memory (RSS)", [memory["now"]], unit="MB", note=f"at most so far {memory['peak']:.0f} MB"
+    )
+    note = f"over {lasted:.0f} s, with {passes} passes in them"
+    report.add(what, "CPU", [100 * used / lasted], unit="% of a core", note=note)
+
+
+def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
+    """CPU time of the pass that is made every 30 s; made here once a second, for there to be some."""
+    daemon.put_settings("resync_interval = 1\n")
+    wait_until(
+        lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
+    )
+    quiet_enough, writes = 4, writes_of(daemon)
+    began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
+    wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
+    passes = daemon.status()["generation"] - began
+    each = (cpu_seconds(daemon.pid) - before) / passes
+    what = f"daemon at rest, {shape}"
+    report.add(
+        what, "CPU of a regular pass", [each], note=f"{each / 30 * 100:.2f} % of a core, at one in 30 s"
+    )
+    report.check(f"{what}: VICI writes of regular passes", writes_of(daemon) - writes, 0)
+
+
+def measure(
+    lab: Lab,
+    name: str,
+    shape: Shape,
+    runs: int,
+    changes: int,
+    rest: float,
+    report: Report,
+    say: Callable[[str], None],
+) -> None:
+    say(f"{shape}: {changes} changes, one after the other")
+    charon, daemon = fresh(lab, name, shape)
+    daemon.start(timeout=LONG)
+    quiet(daemon)
+    change_one(charon, daemon, shape, changes, report)
+    say(f"{shape}: {rest:g} s of nothing")
+    footprint(daemon, shape, rest, report)
+    regular_pass(daemon, shape, report)
+    clean(lab.node(name), charon, daemon)
+    restarted = Shape(min(shape.keys, 1000), min(shape.keys, 1000) // 5)
+    say(f"{restarted}: charon killed and started again")
+    restart(lab, name, restarted, runs, report)
