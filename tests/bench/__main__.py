@@ -37,9 +37,15 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="rounds of each measure (%(default)s)")
     parser.add_argument("--changes", type=int, default=20, help="changes of one file (%(default)s)")
     parser.add_argument("--rest", type=float, default=10.0, help="seconds of idleness measured (%(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=120.0,
+        help="seconds after which no further round is begun (%(default)s)",
+    )
     options = parser.parse_args(words)
-    if options.keys < 100 or options.runs < 3:
-        parser.error("at least 100 keys and 3 runs")
+    if options.keys < 100 or options.runs < 1:
+        parser.error("at least 100 keys and 1 run")
     return options
 
 
@@ -57,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
         report = Report(describe(probe))
         probe.kill()
         sizes = [Shape.of(keys) for keys in (options.keys // 10, options.keys // 3, options.keys)]
-        loading.measure(lab, NODE, sizes, options.runs, report, say)
+        loading.measure(lab, NODE, sizes, options.runs, options.limit, report, say)
         living.measure(lab, NODE, sizes[-1], options.runs, options.changes, options.rest, report, say)
     report.save(RESULT, {"keys": options.keys, "runs": options.runs, "seconds": time.monotonic() - began})
     sys.stdout.write(f"{report.table()}\n\nraw numbers: {RESULT.relative_to(CHECKOUT)}\n")

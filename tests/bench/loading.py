@@ -115,13 +115,25 @@ def _rivals(lab: Lab, name: str, shape: Shape, report: Report, times: Times, mes
 
 
 def measure(
-    lab: Lab, name: str, shapes: Sequence[Shape], runs: int, report: Report, say: Callable[[str], None]
+    lab: Lab,
+    name: str,
+    shapes: Sequence[Shape],
+    runs: int,
+    limit: float,
+    report: Report,
+    say: Callable[[str], None],
 ) -> None:
-    """Every rival in turn, and the whole round again: a burst of somebody else's load meets all of them."""
+    """Every rival in turn, and the whole round again: a burst of somebody else's load meets all of them.
+
+    After ``limit`` seconds no further round is begun, but each shape gets one.
+    """
     messages = lab.folder / "messages.json"
+    began = time.monotonic()
     for shape in shapes:
         times: Times = defaultdict(list)
         for number in range(runs):
+            if number and time.monotonic() - began > limit:
+                break
             say(f"{shape}: round {number + 1} of {runs}")
             _start(lab, name, shape, report, times)
             _inside(lab, name, shape, report, times, messages)

@@ -29,7 +29,15 @@ class Row:
         ratio = f"{self.median / self.base:.2f}" if self.base else ""
         spread = f"{text(min(self.values), self.unit)} .. {text(max(self.values), self.unit)}"
         alone = len(self.values) == 1
-        return self.what, self.who, text(self.median, self.unit), "" if alone else spread, ratio, self.note
+        return (
+            self.what,
+            self.who,
+            text(self.median, self.unit),
+            str(len(self.values)),
+            "" if alone else spread,
+            ratio,
+            self.note,
+        )
 
 
 def text(value: float, unit: str) -> str:
@@ -71,7 +79,7 @@ class Report:
 
     def table(self) -> str:
         lines = [f"{name}: {value}" for name, value in self.machine.items()]
-        head = ("measure", "who", "median", "spread", "ratio", "note")
+        head = ("measure", "who", "median", "runs", "spread", "ratio", "note")
         cells = [head, *(row.cells() for row in self.rows)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
         for number, line in enumerate(cells):

@@ -160,7 +160,8 @@ dd if=/root/sent of=$device bs=4k oflag=direct conv=fsync status=none
 dd if=$device of=/root/received bs=4k count=8 iflag=direct status=none
 cmp /root/sent /root/received
 iscsi-ipsec verify >/root/verify
-iscsi-ipsec status --json
+# 1 says that some portal has a problem, as the one of the combination before may have
+iscsi-ipsec status --json || [ $? = 1 ]
 """
 
 
