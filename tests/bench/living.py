@@ -17,8 +17,8 @@ POLL = 0.002
 SETTLE_TIME = 0.05
 """The daemon's default: for so long nothing new may come before a pass begins."""
 
-AT_REST = 0.4
-"""Seconds without a pass after which a daemon counts as being at rest."""
+AT_REST, AT_REST_PER_KEY = 0.4, 0.0001
+"""Seconds without a finished pass after which a daemon counts as being at rest; a pass takes time itself."""
 
 LOADED = "loaded IKE shared key with id"
 DOWN = 3.0
@@ -35,9 +35,10 @@ def change_one(charon: Charon, daemon: Daemon, shape: Shape, count: int, report:
     charon's log is read, since asking charon for all its secrets would take time from both.
     """
     times, passes = [], []
+    rest = AT_REST + shape.keys * AT_REST_PER_KEY
     writes, first = writes_of(daemon), charon.log_mark()
     for number in range(count):
-        daemon.settle(AT_REST, timeout=LONG)
+        daemon.settle(rest, timeout=LONG)
         before, mark = charon.secrets(), charon.log_mark()
         generation = daemon.status()["generation"]
         key = shape.keys - 1 - number % (shape.keys - shape.portals)  # one that no portal uses
@@ -49,7 +50,7 @@ def change_one(charon: Charon, daemon: Daemon, shape: Shape, count: int, report:
         beside.replace(path)
         wait_until(partial(_loaded, charon, mark), "the new secret is there", timeout=LONG, interval=POLL)
         times.append(time.perf_counter() - began)
-        daemon.settle(AT_REST, timeout=LONG)
+        daemon.settle(rest, timeout=LONG)
         passes.append(daemon.status()["generation"] - generation)
         new, gone = charon.secrets() - before, before - charon.secrets()
         report.check(f"secrets that came and went, {shape}", (len(new), len(gone)), (1, 1))

@@ -19,6 +19,8 @@ _TABLE = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*=""")
 _TRIPLE = ('"""', "'''")
 _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
+_QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
+_SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\\\"))
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 _TYPE_NAMES = {
@@ -187,7 +189,7 @@ def parse_toml(text: str, file: str) -> Source:
             message = "a number is too long" if isinstance(err, ValueError) else "nested too deeply"
         at = _AT_LINE.search(message)
         # tomllib quotes what it stumbled over, which may be a piece of a key
-        told = re.sub(r"(['\"]).*\1", "a character", _AT_LINE.sub("", message)).strip()
+        told = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
         line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
         raise ConfigError(
             (
@@ -201,6 +203,11 @@ def parse_toml(text: str, file: str) -> Source:
             )
         ) from None  # the cause's text may hold a piece of a key
     return Source(data, file, key_lines(text))
+
+
+def _unless_key(quoted: re.Match[str]) -> str:
+    """What tomllib quotes, if it is TOML's own syntax and cannot be a piece of a key."""
+    return quoted[0] if quoted[2] in _SYNTAX else ""
 
 
 def _toml_kind(value: object) -> str:

@@ -105,7 +105,7 @@ class Reporter:
         told["problems"] += [status.problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         try:
-            write_private(self._paths.status_file, (json.dumps(told, indent=1) + "\n").encode())
+            write_private(self._paths.status_file, (json.dumps(told) + "\n").encode())
         except OSError as err:
             _log.error("%s cannot be written: %s", self._paths.status_file, err.strerror)
         self._metrics.tell(told, outcome.counters)
