@@ -20,7 +20,7 @@ _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*=""")
 _TRIPLE = ('"""', "'''")
 _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 _QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
-_SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\\\"))
+_SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\"))
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 _TYPE_NAMES = {
