@@ -59,13 +59,14 @@ PRODUCTS = {
 }  # fmt: skip
 
 
-def respond(pair: Pair, product: Product) -> None:
+def respond(pair: Pair, product: Product, *, aggressive: bool = False) -> None:
     """Configure the far end by hand."""
     pair.target.load_psk("held", KEY_A, [INITIATOR])
     pair.target.load_conn(
         "product",
         {
             "version": product.version,
+            "aggressive": "yes" if aggressive else "no",
             "local_addrs": [PORTAL],
             "remote_addrs": [INITIATOR],
             # strict: nothing but this suite
@@ -84,10 +85,10 @@ def respond(pair: Pair, product: Product) -> None:
     )
 
 
-def negotiate(pair: Pair, daemon: Daemon, preset: str) -> str:
-    """Have the daemon load the preset, start its child, and return what the responder logged of it."""
+def negotiate(pair: Pair, daemon: Daemon, policy: str) -> str:
+    """Have the daemon load the policy, start its child, and return what the responder logged of it."""
     daemon.put_key("group", f'group = true\nkey = "{KEY_A.decode()}"\n')
-    daemon.put_portal("san", f'portals = ["{PORTAL}"]\npreset = "{preset}"\n')
+    daemon.put_portal("san", f'portals = ["{PORTAL}"]\n{policy}\n')
     daemon.start()
     wait_for_connection(pair.initiator, daemon)
     (row,) = daemon.status()["portals"]
@@ -112,11 +113,38 @@ def negotiate(pair: Pair, daemon: Daemon, preset: str) -> str:
 def test_a_preset_finds_the_suite_of_its_product(pair: Pair, daemon: Daemon, name: str) -> None:
     product = PRODUCTS[name]
     respond(pair, product)
-    log = negotiate(pair, daemon, name.partition("-")[0])
+    log = negotiate(pair, daemon, f'preset = "{name.partition("-")[0]}"')
     assert f"selected proposal: IKE:{product.chosen_ike}" in log
     assert f"selected proposal: ESP:{product.chosen_esp}" in log
 
 
 def test_the_control_a_preset_finds_nothing_at_another_products_responder(pair: Pair, daemon: Daemon) -> None:
     respond(pair, PRODUCTS["mds"])
-    assert "selected proposal: ESP" not in negotiate(pair, daemon, "windows")
+    assert "selected proposal: ESP" not in negotiate(pair, daemon, 'preset = "windows"')
+
+
+V1_RESPONDERS = {
+    "strongest": Product(
+        "1", "aes256-sha256-modp2048", "aes256gcm16-modp2048", "AES_CBC_256/HMAC_SHA2_256_128", "AES_GCM_16_256",
+    ),
+    "rfc7146": Product(
+        "1", "aes128-sha256-modp2048", "aes128-sha256-modp2048",
+        "AES_CBC_128/HMAC_SHA2_256_128", "AES_CBC_128/HMAC_SHA2_256_128",
+    ),
+    "suiteb": Product(
+        "1", "aes256-sha384-modp2048", "aes128gcm16-modp2048", "AES_CBC_256/HMAC_SHA2_384_192", "AES_GCM_16_128",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("responder", V1_RESPONDERS)
+@pytest.mark.parametrize("mode", ["MAIN_MODE_ENABLED", "AGGRESSIVE_MODE_ENABLED"])
+def test_the_defaults_of_ikev1_find_a_responder_that_has_only_one_of_their_suites(
+    pair: Pair, daemon: Daemon, mode: str, responder: str
+) -> None:
+    product = V1_RESPONDERS[responder]
+    respond(pair, product, aggressive=mode.startswith("AGG"))
+    flags = f'["VALID", "IKE_IPSEC_ENABLED", "{mode}", "TRANSPORT_MODE_PREFERRED", "PFS_ENABLED"]'
+    log = negotiate(pair, daemon, f"security_flags = {flags}")
+    assert f"selected proposal: IKE:{product.chosen_ike}" in log
+    assert f"selected proposal: ESP:{product.chosen_esp}" in log

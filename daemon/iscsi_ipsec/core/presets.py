@@ -1,7 +1,7 @@
 """What known products need, and what we propose where nobody said anything.
 
 Each preset names its source. A proposal is strongSwan's syntax; several
-algorithms of one kind in a proposal are alternatives in that order.
+algorithms of one kind in a proposal are alternatives in that order, in IKEv2.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ _V2_GROUPS = "curve25519-ecp384-ecp256-modp3072-modp2048"
 # quick mode), so only one group can be offered. Group 14 is the one that
 # every implementation of the last twenty years has.
 _V1_GROUP = "modp2048"
+
+# One algorithm of a kind in each: for IKEv1 charon sends only the first of
+# several (proposal_substructure.c, set_from_proposal_v1_ike).
+_V1_IKE_SUITES = ("aes256-sha256", "aes128-sha256", "aes256-sha384", "aes256-sha512")
+_V1_ESP_SUITES = (
+    "aes256gcm16",
+    "aes128gcm16",
+    "aes256-sha256",
+    "aes128-sha256",
+    "aes256-sha384",
+    "aes256-sha512",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +106,7 @@ def default_ike_proposals(ike: IkeMode, *, fast_aes: bool) -> tuple[str, ...]:
     ChaCha20-Poly1305 comes first.
     """
     if ike is not IkeMode.V2:  # no AEAD in IKEv1's phase 1
-        return (f"aes256-aes128-sha256-sha384-{_V1_GROUP}",)
+        return tuple(f"{suite}-{_V1_GROUP}" for suite in _V1_IKE_SUITES)
     gcm = f"aes256gcm16-aes128gcm16-prfsha384-prfsha256-{_V2_GROUPS}"
     chacha = f"chacha20poly1305-prfsha384-prfsha256-{_V2_GROUPS}"
     cbc = f"aes256-aes128-sha256-sha384-{_V2_GROUPS}"
@@ -109,7 +121,7 @@ def default_esp_proposals(ike: IkeMode, *, pfs: bool, fast_aes: bool, esn: bool)
     """
     if ike is not IkeMode.V2:
         group = f"-{_V1_GROUP}" if pfs else ""
-        return (f"aes256gcm16-aes128gcm16{group}", f"aes256-aes128-sha256-sha384{group}")
+        return tuple(f"{suite}{group}" for suite in _V1_ESP_SUITES)
     tail = (f"-{_V2_GROUPS}" if pfs else "") + ("-esn-noesn" if esn else "")
     gcm, chacha = f"aes256gcm16-aes128gcm16{tail}", f"chacha20poly1305{tail}"
     cbc = f"aes256-aes128-sha256-sha384{tail}"

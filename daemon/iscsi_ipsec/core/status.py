@@ -127,15 +127,15 @@ def _live_problem(
             code="charon-unreachable", message="charon cannot be reached, so no SA can be negotiated", portal=portal,
             hint="systemctl status strongswan",
         )  # fmt: skip
+    cause = (observed.causes or {}).get(connection.name)
+    if child and child.child_name != (observed.children or {}).get(connection.name):
+        # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
+        return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
     if child:
         told = _downgrade(connection, child)
         if told:
             return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
-        cause = (observed.causes or {}).get(connection.name)
-        if child.child_name == (observed.children or {}).get(connection.name):
-            return _failing_rekey(portal, cause) if cause else None
-        return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
-    cause = (observed.causes or {}).get(connection.name)
+        return _failing_rekey(portal, cause) if cause else None
     if cause:
         return Problem(code=cause.code, message=cause.message, hint=cause.hint, portal=portal)
     if sessions and connection.name in observed.struggling:
