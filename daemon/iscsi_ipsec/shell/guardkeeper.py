@@ -13,7 +13,7 @@ import os
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.adapters.guard import Guard, GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor
-from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import Problem
 from iscsi_ipsec.core import nft
 from iscsi_ipsec.core.desired import Desired
@@ -78,7 +78,7 @@ class GuardKeeper:
         try:
             if read_text(self._path) != text:
                 write_private(self._path, text.encode())
-        except OSError as err:
+        except (NotPermitted, StateUnavailable) as err:
             problems.append(state_problem(err))
         return self._state
 
@@ -94,5 +94,3 @@ class GuardKeeper:
             self._text, self._state = "", None
         except (KernelUnavailable, OSError) as err:
             problems.append(state_problem(err))
-
-    # -- what outlives us

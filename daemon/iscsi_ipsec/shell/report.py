@@ -11,6 +11,7 @@ from typing import Any
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.filewrite import write_private
+from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
 from iscsi_ipsec.core import status
 from iscsi_ipsec.shell.metrics import Metrics
@@ -104,12 +105,16 @@ class Reporter:
         told = document(outcome, self._generation, self._paths.vici_socket)
         told["problems"] += [status.problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
-        try:
-            write_private(self._paths.status_file, (json.dumps(told) + "\n").encode())
-        except OSError as err:
-            _log.error("%s cannot be written: %s", self._paths.status_file, err.strerror)
+        self.write(told)
         self._metrics.tell(told, outcome.counters)
         return told
+
+    def write(self, told: dict[str, Any]) -> None:
+        """Replace the status file; where that fails, the log says so and the daemon goes on."""
+        try:
+            write_private(self._paths.status_file, (json.dumps(told) + "\n").encode())
+        except (NotPermitted, StateUnavailable) as err:
+            _log.error("%s", err)
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}
