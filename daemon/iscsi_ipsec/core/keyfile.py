@@ -84,6 +84,11 @@ class KeyDraft:
             portals=self.portals,
         )
 
+    @property
+    def key_line(self) -> int:
+        """The line that holds or names the key."""
+        return next((line for name in _KEY_SOURCES if (line := self.line_of(name))), 0)
+
     def line_of(self, key: str) -> int:
         """The line on which ``key`` stands in the file, 0 if it does not."""
         return dict(self.lines).get(key, 0)
@@ -111,13 +116,12 @@ def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
     """The warning that a key is too short to resist guessing, or None."""
     if len(secret) >= WEAK_KEY_BYTES:
         return None
-    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
     return Problem(
         code="weak-key",
         message=f"the key is shorter than {WEAK_KEY_BYTES} bytes and can be guessed",
         hint="make a random one, e.g. with: openssl rand -base64 32",
         file=draft.path,
-        line=line,
+        line=draft.key_line,
         severity=Severity.WARNING,
     )
 
@@ -126,21 +130,23 @@ def placeholder_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
     """The error that the key is still the one of the samples, which everybody knows; or None."""
     if not secret.starts_with(PLACEHOLDER):
         return None
-    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
     return Problem(
         code="placeholder-key",
         message="the key is still the sample's",
         hint="make one of your own, e.g. with: openssl rand -base64 32",
         file=draft.path,
-        line=line,
+        line=draft.key_line,
     )
 
 
 def empty_key_problem(draft: KeyDraft) -> Problem:
     """The error that a key file or credential holds no bytes."""
-    line = next((n for k in _KEY_SOURCES if (n := draft.line_of(k))), 0)
     return Problem(
-        code="empty-key", message="the key is empty", hint="write the key into it", file=draft.path, line=line
+        code="empty-key",
+        message="the key is empty",
+        hint="write the key into it",
+        file=draft.path,
+        line=draft.key_line,
     )
 
 

@@ -66,7 +66,7 @@ def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Itera
     initiator's secrets match it.
     """
     world = lookup.world
-    seen: dict[Portal, PortalPolicy] = {}
+    seen: set[Portal] = set()
     addresses: set[Address] = set()
     for policy in sorted(world.policies, key=lambda p: p.name):
         if policy.role is not Role.TARGET:
@@ -75,7 +75,7 @@ def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Itera
             for portal in served_by(world, pattern):
                 if portal in seen:
                     continue
-                seen[portal] = policy
+                seen.add(portal)
                 yield from _portal_views(lookup, portal, policy, taken, again=portal.address in addresses)
                 addresses.add(portal.address)
     for portal, role in sorted(world.held, key=lambda h: h[0].sort_key):
