@@ -16,6 +16,7 @@ from iscsi_ipsec.base.model import (
     Severity,
     Start,
 )
+from iscsi_ipsec.core.broken import BrokenFile
 from iscsi_ipsec.core.connection import (
     connection_name,
     esp_mode,
@@ -47,6 +48,8 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     try:
         picked = pick_key(lookup, portal, policy, source, reasons)
         if picked is None and policy is None:
+            if broken := lookup.broken_for(portal):
+                return broken_view(view, broken, held, reasons)
             return uncovered_view(world, view, held, reasons)
         choice = pick_choice(lookup, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
@@ -94,6 +97,20 @@ def uncovered_view(world: World, view: PortalView, held: bool, reasons: list[str
         return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
     reasons.append("neither a key nor a policy applies: left alone, in clear")
     return dataclasses.replace(view, reasons=tuple(reasons))
+
+
+def broken_view(view: PortalView, broken: BrokenFile, held: bool, reasons: list[str]) -> PortalView:
+    """The view of a portal that only a file with a mistake covers. Closed, but not held when the file goes."""
+    portal = str(view.seat.portal)
+    reasons.append(f"{broken.path} means it, but has a mistake: closed until that is mended")
+    problem = Problem(
+        code="broken-file",
+        message=f"{broken.path} means {portal}, but has a mistake, so {portal} stays closed",
+        hint=f"mend the file: iscsi-ipsec check {broken.path}",
+        file=broken.path,
+        portal=portal,
+    )
+    return dataclasses.replace(view, managed=held, closed=True, problem=problem, reasons=tuple(reasons))
 
 
 def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView:

@@ -151,6 +151,7 @@ class Reconciler:
             )
         if saved := self._reader.save():
             problems.append(saved)
+        self._looker.save(look, problems)
         observed = self._observed(look, state, sas, guard_state)
         return Outcome(
             look=look,
