@@ -12,7 +12,6 @@ from tests.unit.making import (
     CLEAR,
     SOURCE,
     TARGET,
-    address,
     derived,
     group,
     per_id,
@@ -130,5 +129,4 @@ def test_it_means_nothing_where_no_portal_can_be_read(kind: str, text: str) -> N
 
 
 def test_an_own_address_is_not_closed() -> None:
-    assert address(SOURCE)
     assert not view_of(derived(broken=broken(SOURCE)), SOURCE).closed

@@ -914,6 +914,36 @@ def test_a_portals_port_is_its_own() -> None:
     assert desired.guarded == (Portal(address(TARGET), 3260), Portal(address(TARGET), 13260))
 
 
+def test_every_rule_that_decided_leaves_a_sentence() -> None:
+    flags = choice(IkeMode.MAIN, EspMode.TUNNEL)
+    tuned = policy(psk="db1", tuning=Tuning(ike_proposals=("aes128-sha256-modp2048",)), preset="windows")
+    view = view_of(derived(per_id("db1"), tuned, record(), settings=Settings(default_choice=flags)))
+    assert view.reasons == (
+        "policy portal.d/san.toml applies",
+        "key psk.d/db1.toml: the policy names it",
+        "flags from the preset windows: 0x27 VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED TRANSPORT_MODE_PREFERRED",
+        "identity db1 (ID_FQDN) towards 10.0.0.20 (ID_IPV4_ADDR)",
+        "IKE proposals from the policy portal.d/san.toml",
+        "ESP proposals from the preset windows",
+    )
+    flags = choice(IkeMode.MAIN, EspMode.TUNNEL, pfs=False)
+    view = view_of(derived(per_id(SOURCE, flags=flags), record()))
+    assert view.reasons == (
+        "no policy names this portal",
+        "key psk.d/10.0.0.1.toml: its identity is the source address 10.0.0.1",
+        "flags from the key psk.d/10.0.0.1.toml: 0x47 VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED TUNNEL_MODE_PREFERRED",
+        "identity 10.0.0.1 (ID_IPV4_ADDR) towards 10.0.0.20 (ID_IPV4_ADDR)",
+        "IKE proposals from the built-in list: RFC 7146 and better, fastest first on this CPU",
+        "ESP proposals from the built-in list: RFC 7146 and better, fastest first on this CPU",
+    )
+
+
+def test_a_warning_about_a_file_is_told_once_for_all_its_portals() -> None:
+    aggressive = policy("10.0.0.0/24", flags=choice(IkeMode.AGGRESSIVE))
+    desired = derived(per_id(SOURCE), aggressive, record(), record("10.0.0.21"))
+    assert [p.code for p in desired.problems] == ["aggressive-mode"]
+
+
 def test_a_views_key_is_named_by_file() -> None:
     view = view_of(derived(per_id("db1"), record()))
     assert (view.key, view.key_path) == ("db1", "psk.d/db1.toml")

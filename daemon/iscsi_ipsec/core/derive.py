@@ -222,6 +222,5 @@ def _warnings(views: list[PortalView]) -> Iterable[Problem]:
                 message="aggressive mode with a pre-shared key lets a listener guess the key offline",
                 hint="use IKEv2 (leave out both mode flags) where the target can",
                 file=view.policy or view.key_path,
-                portal=str(view.seat.portal),
                 severity=Severity.WARNING,
             )

@@ -23,6 +23,7 @@ from iscsi_ipsec.core.connection import (
     esp_proposals,
     host_selector,
     ike_proposals,
+    proposal_reasons,
     tuning_of,
 )
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
@@ -37,6 +38,9 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     policy = lookup.policy_for(portal, Role.INITIATOR)
     reasons.append(f"policy {policy.path} applies" if policy else "no policy names this portal")
     held = (portal, Role.INITIATOR) in world.held
+    broken = lookup.broken_for(portal)
+    if broken and broken.is_policy:
+        reasons.append(f"policy {broken.path} means it too, but has a mistake: nothing of it is in force")
     view = PortalView(
         seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
         policy=policy.path if policy else "",
@@ -48,7 +52,7 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     try:
         picked = pick_key(lookup, portal, policy, source, reasons)
         if picked is None and policy is None:
-            if broken := lookup.broken_for(portal):
+            if broken:
                 return broken_view(view, broken, held, reasons)
             return uncovered_view(world, view, held, reasons)
         choice = pick_choice(lookup, policy, picked, reasons)
@@ -171,6 +175,7 @@ def _connect(
         f"identity {local_id.text} ({local_id.type.name}) towards {remote_id.text} ({remote_id.type.name})"
     )
     tuning = tuning_of(world, policy)
+    reasons.extend(proposal_reasons(world, policy))
     return Connection(
         name=connection_name(portal, seat.oif),
         seat=seat,

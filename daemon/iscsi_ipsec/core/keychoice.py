@@ -30,7 +30,7 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.core import presets
 from iscsi_ipsec.core.desired import Refused
-from iscsi_ipsec.core.flags import default_choice
+from iscsi_ipsec.core.flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.world import Lookup
 
 K = TypeVar("K", PerIdKey, GroupKey)
@@ -143,7 +143,8 @@ def pick_choice(
     )
     for name, choice in sources:
         if choice:
-            reasons.append(f"flags from {name}")
+            flags = encode(choice)
+            reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
             return choice
     reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
     return dataclasses.replace(default_choice(), esp=None)

@@ -39,6 +39,7 @@ from iscsi_ipsec.core.connection import (
     esp_proposals,
     host_selector,
     ike_proposals,
+    proposal_reasons,
     tuning_of,
 )
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
@@ -220,6 +221,8 @@ def _view(
         connection = _answer(lookup.world, portal, policy, admission, choice, alone=alone)
     except Refused as refusal:
         return dataclasses.replace(view, problem=refusal.problem(portal), reasons=tuple(reasons))
+    reasons.append(f"identity {connection.local_id.text} ({connection.local_id.type.name}) is ours")
+    reasons.extend(proposal_reasons(lookup.world, policy))
     return dataclasses.replace(view, connection=connection, reasons=tuple(reasons))
 
 
