@@ -25,7 +25,7 @@ def addresses(*texts: str) -> tuple[Address, ...]:
 class World:
     """A name service whose every answer the test gives, a clock that it turns, and the resolver."""
 
-    def __init__(self, **options: float) -> None:
+    def __init__(self, **options: float | dict[str, tuple[Address, ...]]) -> None:
         self.wakeups = Wakeups()
         self.now = 1000.0
         self.asked: queue.Queue[str] = queue.Queue()
@@ -85,6 +85,21 @@ def test_a_name_is_pending_until_it_is_answered_and_the_answer_wakes(world: Worl
     world.answer("san", "fd00::20", "10.0.0.21", "10.0.0.20", "10.0.0.20")
     assert world.woken()
     assert world.get("san") == addresses("10.0.0.20", "10.0.0.21", "fd00::20")
+
+
+def test_an_answer_of_an_earlier_run_counts_until_there_is_a_newer_one() -> None:
+    world = World(remembered={"san": addresses("10.0.0.20")})
+    assert world.get("san") == addresses("10.0.0.20")
+    world.fail("san", socket.gaierror(socket.EAI_AGAIN, "no DNS at boot"))
+    assert world.woken()
+    assert world.get("san") == addresses("10.0.0.20")
+    assert [failure.name for failure in world.resolver.failures()] == ["san"]
+    world.now += 5
+    world.get("san")
+    world.answer("san", "10.0.0.21")
+    assert world.woken()
+    assert world.get("san") == addresses("10.0.0.21")
+    world.resolver.stop()
 
 
 def test_an_answer_is_asked_for_again_only_when_it_is_old(world: World) -> None:

@@ -169,6 +169,34 @@ def test_only_a_drop_forgets_a_managed_portal(store: Store) -> None:
     assert [str(p) for p in store.managed()] == ["10.0.0.21:3260"]
 
 
+def test_names_are_kept_with_their_addresses_and_replaced_as_a_whole(path: str, store: Store) -> None:
+    four, six = ipaddress.ip_address("10.0.0.20"), ipaddress.ip_address("fd00::20")
+    assert store.names() == {}
+    store.set_names({"san-a.example.com": (four, six), "san-b.example.com": (four,)})
+    store.close()
+    again = Store(path)
+    assert again.names() == {"san-a.example.com": (four, six), "san-b.example.com": (four,)}
+    again.set_names({"san-b.example.com": (six,)})
+    assert again.names() == {"san-b.example.com": (six,)}
+    again.set_names({})
+    assert again.names() == {}
+    again.close()
+
+
+def test_a_database_of_the_first_release_gets_a_place_for_names(path: str, store: Store) -> None:
+    store.put_last_good([good()])
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE names")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    again = Store(path)
+    again.set_names({"san": (ipaddress.ip_address("10.0.0.20"),)})
+    assert list(again.names()) == ["san"]
+    assert again.last_good("/etc/a.toml") == good()
+    again.close()
+
+
 # --- digest key -------------------------------------------------------------
 
 

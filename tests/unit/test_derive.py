@@ -20,6 +20,7 @@ from iscsi_ipsec.base.model import (
     Start,
     Tuning,
 )
+from iscsi_ipsec.core.desired import PortalView
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
 from tests.unit.making import (
@@ -427,6 +428,73 @@ def test_a_names_lost_address_stays_closed() -> None:
     assert desired.guarded == (portal(),)
 
 
+# -- names in a key's portals that have no address yet
+
+NOWHERE = "nowhere.example.com"
+
+
+def in_doubt(*parts: Any, **more: Any) -> PortalView:
+    """The view of a portal that an unresolved name keeps closed."""
+    desired = derived(*parts, **more)
+    view = view_of(desired)
+    assert view.problem
+    assert view.problem.code == "name-not-resolved"
+    assert NOWHERE in view.problem.message
+    assert (view.closed, view.connection, desired.guarded) == (True, None, (portal(),))
+    return view
+
+
+@pytest.mark.parametrize("listed", [(TARGET, NOWHERE), (NOWHERE, TARGET), (NOWHERE, "10.0.0.0/24")])
+def test_a_name_without_address_leaves_the_other_portals_of_its_key_alone(listed: tuple[str, ...]) -> None:
+    desired = derived(per_id("db1", portals=listed), group(), record())
+    assert connection_of(desired).key.name == "db1"
+    assert desired.problems == ()
+
+
+@pytest.mark.parametrize("id", ["db1", SOURCE])
+def test_while_an_explicit_key_may_be_for_the_portal_the_group_key_does_not_stand_in(id: str) -> None:
+    view = in_doubt(per_id(id, portals=[NOWHERE]), group(), record())
+    assert view.problem
+    assert view.problem.file == f"psk.d/{id}.toml"
+    resolved = derived(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: [TARGET]})
+    assert connection_of(resolved).key.name == id
+    elsewhere = derived(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: ["10.0.0.99"]})
+    assert connection_of(elsewhere).key.name == "group"
+
+
+def test_while_the_sources_key_may_be_for_the_portal_no_other_name_stands_in() -> None:
+    in_doubt(per_id(SOURCE, portals=[NOWHERE]), per_id("db1"), record())
+
+
+def test_the_flags_of_a_group_key_open_no_portal_while_an_explicit_key_may_be_for_it() -> None:
+    in_doubt(per_id("db1", portals=[NOWHERE]), group(flags=CLEAR), record())
+
+
+def test_a_policy_whose_key_may_be_for_the_portal_keeps_it_closed() -> None:
+    in_doubt(per_id("db1", portals=[NOWHERE]), policy())
+    in_doubt(per_id("db1", portals=[NOWHERE]), policy(psk="db1"))
+
+
+def test_a_key_of_another_source_address_or_port_makes_no_doubt() -> None:
+    desired = derived(
+        per_id("10.0.0.99", portals=[NOWHERE]), per_id("db1", portals=[f"{NOWHERE}:3261"]), group(), record()
+    )
+    assert connection_of(desired).key.name == "group"
+
+
+def test_a_portal_that_only_an_unresolved_name_could_cover_is_left_alone() -> None:
+    assert not view_of(derived(per_id("db1", portals=[NOWHERE]), record())).managed
+
+
+@pytest.mark.parametrize(("id", "left"), [("db1", {"10.0.0.4/31"}), ("10.0.0.5", {"db1", "10.0.0.4/32"})])
+def test_who_may_have_a_key_for_the_served_portal_is_not_let_in_with_the_groups(
+    id: str, left: set[str]
+) -> None:
+    served = serves(initiators=(identity("db1"), ipaddress.ip_network("10.0.0.4/31")))
+    desired = derived(served, group(), per_id(id, portals=[NOWHERE]))
+    assert {str(connection.remote_id) for connection in desired.connections} == left
+
+
 # -- where portals come from
 
 
@@ -474,7 +542,11 @@ def test_names_are_asked_for_wherever_they_stand() -> None:
             record(),
         )
     )
-    assert asked == {"a.example.com", "b.example.com", "c.example.com"}
+    assert asked == {
+        "a.example.com": "nodes/a.example.com,3260",
+        "b.example.com": "portal.d/san.toml",
+        "c.example.com": "psk.d/x.toml",
+    }
 
 
 def test_routes_are_asked_for_with_the_bound_interface_and_the_outer_address() -> None:
@@ -842,7 +914,52 @@ def test_a_portals_port_is_its_own() -> None:
     assert desired.guarded == (Portal(address(TARGET), 3260), Portal(address(TARGET), 13260))
 
 
+def test_every_rule_that_decided_leaves_a_sentence() -> None:
+    flags = choice(IkeMode.MAIN, EspMode.TUNNEL)
+    tuned = policy(psk="db1", tuning=Tuning(ike_proposals=("aes128-sha256-modp2048",)), preset="windows")
+    view = view_of(derived(per_id("db1"), tuned, record(), settings=Settings(default_choice=flags)))
+    assert view.reasons == (
+        "policy portal.d/san.toml applies",
+        "key psk.d/db1.toml: the policy names it",
+        "flags from the preset windows: 0x27 VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED TRANSPORT_MODE_PREFERRED",
+        "identity db1 (ID_FQDN) towards 10.0.0.20 (ID_IPV4_ADDR)",
+        "IKE proposals from the policy portal.d/san.toml",
+        "ESP proposals from the preset windows",
+    )
+    flags = choice(IkeMode.MAIN, EspMode.TUNNEL, pfs=False)
+    view = view_of(derived(per_id(SOURCE, flags=flags), record()))
+    assert view.reasons == (
+        "no policy names this portal",
+        "key psk.d/10.0.0.1.toml: its identity is the source address 10.0.0.1",
+        "flags from the key psk.d/10.0.0.1.toml: 0x47 VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED TUNNEL_MODE_PREFERRED",
+        "identity 10.0.0.1 (ID_IPV4_ADDR) towards 10.0.0.20 (ID_IPV4_ADDR)",
+        "IKE proposals from the built-in list: RFC 7146 and better, fastest first on this CPU",
+        "ESP proposals from the built-in list: RFC 7146 and better, fastest first on this CPU",
+    )
+
+
+def test_a_warning_about_a_file_is_told_once_for_all_its_portals() -> None:
+    aggressive = policy("10.0.0.0/24", flags=choice(IkeMode.AGGRESSIVE))
+    desired = derived(per_id(SOURCE), aggressive, record(), record("10.0.0.21"))
+    assert [p.code for p in desired.problems] == ["aggressive-mode"]
+
+
 def test_a_views_key_is_named_by_file() -> None:
     view = view_of(derived(per_id("db1"), record()))
     assert (view.key, view.key_path) == ("db1", "psk.d/db1.toml")
     assert dataclasses.replace(view, key="") != view
+
+
+@pytest.mark.parametrize(
+    ("network", "left"), [("10.0.0.0/31", {"10.0.0.0/32"}), ("10.0.0.20/31", {"10.0.0.21/32"})]
+)
+def test_the_group_key_of_a_served_portal_is_no_key_of_our_own_connections_ends(
+    network: str, left: set[str]
+) -> None:
+    served = serves("10.0.0.250", initiators=(ipaddress.ip_network(network),))
+    own = per_id(SOURCE, portals=[TARGET])
+    desired = derived(own, group(), served, record(), local=[SOURCE, "10.0.0.250"])
+    assert connection_of(desired).key.name == SOURCE
+    assert {str(c.remote_id) for c in desired.connections if c.role is Role.TARGET} == left
+    shared = derived(group(), served, record(), local=[SOURCE, "10.0.0.250"])
+    assert {str(c.remote_id) for c in shared.connections if c.role is Role.TARGET} == {network}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from iscsi_ipsec.base.model import Address
 
@@ -74,16 +75,19 @@ class Resolver:
         retry: float = 5.0,
         timeout: float = 10.0,
         threads: int = 4,
+        remembered: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
         resolve: Resolve = system_resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``ttl``: seconds an answer counts before it is asked for again; ``retry``: the same for a failure.
 
         ``timeout``: seconds without an answer until a name counts as failed; the look-up itself runs on.
+        ``remembered``: answers of an earlier run, which count until there is a newer one.
         """
         self._wake = wake
         self._ttl, self._retry, self._timeout = ttl, retry, timeout
         self._max_threads = threads
+        self._remembered = remembered
         self._resolve = resolve
         self._clock = clock
         self._lock = threading.Lock()
@@ -102,7 +106,9 @@ class Resolver:
         now = self._clock()
         wanted = set(names)
         with self._lock:
-            self._names = {name: self._names.get(name) or _Name() for name in wanted}
+            self._names = {
+                name: self._names.get(name) or _Name(self._remembered.get(name, ())) for name in wanted
+            }
             for name, entry in self._names.items():
                 if entry.asked is not None:
                     if now - entry.asked >= self._timeout and entry.failure is None:

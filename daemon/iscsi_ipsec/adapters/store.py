@@ -1,4 +1,4 @@
-"""What must outlive us: the last good text of every file, and which portals are managed.
+"""What must outlive us: the last good text of every file, which portals are managed, and what names meant.
 
 Law: an SQLite file and a digest key, root only, nothing else. The store
 decides nothing: what to keep and when a portal is released is its caller's.
@@ -19,14 +19,15 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TypeVar
 
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.model import Portal, Problem, Role, Severity, parse_portal
+from iscsi_ipsec.base.model import Address, Portal, Problem, Role, Severity, parse_portal
 from iscsi_ipsec.base.secret import Secret
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """A newer schema may only add: an older program names its columns and goes on working."""
 
 DIGEST_KEY_BYTES = 32
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS last_good (
 CREATE TABLE IF NOT EXISTS managed (
     portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, addresses TEXT NOT NULL) WITHOUT ROWID;
 """
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _T = TypeVar("_T")
@@ -153,6 +155,18 @@ class Store:
     def drop_managed(self, portals: Iterable[Portal]) -> None:
         """Forget the portals."""
         self._write("DELETE FROM managed WHERE portal = ?", [(str(portal),) for portal in portals])
+
+    # --- names -------------------------------------------------------------
+
+    def names(self) -> Mapping[str, tuple[Address, ...]]:
+        """Every stored name with the addresses it had last."""
+        rows = self._run(lambda db: db.execute("SELECT name, addresses FROM names").fetchall())
+        return MappingProxyType({name: tuple(map(ip_address, found.split())) for name, found in rows})
+
+    def set_names(self, names: Mapping[str, tuple[Address, ...]]) -> None:
+        """Store these names, and forget all others."""
+        rows = [(name, " ".join(map(str, addresses))) for name, addresses in names.items()]
+        self._write("INSERT INTO names (name, addresses) VALUES (?, ?)", rows, first="DELETE FROM names")
 
     # --- digest key --------------------------------------------------------
 
@@ -275,13 +289,15 @@ class Store:
                     raise StateUnavailable(self.path, _why(again)) from again
         raise AssertionError("unreachable")
 
-    def _write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
-        if not rows:
+    def _write(self, sql: str, rows: Sequence[tuple[object, ...]], *, first: str = "") -> None:
+        if not rows and not first:
             return
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
             try:
+                if first:
+                    db.execute(first)
                 db.executemany(sql, rows)
                 db.execute("COMMIT")
             except BaseException:

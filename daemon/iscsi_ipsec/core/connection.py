@@ -67,6 +67,20 @@ def ike_proposals(world: World, choice: IpsecChoice, tuning: Tuning) -> tuple[st
     return tuning.ike_proposals or presets.default_ike_proposals(choice.ike, fast_aes=world.fast_aes)
 
 
+def proposal_reasons(world: World, policy: PortalPolicy | None) -> tuple[str, ...]:
+    """Whose the proposals are, for people."""
+    preset = presets.PRESETS[policy.preset].tuning if policy and policy.preset else Tuning()
+    sources = (
+        (f"the policy {policy.path}" if policy else "", policy.tuning if policy else Tuning()),
+        (f"the preset {policy.preset}" if policy else "", preset),
+        ("the settings' defaults", world.settings.tuning),
+    )
+    built_in = "the built-in list: RFC 7146 and better, fastest first on this CPU"
+    ike = next((name for name, tuning in sources if tuning.ike_proposals), built_in)
+    esp = next((name for name, tuning in sources if tuning.esp_proposals), built_in)
+    return (f"IKE proposals from {ike}", f"ESP proposals from {esp}")
+
+
 def host_selector(address: Address) -> str:
     """An address as a traffic selector of exactly one host."""
     return f"{address}/{address.max_prefixlen}"

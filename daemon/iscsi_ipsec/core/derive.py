@@ -21,6 +21,7 @@ from iscsi_ipsec.base.model import (
     Key,
     Peer,
     PerIdKey,
+    PortalPattern,
     PortalRange,
     Problem,
     Role,
@@ -39,9 +40,7 @@ from iscsi_ipsec.core.world import Lookup, Seat, candidates
 def derive(lookup: Lookup) -> Desired:
     """Decide everything about every portal. Pure; the same world gives the same outcome."""
     views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
-    ends = (end for v in views if v.connection for end in (v.connection.local_id, v.connection.remote_id))
-    taken = frozenset(end for end in ends if isinstance(end, IkeId))
-    views.extend(target_views(lookup, taken))
+    views.extend(target_views(lookup, tuple(v.connection for v in views if v.connection)))
     views = _share_connections(_refuse_shared_pairs(views))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     problems = [v.problem for v in views if v.problem]
@@ -69,13 +68,14 @@ def _networks(lookup: Lookup, *, closed: bool) -> tuple[PortalRange, ...]:
     """
     if lookup.world.settings.require_ipsec:
         return EVERYWHERE if closed else ()
-    return tuple(
-        pattern
-        for policy in lookup.world.policies
-        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required is closed
-        for pattern in policy.patterns
-        if isinstance(pattern, PortalRange) and not pattern.single
-    )
+    named: list[PortalPattern] = []
+    for policy in lookup.world.policies:
+        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required is closed:
+            named += policy.patterns
+    for broken in lookup.world.broken:
+        if broken.role is Role.INITIATOR and broken.is_policy and closed:
+            named += broken.patterns
+    return tuple(pattern for pattern in named if isinstance(pattern, PortalRange) and not pattern.single)
 
 
 def _opened(lookup: Lookup, views: list[PortalView]) -> tuple[PortalRange, ...]:
@@ -222,6 +222,5 @@ def _warnings(views: list[PortalView]) -> Iterable[Problem]:
                 message="aggressive mode with a pre-shared key lets a listener guess the key offline",
                 hint="use IKEv2 (leave out both mode flags) where the target can",
                 file=view.policy or view.key_path,
-                portal=str(view.seat.portal),
                 severity=Severity.WARNING,
             )

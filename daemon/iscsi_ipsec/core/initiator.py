@@ -16,12 +16,14 @@ from iscsi_ipsec.base.model import (
     Severity,
     Start,
 )
+from iscsi_ipsec.core.broken import BrokenFile
 from iscsi_ipsec.core.connection import (
     connection_name,
     esp_mode,
     esp_proposals,
     host_selector,
     ike_proposals,
+    proposal_reasons,
     tuning_of,
 )
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
@@ -36,6 +38,9 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     policy = lookup.policy_for(portal, Role.INITIATOR)
     reasons.append(f"policy {policy.path} applies" if policy else "no policy names this portal")
     held = (portal, Role.INITIATOR) in world.held
+    broken = lookup.broken_for(portal)
+    if broken and broken.is_policy:
+        reasons.append(f"policy {broken.path} means it too, but has a mistake: nothing of it is in force")
     view = PortalView(
         seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
         policy=policy.path if policy else "",
@@ -47,6 +52,8 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     try:
         picked = pick_key(lookup, portal, policy, source, reasons)
         if picked is None and policy is None:
+            if broken:
+                return broken_view(view, broken, held, reasons)
             return uncovered_view(world, view, held, reasons)
         choice = pick_choice(lookup, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
@@ -94,6 +101,20 @@ def uncovered_view(world: World, view: PortalView, held: bool, reasons: list[str
         return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
     reasons.append("neither a key nor a policy applies: left alone, in clear")
     return dataclasses.replace(view, reasons=tuple(reasons))
+
+
+def broken_view(view: PortalView, broken: BrokenFile, held: bool, reasons: list[str]) -> PortalView:
+    """The view of a portal that only a file with a mistake covers. Closed, but not held when the file goes."""
+    portal = str(view.seat.portal)
+    reasons.append(f"{broken.path} means it, but has a mistake: closed until that is mended")
+    problem = Problem(
+        code="broken-file",
+        message=f"{broken.path} means {portal}, but has a mistake, so {portal} stays closed",
+        hint=f"mend the file: iscsi-ipsec check {broken.path}",
+        file=broken.path,
+        portal=portal,
+    )
+    return dataclasses.replace(view, managed=held, closed=True, problem=problem, reasons=tuple(reasons))
 
 
 def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView:
@@ -154,6 +175,7 @@ def _connect(
         f"identity {local_id.text} ({local_id.type.name}) towards {remote_id.text} ({remote_id.type.name})"
     )
     tuning = tuning_of(world, policy)
+    reasons.extend(proposal_reasons(world, policy))
     return Connection(
         name=connection_name(portal, seat.oif),
         seat=seat,

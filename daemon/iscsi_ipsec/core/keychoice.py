@@ -8,8 +8,9 @@ iscsi-ipsec.toml(5), "Which key"):
 3. the only FQDN or USER_FQDN key that applies (several: refused);
 4. the group key, under the source address as identity.
 
-An explicit key therefore always beats the group key. Each rule that decided
-leaves a sentence in ``reasons``.
+An explicit key therefore always beats the group key; one that may apply, since
+a name in its ``portals`` has no address yet, keeps a lesser key from standing in
+for it. Each rule that decided leaves a sentence in ``reasons``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.core import presets
 from iscsi_ipsec.core.desired import Refused
-from iscsi_ipsec.core.flags import default_choice
+from iscsi_ipsec.core.flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.world import Lookup
 
 K = TypeVar("K", PerIdKey, GroupKey)
@@ -53,15 +54,32 @@ def pick_key(
         _refuse_without_route(lookup, portal)
     if lookup.by_address:
         reasons.append(f"no address key is for the source address {source or '(no route)'}")
+    doubts = [
+        (k, host) for k, host in lookup.may_apply(portal) if not k.id.is_address or k.id.text == str(source)
+    ]
     named = only((k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal)
     if named:
+        _refuse_in_doubt([(k, host) for k, host in doubts if k.id.is_address], portal)
         reasons.append(f"key {named.path}: the only one with a name as identity")
         return named
     group = only((k for k in lookup.groups if lookup.applies(k, portal)), "for the group", portal)
+    if group or policy:
+        _refuse_in_doubt(doubts, portal)
     reasons.append(
         f"key {group.path}: the group key, since no explicit key applies" if group else "no key applies"
     )
     return group
+
+
+def _refuse_in_doubt(doubts: list[tuple[PerIdKey, str]], portal: Portal) -> None:
+    """While an explicit key may apply, a lesser one must not stand in for it, nor its flags open the portal."""
+    if doubts:
+        key, host = doubts[0]
+        raise Refused(
+            "name-not-resolved",
+            f"the key {key.path} is for {host}, which does not resolve yet and may be {portal}",
+            "write the address into the key's portals, or mend DNS or /etc/hosts", key.path,
+        )  # fmt: skip
 
 
 def _refuse_without_route(lookup: Lookup, portal: Portal) -> None:
@@ -84,6 +102,7 @@ def _named_by_policy(
             f"add psk.d/{name}.toml or change psk", policy.path,
         )  # fmt: skip
     if not lookup.applies(key, portal):
+        _refuse_in_doubt([(k, host) for k, host in lookup.may_apply(portal) if k is key], portal)
         raise Refused(
             "key-not-for-portal", f'the policy names the key "{name}", whose portals leave out {portal}',
             "add the portal to the key's portals", policy.path,
@@ -124,7 +143,8 @@ def pick_choice(
     )
     for name, choice in sources:
         if choice:
-            reasons.append(f"flags from {name}")
+            flags = encode(choice)
+            reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
             return choice
     reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
     return dataclasses.replace(default_choice(), esp=None)

@@ -39,10 +39,11 @@ from iscsi_ipsec.core.connection import (
     esp_proposals,
     host_selector,
     ike_proposals,
+    proposal_reasons,
     tuning_of,
 )
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
-from iscsi_ipsec.core.initiator import clear_view, uncovered_view
+from iscsi_ipsec.core.initiator import broken_view, clear_view, uncovered_view
 from iscsi_ipsec.core.keychoice import only, pick_choice
 from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.world import Lookup, Seat, World, parse_address, served_by
@@ -58,12 +59,13 @@ class _Admission:
     key: Key
 
 
-def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Iterator[PortalView]:
+def target_views(lookup: Lookup, ours: tuple[Connection, ...] = ()) -> Iterator[PortalView]:
     """One view for each pair of served portal and initiator.
 
-    ``taken``: identities at either end of this host's connections as an
-    initiator. A served portal must not answer under one of them, since the
-    initiator's secrets match it.
+    ``ours``: this host's connections as an initiator. A served portal must not
+    answer under an identity at either end of one, since the initiator's
+    secrets match it; nor may the group key be owned by such an identity, since
+    whoever has it could then take part in a connection that has another key.
     """
     world = lookup.world
     seen: set[Portal] = set()
@@ -76,8 +78,18 @@ def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Itera
                 if portal in seen:
                     continue
                 seen.add(portal)
-                yield from _portal_views(lookup, portal, policy, taken, again=portal.address in addresses)
+                yield from _portal_views(lookup, portal, policy, ours, again=portal.address in addresses)
                 addresses.add(portal.address)
+    for broken in world.broken:
+        for pattern in broken.patterns if broken.role is Role.TARGET else ():
+            for portal in served_by(world, pattern):
+                if portal not in seen:
+                    seen.add(portal)
+                    view = PortalView(
+                        seat=Seat(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
+                        origins=(f"policy {broken.path}",),
+                    )  # fmt: skip
+                    yield broken_view(view, broken, (portal, Role.TARGET) in world.held, [])
     for portal, role in sorted(world.held, key=lambda h: h[0].sort_key):
         if role is Role.TARGET and portal not in seen:
             view = PortalView(
@@ -88,7 +100,7 @@ def target_views(lookup: Lookup, taken: frozenset[IkeId] = frozenset()) -> Itera
 
 
 def _portal_views(
-    lookup: Lookup, portal: Portal, policy: PortalPolicy, taken: frozenset[IkeId], *, again: bool
+    lookup: Lookup, portal: Portal, policy: PortalPolicy, ours: tuple[Connection, ...], *, again: bool
 ) -> Iterator[PortalView]:
     """One view for each peer that may come in; one without a connection where none may."""
     base = PortalView(
@@ -96,7 +108,7 @@ def _portal_views(
         origins=(f"policy {policy.path}",), policy=policy.path,
     )  # fmt: skip
     try:
-        _check_portal(portal, policy, taken, again=again)
+        _check_portal(portal, policy, _ends(ours), again=again)
         group = _group_key(lookup, portal, policy)
     except Refused as refusal:
         yield dataclasses.replace(base, problem=refusal.problem(portal))
@@ -114,7 +126,9 @@ def _portal_views(
             lookup, base, policy, _Admission(keys[0].id, keys[0]), alone=_is_alone(lookup, policy, peers)
         )
     if group:
-        for peer in _group_peers(policy, peers.values()):
+        own = [keys[0].id for keys in peers.values()] + [key.id for key, _ in lookup.may_apply(portal)]
+        own += _ends(c for c in ours if c.key.secret != group.secret)
+        for peer in _group_peers(policy, own):
             nobody = False
             yield _view(lookup, base, policy, _Admission(peer, group), alone=True)
     if nobody:
@@ -126,7 +140,11 @@ def _portal_views(
         yield dataclasses.replace(base, problem=problem)
 
 
-def _check_portal(portal: Portal, policy: PortalPolicy, taken: frozenset[IkeId], *, again: bool) -> None:
+def _ends(connections: Iterable[Connection]) -> list[IkeId]:
+    return [e for c in connections for e in (c.local_id, c.remote_id) if isinstance(e, IkeId)]
+
+
+def _check_portal(portal: Portal, policy: PortalPolicy, taken: list[IkeId], *, again: bool) -> None:
     if again:
         raise Refused(
             "served-twice", f"{portal.address} already serves another port, and charon cannot tell the two apart",
@@ -178,9 +196,8 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
     return only(groups, "for the group", portal)
 
 
-def _group_peers(policy: PortalPolicy, explicit: Iterable[list[PerIdKey]]) -> Iterator[Peer]:
+def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
     """Those who may use the group key: named ones without a key of their own, networks without their addresses."""
-    own = [keys[0].id for keys in explicit]
     names = {identity.match_key for identity in own}
     taken = [ipaddress.ip_network(identity.text) for identity in own if identity.is_address]
     for peer in policy.initiators:
@@ -204,6 +221,8 @@ def _view(
         connection = _answer(lookup.world, portal, policy, admission, choice, alone=alone)
     except Refused as refusal:
         return dataclasses.replace(view, problem=refusal.problem(portal), reasons=tuple(reasons))
+    reasons.append(f"identity {connection.local_id.text} ({connection.local_id.type.name}) is ours")
+    reasons.extend(proposal_reasons(lookup.world, policy))
     return dataclasses.replace(view, connection=connection, reasons=tuple(reasons))
 
 

@@ -6,7 +6,7 @@ Law: values and look-ups in them. Nothing is decided here.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.model import (
@@ -23,6 +23,7 @@ from iscsi_ipsec.base.model import (
     PortalRange,
     Role,
 )
+from iscsi_ipsec.core.broken import BrokenFile
 from iscsi_ipsec.core.settings import Settings
 
 HOST_STACK_TRANSPORTS = ("", "tcp", "iser")
@@ -50,6 +51,7 @@ class World:
     settings: Settings = field(default_factory=Settings)
     keys: tuple[Key, ...] = ()
     policies: tuple[PortalPolicy, ...] = ()
+    broken: tuple[BrokenFile, ...] = ()
     records: tuple[NodeRecord, ...] = ()
     sessions: tuple[IscsiSession, ...] = ()
     names: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
@@ -73,6 +75,12 @@ class Lookup:
         for key in self.keys:
             if isinstance(key, PerIdKey) and key.id.is_address:
                 self.by_address.setdefault(key.id.text, []).append(key)
+        self._unresolved = tuple(
+            (key, pattern)
+            for key in self.keys
+            for pattern in key.portals
+            if isinstance(pattern, NamedPortal) and pattern.host not in world.names
+        )
         self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
         self._ranges: list[tuple[int, PortalRange, PortalPolicy]] = []
         for policy in sorted(world.policies, key=lambda p: p.name):
@@ -93,17 +101,35 @@ class Lookup:
                 return policy
         return None
 
+    def broken_for(self, portal: Portal) -> BrokenFile | None:
+        """A file with a mistake that means this portal of another host."""
+        for file in self.world.broken:
+            if file.role is Role.INITIATOR and (
+                not file.patterns or any(matches(self.world, pattern, portal) for pattern in file.patterns)
+            ):
+                return file
+        return None
+
     def applies(self, key: Key, portal: Portal) -> bool:
         """Whether the key's ``portals`` let it be used for this portal."""
         return not key.portals or any(matches(self.world, pattern, portal) for pattern in key.portals)
 
+    def may_apply(self, portal: Portal) -> Iterator[tuple[PerIdKey, str]]:
+        """Explicit keys that will apply should a name in their ``portals`` turn out to be this portal's, and the name."""
+        for key, pattern in self._unresolved:
+            if isinstance(key, PerIdKey) and pattern.port == portal.port and not self.applies(key, portal):
+                yield key, pattern.host
 
-def wanted_names(world: World) -> frozenset[str]:
-    """Host names that must be resolved before :func:`derive` can say anything about them."""
-    names = {r.host for r in world.records if r.host and "%" not in r.host and not parse_address(r.host)}
-    for patterns in (*(p.patterns for p in world.policies), *(k.portals for k in world.keys)):
-        names |= {p.host for p in patterns if isinstance(p, NamedPortal)}
-    return frozenset(names)
+
+def wanted_names(world: World) -> Mapping[str, str]:
+    """Host names that must be resolved before :func:`derive` can say anything about them, each with a file that has it."""
+    names = {
+        r.host: r.path for r in world.records if r.host and "%" not in r.host and not parse_address(r.host)
+    }
+    for file in (*world.broken, *world.policies, *world.keys):
+        patterns = file.portals if isinstance(file, PerIdKey | GroupKey) else file.patterns
+        names |= {p.host: file.path for p in patterns if isinstance(p, NamedPortal)}
+    return names
 
 
 def wanted_sources(lookup: Lookup) -> frozenset[tuple[Address, str]]:
@@ -129,7 +155,11 @@ def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:
             kind = "discovery record" if record.is_discovery else "node record"
             for address in _addresses(world, record.host):
                 add(Portal(address, record.port), record.net_ifacename, f"{kind} {record.path}")
-    for policy in world.policies:
+    policies: tuple[PortalPolicy | BrokenFile, ...] = (
+        *world.policies,
+        *(b for b in world.broken if b.is_policy),
+    )
+    for policy in policies:
         if policy.role is Role.INITIATOR:
             for pattern in policy.patterns:
                 for portal in portals_of(world, pattern):

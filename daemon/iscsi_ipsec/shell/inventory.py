@@ -20,6 +20,7 @@ from iscsi_ipsec.adapters.store import LastGood, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, PortalPolicy, Problem
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.broken import BrokenFile, read_broken
 from iscsi_ipsec.core.keyfile import (
     CredentialRef,
     KeyDraft,
@@ -54,6 +55,7 @@ class Inventory:
     settings: Settings
     keys: tuple[Key, ...]
     policies: tuple[PortalPolicy, ...]
+    broken: tuple[BrokenFile, ...]
     rows: tuple[FileRow, ...]
     problems: tuple[Problem, ...]
     watched: tuple[str, ...]
@@ -70,6 +72,7 @@ class _Entry:
     problems: tuple[Problem, ...] = ()
     beside: str = ""
     beside_stat: FileStat | None = None
+    broken: BrokenFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class FileReader:
             settings=settings if isinstance(settings, Settings) else Settings(),
             keys=(*_values(self._kinds["psk"], PerIdKey), *_values(self._kinds["psk"], GroupKey)),
             policies=_values(self._kinds["portal"], PortalPolicy),
+            broken=tuple(e.broken for k in self._kinds.values() for e in k.entries.values() if e.broken),
             rows=tuple(rows),
             problems=tuple(problems),
             watched=(
@@ -194,7 +198,10 @@ class FileReader:
         stored = {path for path, last in (self._stored or {}).items() if last.kind == kind}
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
-        if old.keys() != new.keys() or any(old[path].value is not entry.value for path, entry in new.items()):
+        if old.keys() != new.keys() or any(
+            old[path].value is not entry.value or old[path].broken != entry.broken
+            for path, entry in new.items()
+        ):
             self._generation += 1
         self._kinds[kind].entries = dict(sorted(new.items(), key=lambda item: _name(item[0])))
         for path, entry in self._kinds[kind].entries.items():
@@ -240,11 +247,16 @@ class FileReader:
     def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
         settled = file.stat.settled(self._clock())
         self.opened += 1
+        text = ""
         try:
-            parsed = self._parse(kind, file)
+            raw = files.read_config(file.path, private=kind == "psk")
+            text = files.decode_config(raw, file.path)
+            parsed = self._parse(kind, file, raw, text)
         except ConfigError as err:
             if old is None or old.value is None:
-                return self._from_store(kind, file.path, file.stat, err.problems)
+                entry = self._from_store(kind, file.path, file.stat, err.problems)
+                entry.broken = None if entry.value else read_broken(kind, text, file.path)
+                return entry
             return _Entry(
                 old.value, file.stat, settled, "last-good", _told(err.problems), old.beside, old.beside_stat
             )
@@ -260,9 +272,7 @@ class FileReader:
         beside_stat = _stat(parsed.beside) if parsed.beside else None
         return _Entry(parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside, beside_stat)
 
-    def _parse(self, kind: str, file: FoundFile) -> _Parsed:
-        raw = files.read_config(file.path, private=kind == "psk")
-        text = files.decode_config(raw, file.path)
+    def _parse(self, kind: str, file: FoundFile, raw: bytes, text: str) -> _Parsed:
         if kind == "settings":
             return _Parsed(parse_settings(text, file.path), raw)
         if kind == "portal":

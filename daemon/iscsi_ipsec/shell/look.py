@@ -1,7 +1,7 @@
 """Looking: everything a pass must know, read and decided, before anything is changed.
 
-Law: nothing outside of caches changes here; the ``plan`` verb looks with the
-same code as the daemon.
+Law: looking changes nothing outside of caches; the ``plan`` verb looks with the
+same code as the daemon. Only :meth:`Looker.save` writes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
 from iscsi_ipsec.adapters.store import Store
-from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.desired import Desired, SecretEntry
@@ -23,7 +23,7 @@ from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_co
 from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.telling import kernel_problem
+from iscsi_ipsec.shell.telling import kernel_problem, state_problem
 
 ROUTE_REASONS = frozenset({RouteMonitor.reason, "start", "resync", "reload"})
 """Wakeups after which the kernel is asked anew for source addresses."""
@@ -88,6 +88,18 @@ class Looker:
         self._sources: dict[tuple[Address, str], Address | None] = {}
         self._local: frozenset[Address] = frozenset()
         self._decided: _Decided | None = None
+        self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
+
+    def save(self, look: Look, problems: list[Problem]) -> None:
+        """Keep the names' addresses: without DNS the next start must decide as this one did."""
+        if look.world.names == self._saved_names:
+            return
+        try:
+            if self._saved_names is not None or self._store.names() != look.world.names:
+                self._store.set_names(look.world.names)
+            self._saved_names = look.world.names
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
 
     def nodes_dirs(self, inventory: Inventory) -> tuple[str, ...]:
         """Where open-iscsi's databases are: the option, the settings, or both usual places."""
@@ -107,6 +119,7 @@ class Looker:
             settings=inventory.settings,
             keys=inventory.keys,
             policies=inventory.policies,
+            broken=inventory.broken,
             records=(*bound, *openiscsi.read_firmware(self._paths.sysfs_dir)),
             sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
             local_addresses=self._local,
@@ -169,7 +182,8 @@ class Looker:
         return record
 
     def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
-        answers = self._resolver.lookup(wanted_names(world))
+        files = wanted_names(world)
+        answers = self._resolver.lookup(files)
         for name, answer in answers.items():
             if isinstance(answer, ResolveFailure):
                 problems.append(
@@ -177,6 +191,7 @@ class Looker:
                         code="name-not-resolved",
                         message=f"the name {name} does not resolve ({answer.reason}): its portals cannot be protected yet",
                         hint="write the address, or mend DNS or /etc/hosts",
+                        file=files[name],
                     )
                 )
         stale = {
@@ -187,6 +202,7 @@ class Looker:
                 code="name-stale",
                 message=f"the name {name} does not resolve any more ({reason}): its last addresses stay in force",
                 hint="mend DNS or /etc/hosts",
+                file=files[name],
                 severity=Severity.WARNING,
             )
             for name, reason in sorted(stale.items())

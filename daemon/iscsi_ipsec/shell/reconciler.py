@@ -50,6 +50,9 @@ UNSETTLED_LOOK = 0.2
 UNSETTLED_AT_MOST = 20.0
 """Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
 
+NAMES_AGAIN = 6.0
+"""Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
+
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
@@ -151,6 +154,7 @@ class Reconciler:
             )
         if saved := self._reader.save():
             problems.append(saved)
+        self._looker.save(look, problems)
         observed = self._observed(look, state, sas, guard_state)
         return Outcome(
             look=look,
@@ -184,6 +188,8 @@ class Reconciler:
             again = min(again, AFTERLOOK)
         if self._acquire_pending:
             again = min(again, LARVAL_GRACE)
+        if any(problem.code == "name-not-resolved" for problem in look.problems):
+            again = min(again, NAMES_AGAIN)
         due = next_due(self._attempts)
         if due is not None:
             again = min(again, max(0.05, due - self._clock()))

@@ -107,7 +107,7 @@ class _Daemon:
         self._evidence = Evidence(wake)
         self._charon = Charon(paths.vici_socket)
         self._routes = Routes()
-        self._resolver = Resolver(wake)
+        self._resolver = Resolver(wake, remembered=store.names())
         self._watch = FileWatch(wake)
         self._producers = (
             CharonEvents(

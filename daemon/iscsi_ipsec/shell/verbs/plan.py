@@ -34,6 +34,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     state = charon.observe()
     try:
         store = Store(paths.store_file, read_only=True)
+        names = store.names()
     except StateUnavailable as err:
         raise CommandError(
             Exit.NOT_PERMITTED, str(err), "has the daemon run once, and are you root?"
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         reader=FileReader(paths, store),
         store=store,
         routes=Routes(),
-        resolver=Resolver(lambda _: None),
+        resolver=Resolver(lambda _: None, remembered=names),
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
