@@ -101,12 +101,16 @@ class FileReader:
         self._unsaved: dict[str, LastGood] = {}
         self._forgotten: set[str] = set()
         self._generation = 0
+        self._renewals = store.renewals if store else 0
         self.opened = 0
 
     def read(self) -> Inventory:
         """Look at every file and return what is in force. Never raises for what a file holds."""
         if self._stored is None:
             self._stored = self._load_store()
+        if self._store is not None and self._store.renewals != self._renewals:
+            self._renewals = self._store.renewals
+            self.forget()  # what is good is read and stored again
         problems: list[Problem] = []
         rows: list[FileRow] = []
         settings_path = self._paths.settings_file
@@ -117,11 +121,11 @@ class FileReader:
         )
         self._refresh("settings", found_settings, (self._paths.config_dir,), problems, rows)
         self._refresh(
-            "psk", files.find_config(self._paths.psk_folders), self._paths.psk_folders, problems, rows
+            "psk", self._find("psk", self._paths.psk_folders), self._paths.psk_folders, problems, rows
         )
         self._refresh(
             "portal",
-            files.find_config(self._paths.portal_folders),
+            self._find("portal", self._paths.portal_folders),
             self._paths.portal_folders,
             problems,
             rows,
