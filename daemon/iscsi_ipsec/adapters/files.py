@@ -87,9 +87,7 @@ class Found:
     problems: tuple[Problem, ...] = ()
 
 
-def find_config(
-    folders: Sequence[str], remembered: Callable[[str], Iterable[str]] = lambda _: ()
-) -> Found:
+def find_config(folders: Sequence[str], remembered: Callable[[str], Iterable[str]] = lambda _: ()) -> Found:
     """List ``*.toml`` in ``folders``, the first folder first; of files of one name the first wins.
 
     ``remembered`` tells the names that a folder had, which is asked where one
@@ -139,7 +137,7 @@ def find_config(
                     masked.append(entry.path)
                     files[name] = None
                     continue
-                files[name] = FoundFile(entry.path, name, _stat(entry))
+                files[name] = FoundFile(entry.path, name, stat_config(entry))
             except OSError:
                 continue  # gone since the listing: the next wakeup tells
     return Found(
@@ -387,16 +385,17 @@ def _is_mask(entry: os.DirEntry[str]) -> bool:
     )
 
 
-def _stat(entry: os.DirEntry[str]) -> FileStat:
+def stat_config(path: str | os.DirEntry[str]) -> FileStat:
     """Of what a link leads to (its content is what changes), of the link itself if that is nothing.
 
     The link's own change counts as well: its owner decides whether it is followed.
+    Raises :class:`OSError` where there is nothing.
     """
-    own = entry.stat(follow_symlinks=False)
+    own = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
     if not stat.S_ISLNK(own.st_mode):
         return FileStat.of(own)
     try:
-        led_to = FileStat.of(entry.stat())
+        led_to = FileStat.of(path.stat() if isinstance(path, os.DirEntry) else os.stat(path))
     except OSError:
         return FileStat.of(own)
     return replace(led_to, ctime_ns=max(led_to.ctime_ns, own.st_ctime_ns))

@@ -73,7 +73,7 @@ class Store:
 
     ``problems`` tells what was found damaged and begun anew since the start;
     ``renewals`` counts it, for who can put again what was lost with it.
-    ``fresh``: there was no database yet, or only a damaged one.
+    ``fresh``: there was no database, or an empty or a damaged one.
     Every method raises :class:`StateUnavailable` when the disk is full,
     read-only or failing; what was stored before is then unchanged.
     """
@@ -87,7 +87,7 @@ class Store:
         self.path = path
         self.problems: tuple[Problem, ...] = ()
         self.renewals = 0
-        self.fresh = not os.path.exists(path)
+        self.fresh = False
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -95,7 +95,6 @@ class Store:
             if not read_only:
                 self._make_folder()
             self._open_or_begin_anew()
-            self.fresh = self.fresh or bool(self.renewals)
         except (OSError, sqlite3.Error) as err:
             self.close()
             raise StateUnavailable(path, _why(err)) from err
@@ -119,18 +118,18 @@ class Store:
 
     def _put_back(self) -> None:
         """Our database has no name any more, but is still open: its content moves to a new one."""
-        old, self._connection = self._connection, None
+        old = self._connection
         assert old is not None
         try:
             self._make_folder()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
-            self._open()
-            assert self._connection is not None
-            old.backup(self._connection)
-        except (OSError, sqlite3.Error) as err:
-            self.close()
-            self._connection = old
+            self._connection = None
+            old.backup(self._open())
+        except (OSError, ConfigError, sqlite3.Error) as err:
+            if self._connection is not old:
+                self.close()
+                self._connection = old
             raise StateUnavailable(self.path, _why(err)) from err
         old.close()
 
@@ -240,7 +239,7 @@ class Store:
             self._move_aside()
             self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
         if not self._read_only:
             # made here, so that it has its mode before SQLite writes the first byte
             fd = os.open(
@@ -269,13 +268,15 @@ class Store:
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
         if self._read_only:
-            return
+            return db
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
+        self.fresh = version == 0
         if version < SCHEMA_VERSION:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        return db
 
     def _move_aside(self) -> None:
         self.close()

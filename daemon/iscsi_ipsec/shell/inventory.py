@@ -383,6 +383,6 @@ def _stat(path: str) -> FileStat | None:
 
 def _find_one(path: str) -> FoundFile | None:
     try:
-        return FoundFile(path, _name(path), FileStat.of(os.lstat(path)))
+        return FoundFile(path, _name(path), files.stat_config(path))
     except OSError:
         return None
