@@ -49,7 +49,7 @@ def test_what_was_loaded_is_read_back(space: Namespace) -> None:
     }
     assert state.sets.keys() == set(SETS)
     assert state.other_elements == {}
-    assert {chain: len(rules) for chain, rules in state.rules.items()} == {"output": 9, "input": 9}
+    assert {chain: len(rules) for chain, rules in state.rules.items()} == {"output": 7, "input": 7}
     assert state.dropped == {"output": 0, "input": 0}
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.netlab import Daemon, Lab, wait_until
 from tests.real.admin import PORTAL, group_file
+
+LOADINGS = 60
+"""One in six of them let something through when networks were elements of a set."""
 
 SYN = ["bash", "-c", f"timeout 1 bash -c '</dev/tcp/{PORTAL}/3260'"]
 
@@ -52,3 +59,32 @@ def test_a_portal_whose_own_policy_allows_clear_text_is_let_out_of_the_network(
     assert knock(lab) == 0
     daemon.put_portal("one", f'portals = ["{PORTAL}"]\nsecurity_flags = ["VALID"]\n')
     wait_until(lambda: knock(lab), "it is let out", detail=daemon.tail)
+
+
+def test_a_guard_that_is_loaded_again_and_again_lets_nothing_through_in_between(
+    lab: Lab, daemon: Daemon
+) -> None:
+    daemon.put_portal("net", 'portals = ["10.10.0.0/30"]\n')
+    daemon.put_portal("one", 'portals = ["10.10.0.77"]\n')
+    daemon.start()
+    daemon.terminate()
+    node, stop = lab.node("initiator"), threading.Event()
+
+    def knock_on() -> int:
+        knocks = 0
+        while not stop.is_set():
+            for address in (PORTAL, "10.10.0.77"):
+                with socket.socket() as end:
+                    end.setblocking(False)
+                    end.connect_ex((address, 3260))
+                    knocks += 1
+        return knocks
+
+    mark = lab.wire.mark()
+    with ThreadPoolExecutor(1) as pool:
+        knocking = pool.submit(node.inside, knock_on)
+        for _ in range(LOADINGS):
+            node.run(["nft", "-f", str(daemon.state / "guard.nft")])
+        stop.set()
+        assert knocking.result() > LOADINGS
+    assert [str(frame) for frame in lab.wire.tcp(since=mark)] == []

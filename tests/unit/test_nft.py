@@ -123,5 +123,5 @@ def test_the_text_does_not_depend_on_the_order_of_portals() -> None:
 
 def test_an_opened_portal_is_let_pass_before_its_network_drops_it_but_after_a_closed_one() -> None:
     for chain in TEXTS["everywhere but two"].split("chain ")[1:]:
-        order = [chain.index(f"@{name}4") for name in ("portals", "served", "open", "networks")]
+        order = [chain.index(what) for what in ("@portals4", "@served4", "@open4", "meta nfproto ipv4 tcp")]
         assert order == sorted(order)

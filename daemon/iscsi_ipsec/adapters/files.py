@@ -13,8 +13,8 @@ import os
 import shlex
 import stat
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from iscsi_ipsec.base.errors import ConfigError
@@ -87,8 +87,11 @@ class Found:
     problems: tuple[Problem, ...] = ()
 
 
-def find_config(folders: Sequence[str]) -> Found:
+def find_config(folders: Sequence[str], remembered: Callable[[str], Iterable[str]] = lambda _: ()) -> Found:
     """List ``*.toml`` in ``folders``, the first folder first; of files of one name the first wins.
+
+    ``remembered`` tells the names that a folder had, which is asked where one
+    is missing or unusable: they go on hiding what is in weaker folders.
 
     Names that begin with a dot are no configuration. Opens no file, so that
     10,000 of them cost one ``stat`` each. What is not a regular file is listed
@@ -104,18 +107,16 @@ def find_config(folders: Sequence[str]) -> Found:
             check_folder(folder)
             with os.scandir(folder) as entries:
                 listing = sorted((e for e in entries if _is_config_name(e.name)), key=lambda e: e.name)
-        except FileNotFoundError:
-            missing.append(folder)
-            continue
-        except ConfigError as err:
-            unusable.append(folder)
-            problems.extend(err.problems)
-            continue
-        except OSError as err:
-            unusable.append(folder)
-            problems.append(
-                Problem(code="unreadable", file=folder, message=f"cannot list the folder: {_why(err)}")
-            )
+        except (OSError, ConfigError) as err:
+            (missing if isinstance(err, FileNotFoundError) else unusable).append(folder)
+            if isinstance(err, ConfigError):
+                problems.extend(err.problems)
+            elif not isinstance(err, FileNotFoundError):
+                problems.append(
+                    Problem(code="unreadable", file=folder, message=f"cannot list the folder: {_why(err)}")
+                )
+            for name in remembered(folder):
+                files.setdefault(name, None)
             continue
         for entry in listing:
             if not entry.name.isprintable():  # surrogates of names that are not UTF-8, control characters
@@ -136,7 +137,7 @@ def find_config(folders: Sequence[str]) -> Found:
                     masked.append(entry.path)
                     files[name] = None
                     continue
-                files[name] = FoundFile(entry.path, name, FileStat.of(_stat(entry)))
+                files[name] = FoundFile(entry.path, name, stat_config(entry))
             except OSError:
                 continue  # gone since the listing: the next wakeup tells
     return Found(
@@ -384,12 +385,20 @@ def _is_mask(entry: os.DirEntry[str]) -> bool:
     )
 
 
-def _stat(entry: os.DirEntry[str]) -> os.stat_result:
-    """Of what a link leads to (its content is what changes), of the link itself if that is nothing."""
+def stat_config(path: str | os.DirEntry[str]) -> FileStat:
+    """Of what a link leads to (its content is what changes), of the link itself if that is nothing.
+
+    The link's own change counts as well: its owner decides whether it is followed.
+    Raises :class:`OSError` where there is nothing.
+    """
+    own = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
+    if not stat.S_ISLNK(own.st_mode):
+        return FileStat.of(own)
     try:
-        return entry.stat()
+        led_to = FileStat.of(path.stat() if isinstance(path, os.DirEntry) else os.stat(path))
     except OSError:
-        return entry.stat(follow_symlinks=False)
+        return FileStat.of(own)
+    return replace(led_to, ctime_ns=max(led_to.ctime_ns, own.st_ctime_ns))
 
 
 def _parts(path: str) -> list[str]:

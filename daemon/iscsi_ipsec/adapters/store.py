@@ -73,7 +73,9 @@ class ManagedRecord:
 class Store:
     """The state folder's database. One thread only.
 
-    ``problems`` tells what was found damaged and begun anew since the start.
+    ``problems`` tells what was found damaged and begun anew since the start;
+    ``renewals`` counts it, for who can put again what was lost with it.
+    ``fresh``: there was no database, or an empty or a damaged one.
     Every method raises :class:`StateUnavailable` when the disk is full,
     read-only or failing; what was stored before is then unchanged.
     """
@@ -86,8 +88,11 @@ class Store:
         """
         self.path = path
         self.problems: tuple[Problem, ...] = ()
+        self.renewals = 0
+        self.fresh = False
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
         try:
             if not read_only:
                 self._make_folder()
@@ -101,6 +106,34 @@ class Store:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def mend(self) -> None:
+        """Begin anew if the database was damaged meanwhile; put it back if it was removed or replaced.
+
+        Costs a ``stat`` and a look at the schema, so it can be asked in every pass.
+        """
+        if self._read_only:
+            return
+        self._run(lambda db: db.execute("SELECT 1 FROM managed, last_good LIMIT 0").fetchone())
+        if _identity(self.path) != self._identity:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """Our database has no name any more, but is still open: its content moves to a new one."""
+        old = self._connection
+        assert old is not None
+        try:
+            self._make_folder()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            self._connection = None
+            old.backup(self._open())
+        except (OSError, ConfigError, sqlite3.Error) as err:
+            if self._connection is not old:
+                self.close()
+                self._connection = old
+            raise StateUnavailable(self.path, _why(err)) from err
+        old.close()
 
     # --- last good files ---------------------------------------------------
 
@@ -220,7 +253,7 @@ class Store:
             self._move_aside()
             self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
         if not self._read_only:
             # made here, so that it has its mode before SQLite writes the first byte
             fd = os.open(
@@ -230,6 +263,8 @@ class Store:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise OSError("not a regular file")
                 os.fchmod(fd, 0o600)
+                st = os.fstat(fd)
+                self._identity = (st.st_dev, st.st_ino)
             finally:
                 os.close(fd)
         elif not os.path.exists(self.path):
@@ -247,16 +282,19 @@ class Store:
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
         if self._read_only:
-            return
+            return db
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
+        self.fresh = version == 0
         if version < SCHEMA_VERSION:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        return db
 
     def _move_aside(self) -> None:
         self.close()
+        self.renewals += 1
         # a journal left behind belongs to the damaged file and must not be rolled into the new one
         for suffix in ("", "-journal"):
             with contextlib.suppress(FileNotFoundError):
@@ -336,7 +374,16 @@ def _make_digest_key(path: str) -> bytes:
 
 def _is_damage(err: BaseException) -> bool:
     code = getattr(err, "sqlite_errorcode", 0)
-    return (code & 0xFF) in _DAMAGED  # the low byte is the primary code of an extended one
+    # the low byte is the primary code of an extended one; a file cut to nothing is a database without tables
+    return (code & 0xFF) in _DAMAGED or "no such table" in str(err)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        st = os.stat(path)
+    except OSError:
+        return None
+    return (st.st_dev, st.st_ino)
 
 
 def _why(err: Exception) -> str:

@@ -23,8 +23,13 @@ FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150
 """Before the usual filter chains (0), behind connection tracking (-200)."""
 
-SETS = ("open4", "open6", "portals4", "portals6", "networks4", "networks6", "served4", "served6")
-"""Exceptions from networks; remote portals; networks of them; portals of this host."""
+SETS = ("open4", "open6", "portals4", "portals6", "served4", "served6")
+"""Exceptions from networks; remote portals; portals of this host.
+
+Networks are rules and no set: a set of intervals of two fields (nft_set_pipapo.c)
+takes its elements over only after the transaction's rules are in force, so that at each
+loading packets found it empty (some of 300 loadings let a SYN through).
+"""
 
 HOLDING = ("portals4", "portals6", "served4", "served6")
 """The sets whose elements are single portals that are held closed."""
@@ -52,28 +57,27 @@ def guard_table(
     in ``opened``. Traffic through one of ``devices`` counts as protected:
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
     """
-    elements = {name: list[str]() for name in SETS}
+    elements: dict[str, list[str]] = {name: [] for name in SETS}
     for kind, portals in (("portals", guarded), ("served", served)):
         for portal in sorted(set(portals), key=lambda p: p.sort_key):
             elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
-    for kind, ranges in (("open", opened), ("networks", networks)):
-        for network, port in _by_port(ranges):
-            elements[f"{kind}{network.version}"].append(f"{network} . {port}")
+    for network, port in _by_port(opened):
+        elements[f"open{network.version}"].append(f"{network} . {port}")
     lines = [_HEAD, f"table {FAMILY} {TABLE}", f"delete table {FAMILY} {TABLE}", f"table {FAMILY} {TABLE} {{"]
     for name in SETS:
         lines += [f"\tset {name} {{", f"\t\ttype ipv{name[-1]}_addr . inet_service"]
-        if not name.startswith(("portals", "served")):
+        if name.startswith("open"):
             lines.append("\t\tflags interval")
         if elements[name]:
             lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
         lines.append("\t}")
     # packets to oneself never leave the host
-    local = ("lo", *devices)
+    local, closed = ("lo", *devices), tuple(_by_port(networks))
     lines += _chain(
-        "output", "oifname", local, ("daddr . tcp dport", "saddr . tcp sport"), "rt ipsec missing"
+        "output", "oifname", local, ("daddr", "dport"), ("saddr", "sport"), closed, "rt ipsec missing"
     )
     lines += _chain(
-        "input", "iifname", local, ("saddr . tcp sport", "daddr . tcp dport"), "meta ipsec missing"
+        "input", "iifname", local, ("saddr", "sport"), ("daddr", "dport"), closed, "meta ipsec missing"
     )
     lines.append("}")
     return "\n".join(lines) + "\n"
@@ -107,11 +111,17 @@ def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
 
 
 def _chain(
-    hook: str, direction: str, devices: tuple[str, ...], sides: tuple[str, str], missing: str
+    hook: str,
+    direction: str,
+    devices: tuple[str, ...],
+    remote: tuple[str, str],
+    own: tuple[str, str],
+    networks: tuple[tuple[Network, int], ...],
+    missing: str,
 ) -> list[str]:
-    """One base chain; ``sides`` are the packet's fields of a remote portal and of one of ours."""
+    """One base chain; ``remote`` and ``own`` are the packet's fields of a remote portal and of one of ours."""
     names = ", ".join(f'"{device}"' for device in devices)
-    remote, own = sides
+    address, port = remote
     lines = [
         f"\tchain {hook} {{",
         f"\t\ttype filter hook {hook} priority {PRIORITY}; policy accept;",
@@ -119,10 +129,16 @@ def _chain(
     ]
     for family, version in (("ip", 4), ("ip6", 6)):
         lines += [
-            f"\t\t{family} {remote} @portals{version} {missing} counter drop",
-            f"\t\t{family} {own} @served{version} {missing} counter drop",
-            f"\t\t{family} {remote} @open{version} accept",
-            f"\t\t{family} {remote} @networks{version} {missing} counter drop",
+            f"\t\t{family} {address} . tcp {port} @portals{version} {missing} counter drop",
+            f"\t\t{family} {own[0]} . tcp {own[1]} @served{version} {missing} counter drop",
+            f"\t\t{family} {address} . tcp {port} @open{version} accept",
         ]
+        for network, at in networks:
+            if network.version == version:
+                # nft refuses a network of all addresses
+                inside = (
+                    f"{family} {address} {network}" if network.prefixlen else f"meta nfproto ipv{version}"
+                )
+                lines.append(f"\t\t{inside} tcp {port} {at} {missing} counter drop")
     lines.append("\t}")
     return lines

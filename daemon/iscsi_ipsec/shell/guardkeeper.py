@@ -34,6 +34,7 @@ class GuardKeeper:
         self._guard, self._path = guard, path
         self._text = ""
         self._state: GuardState | None = None
+        self._written: tuple[str, tuple[int, ...]] | None = None
         self.loads = 0
 
     def keep(
@@ -51,21 +52,7 @@ class GuardKeeper:
             opened=desired.opened,
         )
         try:
-            if text == self._text and self._state is not None:
-                if not reasons & GUARD_REASONS:
-                    return self._state
-                if (now := self._guard.installed()) == self._state:
-                    return now
-            self._guard.load(text)
-            self.loads += 1
-            self._state = self._guard.installed()
-            if text != self._text:
-                _log.info(
-                    "guard loaded for %d portals", len(desired.guarded) + len(desired.served),
-                )  # fmt: skip
-            else:
-                _log.warning("guard was changed by someone else and has been loaded again")
-            self._text = text
+            self._load(text, len(desired.guarded) + len(desired.served), reasons)
         except KernelUnavailable as err:
             self._state = None
             problems.append(
@@ -76,11 +63,34 @@ class GuardKeeper:
                 )
             )
         try:
-            if read_text(self._path) != text:
-                write_private(self._path, text.encode())
+            self._keep_file(text)
         except (NotPermitted, StateUnavailable) as err:
             problems.append(state_problem(err))
         return self._state
+
+    def _load(self, text: str, portals: int, reasons: frozenset[str]) -> None:
+        if text == self._text and self._state is not None:
+            if not reasons & GUARD_REASONS:
+                return
+            if (now := self._guard.installed()) == self._state:
+                self._state = now  # with its counters of now
+                return
+        self._guard.load(text)
+        self.loads += 1
+        self._state = self._guard.installed()
+        if text != self._text:
+            _log.info("guard loaded for %d portals", portals)
+        else:
+            _log.warning("guard was changed by someone else and has been loaded again")
+        self._text = text
+
+    def _keep_file(self, text: str) -> None:
+        """Write the file unless it is as we wrote it; without it the next boot would begin open."""
+        if self._written == (text, _signature(self._path)):
+            return
+        if read_text(self._path) != text:
+            write_private(self._path, text.encode())
+        self._written = (text, _signature(self._path))
 
     def _drop(self, reasons: frozenset[str], problems: list[Problem]) -> None:
         if not reasons & GUARD_REASONS and not self._text:
@@ -94,3 +104,12 @@ class GuardKeeper:
             self._text, self._state = "", None
         except (KernelUnavailable, OSError) as err:
             problems.append(state_problem(err))
+
+
+def _signature(path: str) -> tuple[int, ...]:
+    """Differs when somebody has changed the file; empty where there is none."""
+    try:
+        st = os.stat(path)
+    except OSError:
+        return ()
+    return (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)

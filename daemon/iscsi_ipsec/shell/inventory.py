@@ -88,6 +88,8 @@ class _Parsed:
 class _Folders:
     kind: str
     entries: dict[str, _Entry] = field(default_factory=dict)
+    hiding: tuple[str, ...] = ()
+    """Masks and refused files: nothing of them is in force, and nothing of weaker ones of their name."""
 
 
 class FileReader:
@@ -104,12 +106,16 @@ class FileReader:
         self._unsaved: dict[str, LastGood] = {}
         self._forgotten: set[str] = set()
         self._generation = 0
+        self._renewals = store.renewals if store else 0
         self.opened = 0
 
     def read(self) -> Inventory:
         """Look at every file and return what is in force. Never raises for what a file holds."""
         if self._stored is None:
             self._stored = self._load_store()
+        if self._store is not None and self._store.renewals != self._renewals:
+            self._renewals = self._store.renewals
+            self.forget()  # what is good is read and stored again
         problems: list[Problem] = []
         rows: list[FileRow] = []
         settings_path = self._paths.settings_file
@@ -120,11 +126,11 @@ class FileReader:
         )
         self._refresh("settings", found_settings, (self._paths.config_dir,), problems, rows)
         self._refresh(
-            "psk", files.find_config(self._paths.psk_folders), self._paths.psk_folders, problems, rows
+            "psk", self._find("psk", self._paths.psk_folders), self._paths.psk_folders, problems, rows
         )
         self._refresh(
             "portal",
-            files.find_config(self._paths.portal_folders),
+            self._find("portal", self._paths.portal_folders),
             self._paths.portal_folders,
             problems,
             rows,
@@ -177,6 +183,19 @@ class FileReader:
 
     # -- one kind of file
 
+    def _find(self, kind: str, folders: Sequence[str]) -> files.Found:
+        """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
+        known = self._kinds[kind]
+        stored = [path for path, last in (self._stored or {}).items() if last.kind == kind]
+        return files.find_config(
+            folders,
+            lambda folder: [
+                _name(path)
+                for path in (*known.entries, *known.hiding, *stored)
+                if os.path.dirname(path) == folder
+            ],
+        )
+
     def _refresh(
         self,
         kind: str,
@@ -192,9 +211,10 @@ class FileReader:
             if entry is None or not self._is_current(entry, file):
                 entry = self._read_file(kind, file, entry)
             new[file.path] = entry
-        names = {file.name for file in found.files} | {_name(path) for path in found.masked}
+        lost = {*found.missing, *found.unusable}
+        masked = (*found.masked, *(p for p in self._kinds[kind].hiding if os.path.dirname(p) in lost))
         problems.extend(found.problems)
-        self._keep_lost(kind, found, folders, names, new, problems)
+        self._keep_lost(kind, found, folders, masked, new, problems)
         stored = {path for path, last in (self._stored or {}).items() if last.kind == kind}
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
@@ -203,6 +223,8 @@ class FileReader:
             for path, entry in new.items()
         ):
             self._generation += 1
+        refused = (path for path, entry in new.items() if entry.value is None)
+        self._kinds[kind].hiding = (*masked, *refused)
         self._kinds[kind].entries = dict(sorted(new.items(), key=lambda item: _name(item[0])))
         for path, entry in self._kinds[kind].entries.items():
             problems.extend(entry.problems)
@@ -210,7 +232,7 @@ class FileReader:
         rows.extend(FileRow(path=path, kind=kind, state="masked", signature="") for path in found.masked)
 
     def _keep_lost(
-        self, kind: str, found: files.Found, folders: Sequence[str], names: set[str],
+        self, kind: str, found: files.Found, folders: Sequence[str], masked: Sequence[str],
         new: dict[str, _Entry], problems: list[Problem],
     ) -> None:  # fmt: skip
         """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
@@ -222,8 +244,10 @@ class FileReader:
         for path, last in (self._stored or {}).items():
             if last.kind == kind and os.path.dirname(path) in lost and path not in known:
                 known[path] = self._from_store(kind, path, _NO_STAT, ())
-        for path, entry in known.items():
-            if entry.value is not None and _name(path) not in names:
+        taken = {_name(path) for path in (*new, *masked)}
+        for path, entry in sorted(known.items(), key=lambda item: folders.index(os.path.dirname(item[0]))):
+            if entry.value is not None and _name(path) not in taken:
+                taken.add(_name(path))
                 new[path] = _Entry(
                     entry.value, entry.stat, False, "last-good", (), entry.beside, entry.beside_stat
                 )
@@ -369,6 +393,6 @@ def _stat(path: str) -> FileStat | None:
 
 def _find_one(path: str) -> FoundFile | None:
     try:
-        return FoundFile(path, _name(path), FileStat.of(os.lstat(path)))
+        return FoundFile(path, _name(path), files.stat_config(path))
     except OSError:
         return None

@@ -23,25 +23,37 @@ _log = logging.getLogger(__name__)
 
 
 class ManagedPortals:
-    """The memory of managed portals, and the requests to forget one."""
+    """The memory of managed portals, and the requests to forget one.
+
+    What cannot be stored is held all the same, and stored when that works again.
+    """
 
     def __init__(self, paths: Paths, store: Store) -> None:
         self._paths, self._store = paths, store
         self._held: dict[Portal, ManagedRecord] | None = None
+        self._unsaved: dict[Portal, ManagedRecord] = {}
+        self._renewals = store.renewals
 
     def held(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
         """The portals that are held, with this host's role."""
-        return frozenset((record.portal, record.role) for record in self._records(problems).values())
+        held = self._records()
+        try:
+            self._store.mend()
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
+        if self._store.renewals != self._renewals:
+            self._renewals = self._store.renewals
+            self._unsaved = dict(held)
+        return frozenset((record.portal, record.role) for record in held.values())
 
-    def _records(self, problems: list[Problem]) -> dict[Portal, ManagedRecord]:
+    def _records(self) -> dict[Portal, ManagedRecord]:
         if self._held is None:
-            try:
-                self._held = dict(self._store.managed())
-                if self._store.problems:  # it was damaged: what the guard held was managed
-                    self._held |= self._from_guard_file()
-            except StateUnavailable as err:
-                problems.append(state_problem(err))
-                return {}
+            stored: dict[Portal, ManagedRecord] | None = None
+            with contextlib.suppress(StateUnavailable):  # told by held()
+                stored = dict(self._store.managed())
+            if stored is None or self._store.fresh:  # what the guard held was managed
+                self._unsaved = self._from_guard_file()
+            self._held = (stored or {}) | self._unsaved
         return self._held
 
     def _from_guard_file(self) -> dict[Portal, ManagedRecord]:
@@ -51,24 +63,23 @@ class ManagedPortals:
             for portals, role in ((guarded, Role.INITIATOR), (served, Role.TARGET))
             for portal in portals
         ]
-        self._store.set_managed(records)
         return {record.portal: record for record in records}
 
     def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
         """Store newly managed portals before their connections exist: from now on they never open by themselves."""
-        held = self._records(problems)
-        news = []
+        held = self._records()
         for view in views:
-            if view.managed and view.closed and view.seat.portal not in held:
+            portal = view.seat.portal
+            if view.managed and view.closed and portal not in held:
                 why = view.policy or view.key_path
-                news.append(
-                    ManagedRecord(portal=view.seat.portal, role=view.role, since=int(time.time()), why=why)
+                held[portal] = self._unsaved[portal] = ManagedRecord(
+                    portal=portal, role=view.role, since=int(time.time()), why=why
                 )
-        if not news:
+        if not self._unsaved:
             return
         try:
-            self._store.set_managed(news)
-            held.update({record.portal: record for record in news})
+            self._store.set_managed(self._unsaved.values())
+            self._unsaved.clear()
         except StateUnavailable as err:
             problems.append(state_problem(err))
 
@@ -78,7 +89,7 @@ class ManagedPortals:
             names = sorted(os.listdir(self._paths.requests_dir))
         except OSError:
             return
-        held = self._records(problems)
+        held = self._records()
         for name in names:
             path = os.path.join(self._paths.requests_dir, name)
             text = read_text(path).strip()
@@ -86,6 +97,7 @@ class ManagedPortals:
                 try:
                     self._store.drop_managed([portal])
                     del held[portal]
+                    self._unsaved.pop(portal, None)
                     _log.warning("portal %s released on request", portal, extra=fields(portal=str(portal)))
                 except StateUnavailable as err:
                     problems.append(state_problem(err))

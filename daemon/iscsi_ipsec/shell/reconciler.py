@@ -11,17 +11,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
+from iscsi_ipsec.adapters.netlink import PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Address, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.status import Observed
+from iscsi_ipsec.core.traps import lost_traps
 from iscsi_ipsec.core.upkeep import (
     Attempts,
     Initiate,
@@ -55,6 +57,10 @@ NAMES_AGAIN = 6.0
 
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
+
+
+POLICY_REASONS = frozenset({PolicyMonitor.reason, "start", "resync", "reload"})
+"""Wakeups after which the kernel is asked whether it still has what charon installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +140,8 @@ class Reconciler:
             if state.plugins != self._looker.plugins:
                 self._looker.plugins = state.plugins
                 look = self._looker.look(frozenset(), held)
+            if reasons & POLICY_REASONS:
+                state = self._without_lost_traps(look, state)
             operations = plan(look.secrets, look.connections, state)
             if operations:
                 settled = self._has_settled()
@@ -167,6 +175,24 @@ class Reconciler:
             look_again=self._look_again(look, bool(operations), settled, state),
             counters=self.counters,
         )
+
+    def _without_lost_traps(self, look: Look, state: CharonState) -> CharonState:
+        """What charon holds, less the children whose policies the kernel does not have any more.
+
+        Their SAs end as well: as long as one lives, charon takes its policy for installed.
+        """
+        try:
+            lost = lost_traps(look.desired.connections, kernel.policies()) & state.conns.keys()
+        except KernelUnavailable:  # a kernel without XFRM has no traps either
+            return state
+        if not lost:
+            return state
+        for ike in self._charon.sas():
+            if ike.conn in lost:
+                self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
+        for name in sorted(lost):
+            _log.warning("the kernel's policies of %s are gone", name, extra=fields(item=name))
+        return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
     def _has_settled(self) -> bool:
         """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""

@@ -25,7 +25,7 @@ from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import kernel, systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents, default_socket
 from iscsi_ipsec.adapters.guard import Guard
-from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import Resolver
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.adapters.watch import FileWatch
@@ -118,6 +118,7 @@ class _Daemon:
             ),
             RouteMonitor(wake),
             GuardMonitor(wake),
+            PolicyMonitor(wake),
         )
         self._looker = Looker(
             paths=paths,

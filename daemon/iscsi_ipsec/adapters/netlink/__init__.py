@@ -5,8 +5,8 @@ Law: ``routes`` and ``sockets`` ask (the only places that know
 the woken one asks again.
 """
 
-from iscsi_ipsec.adapters.netlink.monitor import GuardMonitor, RouteMonitor
+from iscsi_ipsec.adapters.netlink.monitor import GuardMonitor, PolicyMonitor, RouteMonitor
 from iscsi_ipsec.adapters.netlink.routes import Routes
 from iscsi_ipsec.adapters.netlink.sockets import established_to
 
-__all__ = ["GuardMonitor", "RouteMonitor", "Routes", "established_to"]
+__all__ = ["GuardMonitor", "PolicyMonitor", "RouteMonitor", "Routes", "established_to"]

@@ -19,7 +19,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19)
@@ -33,6 +33,9 @@ NFT_MSG_NEWGEN = 15
 NFTA_TABLE_NAME = 1
 """Attribute 1 is the table's name in the messages about tables, chains, rules, sets, elements
 and objects alike (include/uapi/linux/netfilter/nf_tables.h); of NEWGEN it is a number."""
+
+XFRMNLGRP_POLICY, XFRM_MSG_FLUSHPOLICY = 4, 0x1D
+"""A policy that goes alone is no news: charon takes away and puts back its own all day."""
 
 FIRST_DELAY, LAST_DELAY = 0.2, 5.0
 RECEIVE_BYTES = 65536
@@ -76,6 +79,8 @@ class _Monitor(threading.Thread):
                     delay = FIRST_DELAY
                     self._listen(subscribed)
             except OSError as err:
+                if err.errno == errno.EPROTONOSUPPORT:  # a kernel that does not have this at all
+                    break
                 _log.warning("%s listens again in %g s: %s", self.name, delay, err.strerror)
                 self._stopping.wait(delay)
                 delay = min(2 * delay, LAST_DELAY)
@@ -145,6 +150,17 @@ class GuardMonitor(_Monitor):
 
     def _concerns_us(self, data: bytes) -> bool:
         return b"iscsi_ipsec" in table_names(data)
+
+
+class PolicyMonitor(_Monitor):
+    """Wakes with ``policies`` when somebody throws away all of the kernel's IPsec policies."""
+
+    protocol = NETLINK_XFRM
+    groups = (XFRMNLGRP_POLICY,)
+    reason = "policies"
+
+    def _concerns_us(self, data: bytes) -> bool:
+        return any(kind == XFRM_MSG_FLUSHPOLICY for kind, _ in _messages(data))
 
 
 def table_names(data: bytes) -> Iterator[bytes]:
