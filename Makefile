@@ -34,6 +34,7 @@ help:
 	@echo 'make demo       a real iSCSI login through ESP in network namespaces, and its proof'
 	@echo 'make test       every test that needs no VM: lint, types, unit, wire, real charon, package'
 	@echo 'make test-vm    the end-to-end suite on two virtual machines'
+	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
 	@echo 'make lint       ruff, mypy, the layers, shellcheck'
 	@echo 'make format     lets ruff lay the code out'
@@ -69,6 +70,12 @@ venv: $(VENV_STAMP)
 demo: $(VENV_STAMP)
 	@$(NEED) $(LAB_PACKAGES)
 	$(RUN) -m tests.demo
+
+# CHAOS_SEED=N repeats a run, CHAOS_STEPS=N is how long it gets
+.PHONY: chaos
+chaos: $(VENV_STAMP)
+	@$(NEED) $(LAB_PACKAGES)
+	$(RUN) -m tests.chaos
 
 .PHONY: bench
 bench: $(VENV_STAMP)

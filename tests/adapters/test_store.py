@@ -277,6 +277,50 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def test_a_database_that_was_removed_while_running_is_put_back_as_it_was(path: str, store: Store) -> None:
+    store.put_last_good([good()])
+    store.set_managed([managed()])
+    os.unlink(path)
+    store.mend()
+    assert mode(path) == 0o600
+    assert store.renewals == 0
+    store.set_managed([managed("10.0.0.21")])
+    again = Store(path)
+    assert set(again.all_last_good()) == {"/etc/a.toml"}
+    assert len(again.managed()) == 2
+    assert not again.fresh
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all " * 500], ids=["cut", "garbage"])
+def test_a_database_spoiled_while_running_is_begun_anew_before_anybody_writes(
+    path: str, store: Store, content: bytes
+) -> None:
+    store.set_managed([managed()])
+    Path(path).write_bytes(content)
+    store.mend()
+    assert store.renewals == 1
+    assert store.fresh
+    store.set_managed([managed()])
+    assert len(Store(path).managed()) == 1
+
+
+def test_a_database_that_is_whole_is_left_alone(path: str, store: Store) -> None:
+    store.set_managed([managed()])
+    before = os.stat(path)
+    store.mend()
+    assert os.stat(path) == before
+    assert store.renewals == 0
+
+
+def test_an_empty_file_in_the_databases_place_is_a_fresh_one(path: str) -> None:
+    first = Store(path)
+    assert first.fresh
+    first.close()
+    assert not Store(path).fresh
+    Path(path).write_bytes(b"")
+    assert Store(path).fresh
+
+
 def test_a_kill_in_mid_write_leaves_what_was_stored_before(path: str, store: Store) -> None:
     items = [good(f"/etc/{n}.toml", b"x" * 500) for n in range(100)]
     store.put_last_good(items)

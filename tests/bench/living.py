@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tests.bench.loading import LONG, holds, timed, writes_of
+from tests.bench.loading import LONG, holds, python, timed, writes_of
 from tests.bench.machine import cpu_seconds, resident
 from tests.bench.report import Report
 from tests.bench.shape import Shape, clean, fresh, key_name, key_text
@@ -70,6 +70,9 @@ def _loaded(charon: Charon, mark: int) -> bool:
 
 def restart(lab: Lab, name: str, shape: Shape, runs: int, report: Report) -> None:
     """Kill charon under a daemon; from the moment that the new one answers until it holds everything."""
+    what = f"charon killed and started again, {shape}"
+    bare = _bare_load(lab, name, shape, runs)
+    base = report.add(what, "bare client that waits for it, window 64", bare, note="ratios are to this one")
     charon, daemon = fresh(lab, name, shape)
     daemon.start(timeout=LONG)
     quiet(daemon)
@@ -86,8 +89,24 @@ def restart(lab: Lab, name: str, shape: Shape, runs: int, report: Report) -> Non
                 f"VICI writes after a restart of charon, {shape}", writes_of(daemon) - writes, shape.writes
             )
         who = f"daemon, charon away for {away:g} s" if away else "daemon, charon back at once"
-        report.add(f"charon killed and started again, {shape}", who, times)
+        report.add(what, who, times, base=base, note="keys and traps are in place; target: 2 s")
     clean(lab.node(name), charon, daemon)
+
+
+def _bare_load(lab: Lab, name: str, shape: Shape, runs: int) -> list[float]:
+    """How long the same messages take a client that has them ready and knows when charon answers."""
+    messages = lab.folder / "restart.json"
+    charon, daemon = fresh(lab, name, shape)
+    changed = daemon.psk / f"{key_name(shape.keys - 1)}.toml"
+    python(lab.node(name), "inside", str(messages), str(changed), *daemon.options)
+    clean(lab.node(name), charon, daemon)
+    times = []
+    for _ in range(runs):
+        charon = lab.ike_only(name)
+        load = python(lab.node(name), "rivals", "pipelined", str(charon.socket), str(messages))
+        times.append(load["seconds"])
+        clean(lab.node(name), charon)
+    return times
 
 
 def footprint(daemon: Daemon, shape: Shape, seconds: float, report: Report) -> None:

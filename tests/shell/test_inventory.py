@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -400,6 +401,46 @@ def test_a_folder_emptied_on_purpose_is_empty(host: Host) -> None:
     (host.root / "etc/psk.d").mkdir(mode=0o700)
     inventory = host.read()
     assert (inventory.keys, inventory.problems) == ((), ())
+
+
+@needs_root
+def test_an_unmounted_folders_files_stay_in_force_and_its_return_heals(host: Host) -> None:
+    folder = host.root / "etc/psk.d"
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=700", "none", str(folder)]
+    host.write("run/psk.d/db1.toml", NEWER)
+    host.read()
+    subprocess.run(mount, check=True)
+    try:
+        host.write("etc/psk.d/db1.toml", GOOD)
+        assert key_of(host.read()) == b"a good key of db1"
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    for _ in range(2):
+        inventory = host.read()
+        assert key_of(inventory) == b"a good key of db1"
+        assert codes(inventory) == ["folder-gone"]
+    subprocess.run(mount, check=True)
+    try:
+        host.write("etc/psk.d/db1.toml", NEWER)
+        assert key_of(host.read()) == b"a newer key of db1"
+        assert codes(host.read()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    host.restart()
+    assert host.root / "run/psk.d/db1.toml" in map(Path, [row.path for row in host.read().rows])
+
+
+def test_a_vanished_folder_goes_on_hiding_what_it_hid(host: Host) -> None:
+    host.write("run/psk.d/db1.toml", NEWER)
+    host.write("run/psk.d/db2.toml", NEWER)
+    host.write("etc/psk.d/db1.toml", GOOD)
+    (host.root / "etc/psk.d/db2.toml").symlink_to("/dev/null")
+    host.read()
+    (host.root / "etc/psk.d").rename(host.root / "etc/elsewhere")
+    for _ in range(2):
+        inventory = host.read()
+        assert key_of(inventory) == b"a good key of db1"
+        assert key_of(inventory, "db2") is None
 
 
 def test_a_file_renamed_is_the_same_key_under_its_new_name(host: Host) -> None:

@@ -13,7 +13,7 @@ import os
 import shlex
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -87,11 +87,16 @@ class Found:
     problems: tuple[Problem, ...] = ()
 
 
-def find_config(folders: Sequence[str], remembered: Callable[[str], Iterable[str]] = lambda _: ()) -> Found:
+def find_config(
+    folders: Sequence[str],
+    remembered: Callable[[str], Iterable[str]] = lambda _: (),
+    unmounted: Collection[str] = (),
+) -> Found:
     """List ``*.toml`` in ``folders``, the first folder first; of files of one name the first wins.
 
     ``remembered`` tells the names that a folder had, which is asked where one
     is missing or unusable: they go on hiding what is in weaker folders.
+    ``unmounted`` folders count as missing: what is there is only where they were.
 
     Names that begin with a dot are no configuration. Opens no file, so that
     10,000 of them cost one ``stat`` each. What is not a regular file is listed
@@ -104,6 +109,8 @@ def find_config(folders: Sequence[str], remembered: Callable[[str], Iterable[str
     problems: list[Problem] = []
     for folder in folders:
         try:
+            if folder in unmounted:
+                raise FileNotFoundError(folder)
             check_folder(folder)
             with os.scandir(folder) as entries:
                 listing = sorted((e for e in entries if _is_config_name(e.name)), key=lambda e: e.name)
@@ -147,6 +154,22 @@ def find_config(folders: Sequence[str], remembered: Callable[[str], Iterable[str
         unusable=tuple(unusable),
         problems=tuple(problems),
     )
+
+
+def device_of(folder: str) -> int:
+    """The file system on which a folder lies; 0 where there is none."""
+    try:
+        return os.stat(folder).st_dev
+    except OSError:
+        return 0
+
+
+def has_config(folder: str) -> bool:
+    """Whether a folder has any file of ours, or one that hides ours."""
+    try:
+        return any(map(_is_config_name, os.listdir(folder)))
+    except OSError:
+        return False
 
 
 def read_config(path: str, *, private: bool) -> bytes:

@@ -90,6 +90,8 @@ class _Folders:
     entries: dict[str, _Entry] = field(default_factory=dict)
     hiding: tuple[str, ...] = ()
     """Masks and refused files: nothing of them is in force, and nothing of weaker ones of their name."""
+    devices: dict[str, int] = field(default_factory=dict)
+    """The file systems on which folders lay; an empty one in place of another is only where it was mounted."""
 
 
 class FileReader:
@@ -187,6 +189,13 @@ class FileReader:
         """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
         known = self._kinds[kind]
         stored = [path for path, last in (self._stored or {}).items() if last.kind == kind]
+        unmounted = set()
+        for folder in folders:
+            device = files.device_of(folder)
+            if known.devices.get(folder, device) != device and not files.has_config(folder):
+                unmounted.add(folder)
+            elif device:
+                known.devices[folder] = device
         return files.find_config(
             folders,
             lambda folder: [
@@ -194,6 +203,7 @@ class FileReader:
                 for path in (*known.entries, *known.hiding, *stored)
                 if os.path.dirname(path) == folder
             ],
+            unmounted,
         )
 
     def _refresh(
@@ -257,7 +267,8 @@ class FileReader:
                 code="folder-gone",
                 file=folder,
                 message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
-                hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}",
+                hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}"
+                " (where it was unmounted: restart iscsi-ipsecd)",
             )
             for folder in folders
             if folder in kept and folder in found.missing

@@ -1,0 +1,51 @@
+"""Policies that the kernel has lost: which connections must be loaded again."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+import pytest
+
+from iscsi_ipsec.base.model import Role
+from iscsi_ipsec.core.traps import lost_traps
+from tests.unit.making import connection, per_id, record
+from tests.unit.test_verify import policy
+
+TRAP = connection(per_id("db1.example"), record())
+NAME = {TRAP.name}
+
+
+def test_a_connection_whose_policy_is_there_has_lost_nothing() -> None:
+    assert lost_traps([TRAP], [policy("in"), policy("out")]) == set()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dst": ipaddress.ip_network("10.0.0.21")},
+        {"src": ipaddress.ip_network("10.0.0.2")},
+        {"dport": 3261},
+        {"proto": 17},
+        {"restricted": True},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_policy_for_other_packets_does_not_count(other: dict[str, Any]) -> None:
+    assert lost_traps([TRAP], [policy("out", **other)]) == NAME
+
+
+def test_the_policy_of_packets_that_come_is_none_that_asks() -> None:
+    assert lost_traps([TRAP], [dataclasses.replace(policy("out"), direction="in")]) == NAME
+
+
+def test_who_never_had_a_trap_has_lost_none() -> None:
+    served = dataclasses.replace(TRAP, role=Role.TARGET)
+    assert lost_traps([served, dataclasses.replace(TRAP, user_space_esp=True)], []) == set()
+
+
+def test_a_selector_of_an_inner_address_is_compared_as_such() -> None:
+    inner = dataclasses.replace(TRAP, local_ts="10.9.9.9/32[6]")
+    assert lost_traps([inner], [policy("out")]) == NAME
+    assert lost_traps([inner], [policy("out", src=ipaddress.ip_network("10.9.9.9"))]) == set()
