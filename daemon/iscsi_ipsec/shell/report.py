@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
@@ -103,7 +104,7 @@ class Reporter:
     def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
-        told = document(outcome, self._generation, self._paths.vici_socket)
+        told = document(outcome, self._generation, self._paths.vici_socket or default_socket())
         told["problems"] += [status.problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         self.write(told)

@@ -23,7 +23,7 @@ from dataclasses import replace
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import kernel, systemd
-from iscsi_ipsec.adapters.charon import Charon, CharonEvents, default_socket
+from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import Resolver
@@ -231,7 +231,7 @@ class _Daemon:
 
 
 def _with_socket(paths: Paths, from_settings: str) -> Paths:
-    return replace(paths, vici_socket=paths.vici_socket or from_settings or default_socket())
+    return replace(paths, vici_socket=paths.vici_socket or from_settings)
 
 
 def _make_folders(paths: Paths) -> None:
