@@ -25,7 +25,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "check": (
         ("check", "all files, before you trust a change"),
-        ("check /tmp/db1.toml", "one file, before you move it to psk.d"),
+        ("check /root/db1.toml", "one file, before you move it to psk.d"),
     ),
     "plan": (("plan", "what is different in charon from what the files say? Normally nothing"),),
     "wait": (
