@@ -202,7 +202,8 @@ class Reconciler:
             if ike.conn in lost:
                 self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
         for name in sorted(lost):
-            _log.warning("the kernel's policies of %s are gone", name, extra=fields(item=name))
+            about = fields(item=name, note="policies-gone")
+            _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
     def _has_settled(self) -> bool:

@@ -11,7 +11,14 @@ MESSAGES = uuid.UUID("237140c4-159d-48a9-b86d-159e326711c5")
 """Journal MESSAGE_IDs are drawn from this and a problem's code or a note's name, so they never change."""
 
 Note: TypeAlias = Literal[
-    "solved", "released", "guard-changed", "guard-removed", "sa-ended", "cannot-start", "stopped"
+    "solved",
+    "released",
+    "guard-changed",
+    "guard-removed",
+    "sa-ended",
+    "cannot-start",
+    "stopped",
+    "policies-gone",
 ]
 """Messages that an operator acts on and that are no problems; docs/journal.md explains each."""
 
