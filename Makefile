@@ -27,7 +27,9 @@ LAB_PACKAGES := charon-systemd strongswan-swanctl libcharon-extra-plugins \
 	tgt libiscsi-bin open-iscsi nftables iproute2 tcpdump procps
 LINT_PACKAGES := shellcheck
 # systemd: systemd-analyze reads the units; python3-systemd: the .deb's launchers are run
-TEST_PACKAGES := $(LAB_PACKAGES) $(LINT_PACKAGES) $(DEB_PACKAGES) lintian systemd python3-systemd
+# bash-completion, zsh: the shells whose keys are pressed; prometheus: promtool reads the alerts
+TEST_PACKAGES := $(LAB_PACKAGES) $(LINT_PACKAGES) $(DEB_PACKAGES) lintian systemd python3-systemd \
+	bash-completion zsh prometheus
 
 .PHONY: help
 help:
@@ -37,6 +39,8 @@ help:
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
 	@echo 'make lint       ruff, mypy, the layers, shellcheck'
+	@echo 'make completion writes etc/completion anew, from the options of the command'
+	@echo 'make catalog    writes the journal catalog anew, from docs/problems.md and docs/journal.md'
 	@echo 'make format     lets ruff lay the code out'
 	@echo 'make deb        dist/iscsi-ipsec_VERSION_all.deb'
 	@echo 'make install    from source, under PREFIX=$(PREFIX); honours DESTDIR'
@@ -95,6 +99,14 @@ lint: $(VENV_STAMP)
 format: $(VENV_STAMP)
 	$(RUN) -m ruff format
 	$(RUN) -m ruff check --fix --select I
+
+# after a change of the command's options, or of the texts about problems; tests fail where it was forgotten
+.PHONY: completion catalog
+completion: $(VENV_STAMP)
+	$(RUN) packaging/completion etc/completion
+
+catalog: $(VENV_STAMP)
+	$(RUN) packaging/catalog systemd/iscsi-ipsec.catalog
 
 .PHONY: test
 test: lint

@@ -14,6 +14,7 @@ from tests.netlab.kernel import Esp, available_esp, kernel_has_esp, missing_for_
 from tests.netlab.lab import Lab
 from tests.netlab.process import Child, CommandFailedError, EndedAtOnceError, Result
 from tests.netlab.space import Addresses, Namespace, Node
+from tests.netlab.terminal import Terminal
 from tests.netlab.waiting import NeverHappenedError, holds_for, wait_until
 from tests.netlab.wire import Frame, Wire
 
@@ -34,6 +35,7 @@ __all__ = [
     "Node",
     "Result",
     "Target",
+    "Terminal",
     "Wire",
     "available_esp",
     "holds_for",

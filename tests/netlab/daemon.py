@@ -119,6 +119,10 @@ class Daemon:
         if self._child:
             self._child.kill()
 
+    def send(self, signal: int) -> None:
+        assert self._child is not None, "the daemon was never started"
+        self._child.send(signal)
+
     def close(self) -> None:
         self.kill()
         if self._listener.is_alive():

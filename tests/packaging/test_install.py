@@ -52,6 +52,19 @@ def test_everything_goes_under_the_prefix(staged: Staged) -> None:
     assert stat.S_IMODE((staged.root / "etc/iscsi-ipsec/psk.d").stat().st_mode) == 0o700
 
 
+def test_what_shells_and_the_journal_look_for_is_where_they_look(staged: Staged) -> None:
+    staged.install()
+    for name in (
+        "share/bash-completion/completions/iscsi-ipsec",
+        "share/zsh/site-functions/_iscsi-ipsec",
+        "lib/systemd/catalog/iscsi-ipsec.catalog",
+        "share/man/man1/iscsi-ipsec.1.gz",
+        "share/doc/iscsi-ipsec/docs/howto/ontap.md",
+        "share/doc/iscsi-ipsec/examples/monitoring/alerts.yml",
+    ):
+        assert (staged.root / "opt/site" / name).is_file(), name
+
+
 def test_installing_again_keeps_the_files_of_the_admin(staged: Staged) -> None:
     staged.install()
     settings = staged.root / "etc/iscsi-ipsec/iscsi-ipsecd.toml"

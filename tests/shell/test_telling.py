@@ -9,9 +9,10 @@ import pytest
 
 from iscsi_ipsec.base.model import Problem, Severity
 from iscsi_ipsec.core.status import problem_row
-from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.evidence import YOUNG, Evidence
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.report import Reporter, sentence, summary
+from iscsi_ipsec.shell.telling import message_id
 
 CONN = "iscsi-ipsec-10.0.0.20-3260"
 WRONG_KEY = "tried 1 shared key for 'a' - 'b', but MAC mismatched"
@@ -108,6 +109,60 @@ def test_the_log_of_a_wipe_wakes_the_loop(ear: Ear, line: str) -> None:
     assert ear.woken == ["wiped"]
 
 
+def test_silence_is_a_warning_until_it_has_lasted(ear: Ear) -> None:
+    ear.log(SILENT)
+    (cause,) = ear.evidence.causes().values()
+    assert cause.passing
+    assert "tried again" in cause.hint
+    assert ear.evidence.ripens() == pytest.approx(YOUNG)
+    ear.now += YOUNG - 1
+    ear.log(SILENT)  # said again, it is not young again
+    ear.now += 1
+    (cause,) = ear.evidence.causes().values()
+    assert not cause.passing
+    assert ear.evidence.ripens() is None
+
+
+def test_a_cause_that_somebody_has_to_mend_is_an_error_at_once(ear: Ear) -> None:
+    ear.log(SILENT)
+    ear.log(WRONG_KEY)
+    (cause,) = ear.evidence.causes().values()
+    assert (cause.code, cause.passing, ear.evidence.ripens()) == ("wrong-key", False, None)
+
+
+def test_a_packet_that_could_not_be_sent_explains_the_silence_around_it(ear: Ear) -> None:
+    ear.log("error writing to socket: Operation not permitted", None)
+    assert ear.codes == {}, "it may have been anybody's"
+    ear.log(SILENT)
+    assert ear.codes == {CONN: "unreachable"}
+    ear.evidence.settle(CONN, age=0)
+    ear.now += 1000
+    ear.log(SILENT)
+    assert ear.codes == {CONN: "peer-silent"}, "the packet is history"
+
+
+@pytest.mark.parametrize("unnamed", [None, "(unnamed)"])
+def test_refused_aggressive_mode_is_heard_though_charon_says_not_whose(ear: Ear, unnamed: object) -> None:
+    ear.log("Aggressive Mode PSK disabled for security reasons", "vpn")
+    assert not ear.evidence.aggressive_off()
+    ear.log("Aggressive Mode PSK disabled for security reasons", unnamed)
+    assert ear.evidence.aggressive_off()
+    assert ear.woken == ["cause"]
+    ear.now += 601
+    assert not ear.evidence.aggressive_off()
+
+
+def test_a_failed_negotiation_is_counted_once_by_each_of_its_causes(ear: Ear) -> None:
+    for _ in range(3):
+        ear.log(f"initiating IKE_SA {CONN}[1] to 10.0.0.20")
+        for line in (SILENT, SILENT, WRONG_KEY, "could not decrypt payloads"):
+            ear.log(line)
+    ear.log("10.0.0.21 is initiating a Main Mode IKE_SA", "iscsi-ipsec-10.0.0.21-3260")
+    ear.log(WRONG_KEY, "iscsi-ipsec-10.0.0.21-3260")
+    ear.log(WRONG_KEY, "vpn")
+    assert ear.evidence.failures() == {"peer-silent": 3, "wrong-key": 4}
+
+
 def test_causes_are_a_copy(ear: Ear) -> None:
     before = ear.evidence.causes()
     ear.log(WRONG_KEY)
@@ -138,6 +193,7 @@ def test_a_problem_is_logged_once_and_its_solution_once(
         ("ERROR", "the key is missing"),
         ("INFO", "solved: the key is missing"),
     ]
+    assert caplog.records[1].__dict__["fields"]["MESSAGE_ID"] == message_id("solved")
 
 
 def test_a_problem_that_comes_back_is_logged_again(
@@ -151,6 +207,14 @@ def test_a_problem_that_comes_back_is_logged_again(
 def test_a_warning_is_logged_as_one(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
     reporter._log_changes([row(severity=Severity.WARNING)])
     assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+def test_a_warning_that_became_an_error_is_logged_again_and_is_not_solved(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter._log_changes([row(severity=Severity.WARNING)])
+    reporter._log_changes([row(severity=Severity.ERROR)])
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
 
 
 def test_another_problem_of_the_same_file_is_another_problem(
@@ -178,6 +242,7 @@ def test_a_record_carries_fields_for_the_journal_and_nothing_empty(
     fields = caplog.records[0].__dict__["fields"]
     assert fields["ISCSI_IPSEC_PROBLEM"] == "no-key"
     assert fields["CONFIG_FILE"] == "a.toml"
+    assert fields["MESSAGE_ID"] == message_id("no-key")
     assert all(fields.values())
 
 

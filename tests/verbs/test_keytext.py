@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import os
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.model import (
@@ -80,6 +80,7 @@ SOURCES = st.one_of(
 PATTERNS = st.lists(patterns(), max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     owner=st.none() | IDS, source=SOURCES, choice=CHOICES, portals=PATTERNS, description=st.text(max_size=40)
 )
@@ -111,6 +112,7 @@ TUNING = st.builds(
 PEERS = st.one_of(ADDRESSES.map(IkeId.address), st.just(ipaddress.ip_network("10.0.0.0/24")))
 
 
+@settings(deadline=None)
 @given(
     named=PATTERNS.filter(bool), role=st.sampled_from(Role), choice=CHOICES, psk=st.none() | NAMES,
     target_id=st.none() | IDS, initiators=st.lists(PEERS, max_size=3).map(tuple),
@@ -154,6 +156,7 @@ def test_what_is_shown_of_a_key_file_holds_no_key() -> None:
         ]
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, min_size=2, max_size=30))
 def test_identities_that_differ_get_file_names_that_differ_and_are_safe(ids: list[IkeId]) -> None:
     names: dict[str, object] = {}

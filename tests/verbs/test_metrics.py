@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.shell.metrics import Metrics, exposition
 
-LABELS = ("version", "code", "severity", "portal", "role", "interface", "direction")
+LABELS = ("where", "cause", "version", "code", "severity", "portal", "role", "interface", "direction")
 
 
 @dataclass
@@ -21,11 +24,15 @@ class Counters:
     vici_writes: int = 5
     guard_loads: int = 2
     initiations: int = 3
+    seconds: float = 1.5
+    last_seconds: float = 0.25
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 def row(portal: str = "10.0.0.20:3260", **more: Any) -> dict[str, Any]:
     return {
         "portal": portal, "role": "initiator", "interface": "", "managed": True, "closed": True,
+        "ready": True, "user_space_esp": False,
         "protected": True, "connection": "iscsi-ipsec-x", "sessions": [], "problem": None,
         "identity": "canary-identity", "key": "canary-name",
         "sa": {"age": 12, "bytes_in": 100, "bytes_out": 200, "spi_in": "c0ffee01", "spi_out": "c0ffee02"},
@@ -94,7 +101,7 @@ def test_charon_guard_and_counters_are_told() -> None:
     found = samples(told())
     expected = {
         "charon_reachable": 1, "guard_installed": 1, "guard_dropped_packets": 4, "passes_total": 7,
-        "vici_writes_total": 5, "guard_loads_total": 2, "initiations_total": 3,
+        "pass_seconds_total": 1.5, "last_pass_seconds": 0.25, "vici_writes_total": 5, "guard_loads_total": 2, "initiations_total": 3,
         "last_success_timestamp_seconds": 1000,
     }  # fmt: skip
     assert {name: found[name,] for name in expected} == expected
@@ -106,6 +113,58 @@ def test_charon_guard_and_counters_are_told() -> None:
     )
     assert away["charon_reachable",] == away["guard_installed",] == 0
     assert ("guard_dropped_packets",) not in away
+
+
+def test_failed_negotiations_are_counted_by_cause() -> None:
+    text = exposition(told(), Counters(failures={"wrong-key": 3, "peer-silent": 1}), 0).decode()
+    assert 'iscsi_ipsec_negotiation_failures_total{cause="wrong-key"} 3.0' in text
+    assert 'iscsi_ipsec_negotiation_failures_total{cause="peer-silent"} 1.0' in text
+
+
+def policy(portal: str, port: int = 3260, **more: Any) -> KernelPolicy:
+    network = ip_network(portal)
+    return KernelPolicy(**{
+        "direction": "out", "src": ip_network("10.0.0.1"), "dst": network, "proto": 6, "sport": 0,
+        "sport_mask": 0, "dport": port, "dport_mask": 0xFFFF, "action": "allow", "priority": 1, "index": 1,
+        "reqid": 1, "mode": "transport", "tmpl_proto": 50, "tmpl_src": None, "tmpl_dst": None,
+        "restricted": False,
+    } | more)  # fmt: skip
+
+
+def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.prom"
+    in_kernel = [
+        policy("10.0.0.20"),
+        policy("fd00::20"),
+        policy("10.0.0.23", tmpl_proto=0),  # a bypass
+        policy("10.0.0.24", port=860),
+        policy("10.0.0.25", direction="in"),
+    ]
+    now = [0.0]
+    metrics = Metrics(str(path), clock=lambda: now[0], policies=lambda: in_kernel)
+    rows = [
+        row(),
+        row("[fd00::20]:3260"),
+        *(row(f"10.0.0.{n}:3260") for n in (23, 24, 25)),
+        row("10.0.0.26:3260", ready=False),
+        row("10.0.0.27:3260", connection=None, ready=False),  # it has a problem of its own
+        row("10.0.0.28:3260", role="target"),  # a served portal's policies come with its SAs
+        row("10.0.0.29:3260", user_space_esp=True),
+    ]
+
+    def counted() -> list[str]:
+        metrics.tell(told(*rows), Counters())
+        return [
+            line.split()[1]
+            for line in path.read_text().splitlines()
+            if line.startswith("iscsi_ipsec_connections{")
+        ]
+
+    assert counted() == ["6.0", "5.0", "2.0"]
+    in_kernel.clear()
+    assert counted() == ["6.0", "5.0", "2.0"], "the kernel is not asked in each pass"
+    now[0] += 5.0
+    assert counted() == ["6.0", "5.0", "0.0"]
 
 
 def test_no_identity_key_name_or_spi_is_in_it() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.adapters.charon import Charon
+from iscsi_ipsec.adapters.charon import Charon, wire
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
 from tests.wire.fake_charon import UNKNOWN_COMMAND, FakeCharon
@@ -315,3 +315,16 @@ def test_a_socket_that_charon_left_behind_is_unavailable(fake: FakeCharon, charo
 def test_a_path_that_no_socket_can_have_is_unavailable(path: str) -> None:
     with pytest.raises(CharonUnavailable):
         Charon(path).observe()
+
+
+def test_without_a_path_the_socket_is_looked_for_each_time(
+    socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon may start before charon, and Fedora has the socket elsewhere than Debian."""
+    monkeypatch.setattr(wire, "SOCKETS", (str(socket_path) + ".debian", str(socket_path)))
+    charon = Charon(timeout=10)
+    with pytest.raises(CharonUnavailable, match=r"\.debian"):
+        charon.sas()
+    with FakeCharon(socket_path):
+        assert charon.sas() == ()
+    charon.close()

@@ -10,17 +10,23 @@ Law: pure. A line that is not known means nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from iscsi_ipsec.base.model import IkeMode
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause with a short stable ``code``; ``weight`` decides which of several told is shown."""
+    """A cause with a short stable ``code``; ``weight`` decides which of several told is shown.
+
+    ``passing``: it may be over by itself in a moment, so it is told as a warning.
+    """
 
     code: str
     message: str
     hint: str
     weight: int = 1
+    passing: bool = False
 
 
 WRONG_KEY = Cause(
@@ -34,8 +40,17 @@ NO_KEY = Cause(
     4,
 )
 REFUSED = Cause(
-    "auth-refused", "the peer refused the authentication: wrong key, or an identity that it does not know",
-    "compare key, identity and identity type with the target's configuration", 3,
+    "auth-refused",
+    "the peer refused the authentication: wrong key, or an identity, of this host or of its own, that it does not know",
+    "compare key, both identities (target_id is its own) and their types with the target's configuration", 3,
+)  # fmt: skip
+REFUSED_AGGRESSIVE = Cause(
+    "auth-refused", "the peer refused aggressive mode: aggressive mode is disabled there, or it does not know this identity",
+    "on a strongSwan target charon.i_dont_care_about_security_and_use_aggressive_mode_psk = yes is needed; compare the identities", 3,
+)  # fmt: skip
+NO_KEY_THERE = Cause(
+    "auth-refused", "the peer has no key for this pair of identities",
+    "give the target a key for this host's identity (IKEv1 main mode: for its address)", 3,
 )  # fmt: skip
 UNKNOWN_ID = Cause(
     "unknown-id", "the peer answered with another identity than expected",
@@ -57,7 +72,18 @@ SILENT = Cause(
     "peer-silent", "the peer does not answer IKE",
     "is it up, does it run IKE, do firewalls pass UDP 500 and 4500 and ESP?", 1,
 )  # fmt: skip
-UNREACHABLE = Cause("unreachable", "there is no way to the peer", "check routes and links", 2)
+UNREACHABLE = Cause(
+    "unreachable",
+    "the peer does not answer IKE, and the kernel could not send all packets",
+    "check routes and links",
+    2,
+)
+BLOCKED = Cause(
+    "unreachable",
+    "the peer does not answer IKE, and this host's own firewall refuses to let packets of IKE out",
+    "let UDP 500 and 4500 and ESP pass to the peer",
+    2,
+)
 
 _PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
     (re.compile(pattern), cause)
@@ -75,11 +101,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
             r"NO_PROPOSAL_CHOSEN|proposals unacceptable|no proposal found|no matching proposal found",
             NO_PROPOSAL,
         ),
-        (r"received INVALID_KE_PAYLOAD error notify", REFUSED),
+        (r"received INVALID_KE_PAYLOAD error notify", NO_KEY_THERE),
         (r"received AUTHENTICATION_FAILED", REFUSED),
         (r"TS_UNACCEPTABLE|INVALID_ID_INFORMATION|no matching CHILD_SA config found", SELECTORS),
         (r"retransmit \d+ of|giving up after \d+ retransmits|peer not responding", SILENT),
-        (r"error writing to socket: Network is unreachable|No route to host", UNREACHABLE),
+        (r"error writing to socket: Operation not permitted", BLOCKED),
+        (r"error writing to socket", UNREACHABLE),
     )
 )
 
@@ -90,6 +117,16 @@ def classify(line: str) -> Cause | None:
         if pattern.search(line):
             return cause
     return None
+
+
+def in_mode(cause: Cause, ike: IkeMode) -> Cause:
+    """What the cause means in an IKE mode: a peer refuses aggressive mode in the words of a wrong key."""
+    return REFUSED_AGGRESSIVE if cause is REFUSED and ike is IkeMode.AGGRESSIVE else cause
+
+
+def as_passing(cause: Cause) -> Cause:
+    """The cause while it is young: the negotiation is being tried again without anybody's doing."""
+    return replace(cause, passing=True, hint=f"it is tried again; if this stays: {cause.hint}")
 
 
 def heavier(old: Cause | None, new: Cause) -> Cause:

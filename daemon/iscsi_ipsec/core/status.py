@@ -12,7 +12,7 @@ from typing import Any
 
 from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
 from iscsi_ipsec.base.sa import ChildSa, IkeSa
-from iscsi_ipsec.core.causes import Cause
+from iscsi_ipsec.core.causes import Cause, in_mode
 from iscsi_ipsec.core.desired import Connection, PortalView
 from iscsi_ipsec.core.upkeep import carrying
 
@@ -128,6 +128,7 @@ def _live_problem(
             hint="systemctl status strongswan",
         )  # fmt: skip
     cause = (observed.causes or {}).get(connection.name)
+    cause = in_mode(cause, connection.ike) if cause else None
     if child and child.child_name != (observed.children or {}).get(connection.name):
         # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
         return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
@@ -137,7 +138,9 @@ def _live_problem(
             return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
         return _failing_rekey(portal, cause) if cause else None
     if cause:
-        return Problem(code=cause.code, message=cause.message, hint=cause.hint, portal=portal)
+        return Problem(
+            code=cause.code, message=cause.message, hint=cause.hint, portal=portal, severity=_severity(cause)
+        )
     if sessions and connection.name in observed.struggling:
         return Problem(
             code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
@@ -153,7 +156,12 @@ def _failing_rekey(portal: str, cause: Cause) -> Problem:
         message=f"the SA is up, but renewing it fails: {cause.message}",
         hint=cause.hint,
         portal=portal,
+        severity=_severity(cause),
     )
+
+
+def _severity(cause: Cause) -> Severity:
+    return Severity.WARNING if cause.passing else Severity.ERROR
 
 
 def _outdated(portal: str, cause: Cause | None) -> Problem:

@@ -25,13 +25,21 @@ from iscsi_ipsec.shell.verbs import (
     verify,
     wait,
 )
+from iscsi_ipsec.shell.verbs.examples import add_examples
 
 _VERBS = (
     status, verify, explain, check, plan, wait, release, flags,
     psk, group_psk, tunnel_address, clear_cache, import_windows,
 )  # fmt: skip
 
-_EPILOG = """exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
+_EPILOG = """first steps:
+  iscsi-ipsec group-psk set        write the key that the target gave you (or: psk set --id ...)
+  iscsi-ipsec wait                 return when it is in force
+  iscsi-ipsec status               is everything protected, and if not, why?
+  iscsi-ipsec verify               prove it from the kernel
+  iscsi-ipsec VERB --help          examples of each verb; man iscsi-ipsec.toml has the files
+
+exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 4 charon unreachable, 5 not permitted"""
 
 
@@ -48,8 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in _VERBS:
         verb.add(subparsers)
-    for subparser in subparsers.choices.values():
+    for name, subparser in subparsers.choices.items():
         add_options(subparser, again=True)
+        add_examples(name, subparser)
     return parser
 
 

@@ -9,16 +9,42 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from iscsi_ipsec.core.causes import SILENT, Cause, classify, heavier
+from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, SILENT, UNREACHABLE, Cause, as_passing, classify, heavier
 from iscsi_ipsec.core.messages import PREFIX
 
 _SLACK = 1.0
 """Seconds; charon tells an SA's age in whole ones, and a failure may precede its success by less."""
 
+_UNNAMED = "(unnamed)"
+"""What charon calls an IKE_SA that has found no connection yet."""
+
+_REMEMBERED = 600.0
+"""Seconds; whoever is refused aggressive mode tries again sooner."""
+
+_UNSENT_BEFORE = 20.0
+"""Seconds before a first retransmission in which its packet was sent, at charon's slowest."""
+
+YOUNG = 10.0
+"""Seconds for which a peer's silence is no error yet: two attempts of ours (core.upkeep), and a slow machine's answer."""
+
+_BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IKE_SA")
+"""charon begins a negotiation, or is asked for one."""
+
 _WIPED = re.compile(r"\b(unload|remov|uninstall|clear)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A cause, and when it was first and last heard."""
+
+    cause: Cause
+    first: float
+    last: float
 
 
 class Evidence:
@@ -27,7 +53,11 @@ class Evidence:
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._wake, self._clock = wake, clock
         self._lock = threading.Lock()
-        self._causes: dict[str, tuple[Cause, float]] = {}
+        self._causes: dict[str, _Told] = {}
+        self._unsent: tuple[Cause, float] | None = None
+        self._aggressive_off: float | None = None
+        self._counted: dict[str, set[str]] = {}
+        self._failures: Counter[str] = Counter()
 
     def on_event(self, event: str, message: Mapping[str, Any]) -> None:
         """Take one VICI event."""
@@ -42,14 +72,36 @@ class Evidence:
             # swanctl --load-* throws ours away, and no event tells: its log does
             self._wake("wiped")
         conn = message.get("ikesa-name")
-        cause = classify(line)
-        if cause and isinstance(conn, str) and conn.startswith(PREFIX):
+        if conn is None and (unsent := classify(line)) and unsent.code == UNREACHABLE.code:
             with self._lock:
-                known = self._causes[conn][0] if conn in self._causes else None
-                told = heavier(known, cause)
-                self._causes[conn] = (told, self._clock())
-            if told is not known:
+                self._unsent = (unsent, self._clock())
+        if not isinstance(conn, str) or not conn.startswith(PREFIX):
+            if conn in (None, _UNNAMED) and classify(line) is AGGRESSIVE_OFF:
+                with self._lock:
+                    self._aggressive_off = self._clock()
                 self._wake("cause")
+            return
+        if _BEGUN.search(line):
+            with self._lock:
+                self._counted.pop(conn, None)
+        cause = classify(line)
+        if cause:
+            with self._lock:
+                known = self._causes.get(conn)
+                told = heavier(known.cause if known else None, cause)
+                fresh = known is None or told is not known.cause
+                now = self._clock()
+                self._causes[conn] = _Told(told, now if fresh or known is None else known.first, now)
+                self._count(conn, cause.code)
+            if fresh:
+                self._wake("cause")
+
+    def _count(self, conn: str, code: str) -> None:
+        """Once for each negotiation, however many lines it takes charon to say so."""
+        counted = self._counted.setdefault(conn, set())
+        if code not in counted:
+            counted.add(code)
+            self._failures[code] += 1
 
     def settle(self, conn: str, age: float) -> None:
         """The connection's SA is up since ``age`` seconds: what was said before that is history.
@@ -59,10 +111,40 @@ class Evidence:
         """
         with self._lock:
             known = self._causes.get(conn)
-            if known and (known[0].weight <= SILENT.weight or known[1] < self._clock() - age - _SLACK):
+            if known and (known.cause.weight <= SILENT.weight or known.last < self._clock() - age - _SLACK):
                 del self._causes[conn]
 
     def causes(self) -> Mapping[str, Cause]:
         """What is known now."""
         with self._lock:
-            return {conn: cause for conn, (cause, _) in self._causes.items()}
+            return {
+                conn: as_passing(self._named(told)) if self._left(told) > 0 else self._named(told)
+                for conn, told in self._causes.items()
+            }
+
+    def _named(self, told: _Told) -> Cause:
+        """The cause; for silence, that nothing could be sent, which charon's log says of no connection."""
+        if told.cause is SILENT and self._unsent and self._unsent[1] >= told.first - _UNSENT_BEFORE:
+            return self._unsent[0]
+        return told.cause
+
+    def _left(self, told: _Told) -> float:
+        """Seconds for which a cause is young; never more than 0 for one that only somebody can mend."""
+        return told.first + YOUNG - self._clock() if told.cause.weight <= UNREACHABLE.weight else 0.0
+
+    def aggressive_off(self) -> bool:
+        """Whether charon has lately refused to answer in aggressive mode; it says so before it knows to whom."""
+        with self._lock:
+            return self._aggressive_off is not None and self._clock() - self._aggressive_off < _REMEMBERED
+
+    def ripens(self) -> float | None:
+        """Seconds until the first young cause is an error; None where there is none."""
+        with self._lock:
+            return min(
+                (left for told in self._causes.values() if (left := self._left(told)) > 0), default=None
+            )
+
+    def failures(self) -> Mapping[str, int]:
+        """Negotiations that failed since the start, by the codes of their causes."""
+        with self._lock:
+            return dict(self._failures)

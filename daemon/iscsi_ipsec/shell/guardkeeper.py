@@ -19,7 +19,7 @@ from iscsi_ipsec.core import nft
 from iscsi_ipsec.core.desired import Desired
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.shell.managed import read_text
-from iscsi_ipsec.shell.telling import state_problem
+from iscsi_ipsec.shell.telling import fields, state_problem
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,10 @@ class GuardKeeper:
         if text != self._text:
             _log.info("guard loaded for %d portals", portals)
         else:
-            _log.warning("guard was changed by someone else and has been loaded again")
+            _log.warning(
+                "guard was changed by someone else and has been loaded again",
+                extra=fields(note="guard-changed"),
+            )
         self._text = text
 
     def _keep_file(self, text: str) -> None:
@@ -98,7 +101,9 @@ class GuardKeeper:
         try:
             if self._guard.installed() is not None:
                 self._guard.delete()
-                _log.warning("guard removed: the settings say guard = false")
+                _log.warning(
+                    "guard removed: the settings say guard = false", extra=fields(note="guard-removed")
+                )
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             self._text, self._state = "", None

@@ -98,7 +98,8 @@ class ManagedPortals:
                     self._store.drop_managed([portal])
                     del held[portal]
                     self._unsaved.pop(portal, None)
-                    _log.warning("portal %s released on request", portal, extra=fields(portal=str(portal)))
+                    about = fields(portal=str(portal), note="released")
+                    _log.warning("portal %s released on request", portal, extra=about)
                 except StateUnavailable as err:
                     problems.append(state_problem(err))
                     return

@@ -6,13 +6,20 @@ only open-ended label is the portal; SAs come and go and have none.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from socket import IPPROTO_ESP
 from typing import TYPE_CHECKING, Any, Protocol
 
+from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.filewrite import write_atomic
-from iscsi_ipsec.base.errors import IscsiIpsecError
+from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
+from iscsi_ipsec.base.model import Role, parse_portal
+from iscsi_ipsec.base.xfrm import KernelPolicy
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -21,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 MODE = 0o644
 """node_exporter runs as a user of its own."""
+
+KERNEL_LOOK = 5.0
+"""Seconds between two looks at the kernel's policies, which nothing but a number here depends on."""
 
 _PREFIX = "iscsi_ipsec_"
 
@@ -32,13 +42,22 @@ class Counters(Protocol):
     vici_writes: int
     guard_loads: int
     initiations: int
+    seconds: float
+    last_seconds: float
+    failures: Mapping[str, int]
 
 
 class Metrics:
     """Writes the file after each pass; remembers when one last was as it should be."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: str,
+        clock: Callable[[], float] = time.monotonic,
+        policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies,
+    ) -> None:
+        self._path, self._clock, self._policies = path, clock, policies
+        self._asked, self._demanded = -KERNEL_LOOK, frozenset[str]()
         self._last_success = 0
         self._failed = False
 
@@ -48,15 +67,43 @@ class Metrics:
         if charon["reachable"] and charon["settled"] and (guard["installed"] or not guard["wanted"]):
             self._last_success = told["time"]
         try:
-            write_atomic(self._path, exposition(told, counters, self._last_success), MODE)
+            in_kernel = self._in_kernel(told["portals"])
+            write_atomic(self._path, exposition(told, counters, self._last_success, in_kernel), MODE)
             self._failed = False
         except IscsiIpsecError as err:
             if not self._failed:
                 _log.error("metrics cannot be written: %s", err)
             self._failed = True
 
+    def _in_kernel(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Connections whose policy is in the kernel, which is asked every few seconds at most."""
+        now = self._clock()
+        if now - self._asked >= KERNEL_LOOK:
+            self._asked = now
+            with contextlib.suppress(KernelUnavailable):
+                self._demanded = frozenset(
+                    f"{p.dst} {p.dport}"
+                    for p in self._policies()
+                    if p.direction == "out" and p.tmpl_proto == IPPROTO_ESP and not p.restricted
+                )
+        return sum(_selector(row["portal"]) in self._demanded for row in _trapping(rows))
 
-def exposition(told: Mapping[str, Any], counters: Counters, last_success: int) -> bytes:
+
+def _trapping(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Rows of connections that have a policy in the kernel when all is well."""
+    return (
+        row for row in rows
+        if row["connection"] and row["role"] == Role.INITIATOR.value and not row["user_space_esp"]
+    )  # fmt: skip
+
+
+def _selector(text: str) -> str:
+    """A portal as the selector of its policy: the network of one host, and the port."""
+    portal = parse_portal(text)
+    return f"{ipaddress.ip_network(portal.address)} {portal.port}"
+
+
+def exposition(told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int = 0) -> bytes:
     """The status document and the counters in Prometheus' text format."""
     # here, as the library brings a web server: the command imports this module too, and does without
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
@@ -64,6 +111,8 @@ def exposition(told: Mapping[str, Any], counters: Counters, last_success: int) -
     class Collector:
         def collect(self) -> Iterable[Metric]:
             yield from _families(told, counters, last_success)
+            yield _connections(told["portals"], in_kernel)
+            yield _failures(counters.failures)
 
         def describe(self) -> Iterable[Metric]:
             return ()
@@ -117,12 +166,43 @@ def _families(told: Mapping[str, Any], counters: Counters, last_success: int) ->
         ("vici_writes", "Secrets and connections loaded into or unloaded from charon.", counters.vici_writes),
         ("guard_loads", "Times that the guard was loaded into the kernel.", counters.guard_loads),
         ("initiations", "Negotiations that the daemon began itself.", counters.initiations),
+        ("pass_seconds", "Time that all passes took together.", counters.seconds),
     ):
         yield CounterMetricFamily(_PREFIX + name, text, value=value)
+    yield gauge("last_pass_seconds", "Time that the last pass took.", counters.last_seconds)
     yield gauge(
         "last_success_timestamp_seconds", "When everything was last in place after a pass; 0: not yet.", last_success
     )  # fmt: skip
     yield from _per_portal(managed)
+
+
+def _connections(rows: Iterable[Mapping[str, Any]], in_kernel: int) -> Metric:
+    """What the files ask for against what is there: with no drift three equal numbers."""
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
+
+    rows = list(_trapping(rows))
+    family = GaugeMetricFamily(
+        _PREFIX + "connections",
+        "Connections as an initiator that the files ask for (wanted), that are ready in charon and the guard (loaded), and whose policy is in the kernel (kernel).",
+        labels=["where"],
+    )
+    family.add_metric(["wanted"], len(rows))
+    family.add_metric(["loaded"], sum(row["ready"] for row in rows))
+    family.add_metric(["kernel"], in_kernel)
+    return family
+
+
+def _failures(counts: Mapping[str, int]) -> Metric:
+    from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415  # as above
+
+    family = CounterMetricFamily(
+        _PREFIX + "negotiation_failures",
+        "Negotiations that failed since the start, by the code of the cause.",
+        labels=["cause"],
+    )
+    for code, count in sorted(counts.items()):
+        family.add_metric([code], count)
+    return family
 
 
 def _problems(rows: Iterable[Mapping[str, Any]]) -> Metric:
@@ -142,6 +222,9 @@ def _per_portal(rows: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
     protected = GaugeMetricFamily(
         _PREFIX + "portal_protected", "Whether an SA carries the portal's packets.", labels=labels
     )
+    sessions = GaugeMetricFamily(
+        _PREFIX + "portal_sessions", "The kernel's iSCSI sessions to the portal.", labels=labels
+    )
     age = GaugeMetricFamily(_PREFIX + "sa_age_seconds", "Age of the portal's SA.", labels=labels)
     volume = GaugeMetricFamily(
         _PREFIX + "sa_bytes", "Bytes that the portal's present SA has carried.", labels=[*labels, "direction"]
@@ -149,8 +232,9 @@ def _per_portal(rows: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
     for row in {(row["portal"], row["role"], row["interface"]): row for row in rows}.values():
         values = [row["portal"], row["role"], row["interface"]]
         protected.add_metric(values, row["protected"])
+        sessions.add_metric(values, len(row["sessions"]))
         if sa := row["sa"]:
             age.add_metric(values, sa["age"])
             volume.add_metric([*values, "in"], sa["bytes_in"])
             volume.add_metric([*values, "out"], sa["bytes_out"])
-    return protected, age, volume
+    return protected, sessions, age, volume

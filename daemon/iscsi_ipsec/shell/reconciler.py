@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from iscsi_ipsec.adapters import kernel
@@ -18,8 +18,9 @@ from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
 from iscsi_ipsec.adapters.netlink import PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
-from iscsi_ipsec.base.model import Address, Problem, Role, Start
+from iscsi_ipsec.base.model import Address, IkeMode, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
+from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, Cause
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.status import Observed
@@ -86,7 +87,9 @@ class _Counters:
     vici_writes: int = 0
     guard_loads: int = 0
     initiations: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 class Reconciler:
@@ -121,7 +124,15 @@ class Reconciler:
 
     def run(self, reasons: frozenset[str]) -> Outcome:
         """One whole pass. Raises only what is a bug."""
+        begun = self._clock()
+        outcome = self._pass(reasons)
         self.counters.passes += 1
+        self.counters.last_seconds = self._clock() - begun
+        self.counters.seconds += self.counters.last_seconds
+        self.counters.failures = self._evidence.failures()
+        return outcome
+
+    def _pass(self, reasons: frozenset[str]) -> Outcome:
         problems: list[Problem] = []
         self._managed.grant_releases(problems)
         held = self._managed.held(problems)
@@ -191,7 +202,8 @@ class Reconciler:
             if ike.conn in lost:
                 self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
         for name in sorted(lost):
-            _log.warning("the kernel's policies of %s are gone", name, extra=fields(item=name))
+            about = fields(item=name, note="policies-gone")
+            _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
     def _has_settled(self) -> bool:
@@ -212,6 +224,9 @@ class Reconciler:
             again = min(again, 1.0)
         if changed:
             again = min(again, AFTERLOOK)
+        ripens = self._evidence.ripens()
+        if ripens is not None:
+            again = min(again, ripens + 0.05)
         if self._acquire_pending:
             again = min(again, LARVAL_GRACE)
         if any(problem.code == "name-not-resolved" for problem in look.problems):
@@ -247,9 +262,17 @@ class Reconciler:
             guarded=guarded,
             guard_wanted=look.inventory.settings.guard,
             children=children,
-            causes=self._evidence.causes(),
+            causes=self._causes(look),
             charon_reachable=state is not None,
         )
+
+    def _causes(self, look: Look) -> Mapping[str, Cause]:
+        causes = dict(self._evidence.causes())
+        if self._evidence.aggressive_off():
+            for connection in look.desired.connections:
+                if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
+                    causes[connection.name] = AGGRESSIVE_OFF
+        return causes
 
     def _apply(self, operations: tuple[Operation, ...], look: Look, problems: list[Problem]) -> None:
         self.counters.vici_writes += len(operations)
@@ -317,7 +340,8 @@ class Reconciler:
                     _log.info("negotiation of %s begun", conn, extra=fields(item=conn))
                 case TerminateIke(conn=conn, ike_id=ike_id, force=force, why=why):
                     self._charon.terminate(ike_id=ike_id, force=force)
-                    _log.info("IKE SA %s of %s ended: %s", ike_id, conn, why, extra=fields(item=conn))
+                    about = fields(item=conn, note="sa-ended")
+                    _log.info("IKE SA %s of %s ended: %s", ike_id, conn, why, extra=about)
                 case TerminateChild(conn=conn, child_id=child_id, why=why):
                     self._charon.terminate(child_id=child_id)
                     _log.info("CHILD SA %s of %s ended: %s", child_id, conn, why, extra=fields(item=conn))

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
@@ -17,6 +18,7 @@ from iscsi_ipsec.core import status
 from iscsi_ipsec.shell.metrics import Metrics
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.reconciler import Outcome
+from iscsi_ipsec.shell.telling import message_id
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class Reporter:
     def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
-        told = document(outcome, self._generation, self._paths.vici_socket)
+        told = document(outcome, self._generation, self._paths.vici_socket or default_socket())
         told["problems"] += [status.problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         self.write(told)
@@ -119,12 +121,14 @@ class Reporter:
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}
         for at, problem in now.items():
-            if at not in self._told:
+            # a warning that became an error is news, too
+            if at not in self._told or self._told[at]["severity"] != problem["severity"]:
                 level = logging.ERROR if problem["severity"] == Severity.ERROR.value else logging.WARNING
                 _log.log(level, "%s", sentence(problem), extra={"fields": _journal_fields(problem)})
         for at, problem in self._told.items():
             if at not in now:
-                _log.info("solved: %s", sentence(problem), extra={"fields": _journal_fields(problem)})
+                about = _journal_fields(problem) | {"MESSAGE_ID": message_id("solved")}
+                _log.info("solved: %s", sentence(problem), extra={"fields": about})
         self._told = now
 
 
@@ -150,6 +154,7 @@ def summary(told: dict[str, Any]) -> str:
 
 def _journal_fields(problem: dict[str, Any]) -> dict[str, str]:
     fields = {
+        "MESSAGE_ID": message_id(problem["code"]),
         "ISCSI_IPSEC_PROBLEM": problem["code"],
         "ISCSI_PORTAL": problem["portal"],
         "CONFIG_FILE": problem["file"],

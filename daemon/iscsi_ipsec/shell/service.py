@@ -23,7 +23,7 @@ from dataclasses import replace
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import kernel, systemd
-from iscsi_ipsec.adapters.charon import Charon, CharonEvents, default_socket
+from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import Resolver
@@ -41,6 +41,7 @@ from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.paths import Paths, add_options, paths_of
 from iscsi_ipsec.shell.reconciler import Reconciler
 from iscsi_ipsec.shell.report import Reporter, summary
+from iscsi_ipsec.shell.telling import fields
 
 _log = logging.getLogger(__name__)
 
@@ -82,13 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _unload_all(_with_socket(paths, ""))
             return _Daemon(paths, store, options.log_level).run(signals)
     except PermissionError as err:
-        _log.error("%s: %s (run it as root)", err.filename, err.strerror)
+        about = fields(note="cannot-start")
+        _log.error("cannot start: %s: %s (run it as root)", err.filename, err.strerror, extra=about)
         return EXIT_NOT_PERMITTED
     except BlockingIOError:
-        _log.error("another instance runs on %s", paths.runtime_dir)
+        about = fields(note="cannot-start")
+        _log.error("cannot start: another instance runs on %s", paths.runtime_dir, extra=about)
         return EXIT_FAILED
     except (OSError, StateUnavailable) as err:
-        _log.error("cannot start: %s", err)
+        _log.error("cannot start: %s", err, extra=fields(note="cannot-start"))
         return EXIT_FAILED
 
 
@@ -224,11 +227,11 @@ class _Daemon:
             producer.stop()
         self._charon.close()
         self._routes.close()
-        _log.info("stopped; policies, SAs and guard stay in place")
+        _log.info("stopped; policies, SAs and guard stay in place", extra=fields(note="stopped"))
 
 
 def _with_socket(paths: Paths, from_settings: str) -> Paths:
-    return replace(paths, vici_socket=paths.vici_socket or from_settings or default_socket())
+    return replace(paths, vici_socket=paths.vici_socket or from_settings)
 
 
 def _make_folders(paths: Paths) -> None:

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from typing import Any, Literal, TypeAlias
 
 from iscsi_ipsec.base.model import Problem
+
+MESSAGES = uuid.UUID("237140c4-159d-48a9-b86d-159e326711c5")
+"""Journal MESSAGE_IDs are drawn from this and a problem's code or a note's name, so they never change."""
+
+Note: TypeAlias = Literal[
+    "solved",
+    "released",
+    "guard-changed",
+    "guard-removed",
+    "sa-ended",
+    "cannot-start",
+    "stopped",
+    "policies-gone",
+]
+"""Messages that an operator acts on and that are no problems; docs/journal.md explains each."""
+
+
+def message_id(name: str) -> str:
+    """The MESSAGE_ID of a problem's code or of a note, as the journal has it."""
+    return uuid.uuid5(MESSAGES, name).hex
 
 
 def kernel_problem(err: Exception) -> Problem:
@@ -23,7 +44,9 @@ def state_problem(err: Exception) -> Problem:
     )
 
 
-def fields(portal: str = "", item: str = "") -> dict[str, Any]:
+def fields(portal: str = "", item: str = "", note: Note | None = None) -> dict[str, Any]:
     """``extra`` for a log call: what the record is about, as journal fields."""
-    about = {"ISCSI_PORTAL": portal, "IPSEC_CONNECTION": item}
+    about = {
+        "ISCSI_PORTAL": portal, "IPSEC_CONNECTION": item, "MESSAGE_ID": message_id(note) if note else ""
+    }  # fmt: skip
     return {"fields": {name: value for name, value in about.items() if value}}

@@ -7,8 +7,9 @@ two sockets, because an event between two answers would break the order by
 which alone VICI tells which answer belongs to which request.
 """
 
-from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX, Charon, default_socket
+from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX, Charon
 from iscsi_ipsec.adapters.charon.events import EVENTS, CharonEvents
+from iscsi_ipsec.adapters.charon.wire import default_socket
 from iscsi_ipsec.base.sa import CharonState, ChildSa, IkeSa
 
 __all__ = [

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -35,9 +34,6 @@ from iscsi_ipsec.base.secret import Secret
 OWN_PREFIX = "iscsi-ipsec-"
 """What the names of our connections, children and secrets begin with."""
 
-SOCKETS = ("/run/charon.vici", "/var/run/charon.vici", "/run/strongswan/charon.vici")
-"""Where distributions put the socket (Debian and SUSE; older; Fedora)."""
-
 WINDOW = 64
 """Requests written before their answers are read; measured best of 1, 16, 64 and 256."""
 
@@ -45,11 +41,6 @@ STREAM_TIMEOUTS = 12
 """A streamed answer as a whole may take this many times the timeout of one packet."""
 
 T = TypeVar("T")
-
-
-def default_socket() -> str:
-    """The first of ``SOCKETS`` that exists, else the first."""
-    return next((path for path in SOCKETS if Path(path).exists()), SOCKETS[0])
 
 
 class Charon:
@@ -60,7 +51,7 @@ class Charon:
     sense; the session is closed then, and the next call dials again.
     """
 
-    def __init__(self, socket_path: str, timeout: float = 5.0) -> None:
+    def __init__(self, socket_path: str = "", timeout: float = 5.0) -> None:
         self.socket_path = socket_path
         self.timeout = timeout
         self._session: Session | None = None

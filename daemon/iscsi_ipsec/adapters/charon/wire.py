@@ -21,6 +21,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vici.exception import DeserializationException
@@ -33,6 +34,9 @@ from vici.protocol import (
 
 from iscsi_ipsec.base.errors import CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
+
+SOCKETS = ("/run/charon.vici", "/var/run/charon.vici", "/run/strongswan/charon.vici")
+"""Where distributions put the socket (Debian and SUSE; older; Fedora)."""
 
 MAX_PACKET_BYTES: int = Transport.MAX_SEGMENT
 """charon ignores longer requests and drops longer answers (vici_socket.h, 5.9.8)."""
@@ -109,15 +113,21 @@ def _revealed(value: Any) -> Any:
     return value
 
 
+def default_socket() -> str:
+    """The first of ``SOCKETS`` that exists, else the first."""
+    return next((path for path in SOCKETS if Path(path).exists()), SOCKETS[0])
+
+
 class Session:
     """A connection to charon's VICI socket. The first failure closes it for good.
 
     Not for two threads at once. ``timeout`` (seconds) is the longest wait for
-    one packet as a whole, for a connection, and for one write.
+    one packet as a whole, for a connection, and for one write. An empty path
+    is where this system's charon has its socket, which may appear later.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        self.path = path
+        self.path = path = path or default_socket()
         self.timeout = timeout
         self._buffer = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

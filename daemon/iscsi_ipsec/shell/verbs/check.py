@@ -90,13 +90,13 @@ def check_file(path: str) -> tuple[Problem, ...]:
     name = os.path.basename(path).removesuffix(".toml")
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     try:
-        private = folder != "portal.d" and name != "iscsi-ipsecd"
-        text = files.decode_config(files.read_config(path, private=private), path)
+        text = files.decode_config(files.read_config(path, private=folder == "psk.d"), path)
         if name == "iscsi-ipsecd":
             parse_settings(text, path)
         elif folder == "portal.d" or (folder != "psk.d" and not _looks_like_key(text)):
             parse_portal_file(text, path, name)
         else:
+            files.read_config(path, private=True)  # now it is known to be one
             return _check_key(text, path, name)
     except ConfigError as err:
         return err.problems

@@ -16,6 +16,7 @@ import time
 
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.progress import Progress
 from iscsi_ipsec.shell.verbs.wait import POLL
 
 
@@ -46,15 +47,19 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     except ProcessLookupError:
         raise just_started from None
     end = time.monotonic() + options.timeout
-    while True:
-        now = read_status(paths)
-        if now["pid"] != before["pid"] or now["generation"] > before["generation"]:
-            break
-        if time.monotonic() >= end:
-            raise CommandError(
-                Exit.PROBLEMS, f"the daemon has not done so within {options.timeout:g} s", "see its journal"
-            )
-        time.sleep(POLL)
+    with Progress() as progress:
+        while True:
+            now = read_status(paths)
+            if now["pid"] != before["pid"] or now["generation"] > before["generation"]:
+                break
+            if time.monotonic() >= end:
+                raise CommandError(
+                    Exit.PROBLEMS,
+                    f"the daemon has not done so within {options.timeout:g} s",
+                    "see its journal",
+                )
+            progress.tell("waiting for the daemon's next pass")
+            time.sleep(POLL)
     if not now["charon"]["reachable"]:
         raise CommandError(Exit.NO_CHARON, "charon cannot be reached", "systemctl status strongswan")
     sys.stdout.write("the daemon has looked at everything again\n")

@@ -36,6 +36,7 @@ from iscsi_ipsec.core.winvalues import FoundKey, FoundPortal, Harvest, Rules
 from iscsi_ipsec.core.world import Lookup, World
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json
 from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.progress import Progress
 from iscsi_ipsec.shell.verbs.keyshelf import Shelf, make_folder, may
 from iscsi_ipsec.shell.verbs.tunnel_address import make_portal_folder, read_policies
 
@@ -84,14 +85,14 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     harvests = _parse_all(options)
     problems = [problem for harvest in harvests for problem in harvest.problems]
     existing = read_policies(paths)
-    made = [
-        *_keys(harvests, existing, paths, options, problems),
-        *_portals(harvests, existing, paths, options, problems),
-    ]
+    made = []
+    with Progress() as progress:
+        for files_of in (_keys, _portals):
+            for file in files_of(harvests, existing, paths, options, problems):
+                made.append(file)
+                progress.tell(f"compared with what is there: {len(made)} files")
     if options.apply:
-        for file in made:
-            if file.state in ("new", "replaced"):
-                _write(file)
+        _write_all([file for file in made if file.state in ("new", "replaced")])
     default = next((h.default for h in reversed(harvests) if h.default), None)
     suggestion = f"[defaults]\nsecurity_flags = {flags_text(default)}\n" if default else ""
     if options.json:
@@ -284,6 +285,13 @@ def _state(path: str, data: bytes, options: argparse.Namespace, where: _Where) -
         return "replaced"
     where.problems.append(_fault(where.file, where.line, f"{path} exists and is kept", "--force replaces it"))
     return "kept"
+
+
+def _write_all(made: list[_Made]) -> None:
+    with Progress() as progress:
+        for number, file in enumerate(made, 1):
+            _write(file)
+            progress.count(number, len(made), "files written")
 
 
 def _write(file: _Made) -> None:

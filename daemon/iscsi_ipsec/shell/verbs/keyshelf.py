@@ -38,7 +38,8 @@ from iscsi_ipsec.core.keytext import description_of, make_key_text
 from iscsi_ipsec.shell import keyinput
 from iscsi_ipsec.shell.client import CommandError, Exit, daemon_runs, not_permitted, try_status
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.verbs.wait import POLL, unread
+from iscsi_ipsec.shell.progress import Progress
+from iscsi_ipsec.shell.verbs.wait import POLL, shortened, unread
 
 CREDENTIAL_PREFIX = "iscsi-ipsec-"
 """What the names of credentials that we make begin with; only those are ever removed with their key file."""
@@ -367,24 +368,26 @@ def _served_by(paths: Paths, path: str) -> list[str]:
 def wait_until_none(timeout: float, lacking: Callable[[], list[str]], paths: Paths) -> None:
     """Return when nothing is lacking; :class:`CommandError` where there is no daemon or the time is over."""
     end = time.monotonic() + timeout
-    while True:
-        if not daemon_runs(paths):
-            raise CommandError(
-                Exit.NOT_RUNNING, "the file is changed, but iscsi-ipsecd is not running",
-                "start it with: systemctl start iscsi-ipsecd",
-            )  # fmt: skip
-        missing = lacking()
-        if not missing:
-            return
-        if time.monotonic() >= end:
-            document = try_status(paths)
-            away = document is not None and not document["charon"]["reachable"]
-            raise CommandError(
-                Exit.NO_CHARON if away else Exit.PROBLEMS,
-                f"the file is changed, but not in force after {timeout:g} s: " + "; ".join(missing),
-                "iscsi-ipsec status says more",
-            )
-        time.sleep(POLL)
+    with Progress() as progress:
+        while True:
+            if not daemon_runs(paths):
+                raise CommandError(
+                    Exit.NOT_RUNNING, "the file is changed, but iscsi-ipsecd is not running",
+                    "start it with: systemctl start iscsi-ipsecd",
+                )  # fmt: skip
+            missing = lacking()
+            if not missing:
+                return
+            if time.monotonic() >= end:
+                document = try_status(paths)
+                away = document is not None and not document["charon"]["reachable"]
+                raise CommandError(
+                    Exit.NO_CHARON if away else Exit.PROBLEMS,
+                    f"the file is changed, but not in force after {timeout:g} s: " + "; ".join(missing),
+                    "iscsi-ipsec status says more",
+                )
+            progress.tell(f"waiting: {shortened(missing)}")
+            time.sleep(POLL)
 
 
 def _not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:

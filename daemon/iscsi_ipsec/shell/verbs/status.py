@@ -15,7 +15,7 @@ from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Role
 from iscsi_ipsec.base.sa import ChildSa
 from iscsi_ipsec.core.status import has_errors, session_row
-from iscsi_ipsec.shell.client import Exit, Verbs, paint, print_json, print_table, read_status
+from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, paint, print_json, print_table, read_status
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.report import sentence
 
@@ -51,7 +51,12 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     try:
         while True:
             sys.stdout.write(_CLEAR_SCREEN if sys.stdout.isatty() else "")
-            _show(options, paths)
+            try:
+                _show(options, paths)
+            except CommandError as err:
+                if err.code is not Exit.NOT_RUNNING:
+                    raise
+                sys.stdout.write(f"{err.message}\n")  # it may be back in a moment: an upgrade, a restart
             sys.stdout.flush()
             time.sleep(1)
     except KeyboardInterrupt:

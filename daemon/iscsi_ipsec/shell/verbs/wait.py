@@ -11,6 +11,7 @@ from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.model import parse_portal
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, daemon_runs, print_json, try_status
 from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.progress import Progress
 
 POLL = 0.1
 """Seconds between two looks at the status file."""
@@ -34,17 +35,24 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err
     end = time.monotonic() + options.timeout
-    while True:
-        lacking = missing(paths, portals)
-        if not lacking or time.monotonic() >= end:
-            break
-        time.sleep(POLL)
+    with Progress() as progress:
+        while True:
+            lacking = missing(paths, portals)
+            if not lacking or time.monotonic() >= end:
+                break
+            progress.tell(f"waiting: {shortened(lacking)}")
+            time.sleep(POLL)
     if options.json:
         print_json({"ready": not lacking, "missing": lacking})
     else:
         for line in lacking:
             sys.stderr.write(f"missing: {line}\n")
     return Exit.PROBLEMS if lacking else Exit.FINE
+
+
+def shortened(lacking: list[str]) -> str:
+    """What is missing, in one line."""
+    return lacking[0] + (f", and {len(lacking) - 1} more" if len(lacking) > 1 else "")
 
 
 def missing(paths: Paths, portals: list[str]) -> list[str]:
