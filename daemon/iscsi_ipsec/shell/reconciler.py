@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
-from iscsi_ipsec.adapters.netlink import PolicyMonitor
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Address, IkeMode, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
@@ -134,6 +134,8 @@ class Reconciler:
 
     def _pass(self, reasons: frozenset[str]) -> Outcome:
         problems: list[Problem] = []
+        if reasons & GuardMonitor.reasons:
+            self._guard.restore(gone=GuardMonitor.gone in reasons)
         self._managed.grant_releases(problems)
         held = self._managed.held(problems)
         if "reload" in reasons:

@@ -194,6 +194,8 @@ class _Daemon:
             if left <= 0:
                 return frozenset({"resync"})
             reasons = self._wakeups.wait(min(left, interval or left))
+            if reasons & GuardMonitor.reasons:
+                return reasons  # a portal may be open
             if reasons:
                 return self._gather(reasons, settle_time)
         return frozenset()
