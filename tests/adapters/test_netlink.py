@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
-from iscsi_ipsec.adapters.netlink.monitor import table_names
+from iscsi_ipsec.adapters.netlink.monitor import NFT_MSG_DELTABLE, tables
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address
 from tests.netlab.space import Namespace
@@ -283,7 +283,23 @@ def test_the_guard_monitor_hears_every_change_of_the_table(
     before = woken.settled()
     space.run(["nft", change])
     woken.until_more_than(before)
+    assert set(woken.reasons) <= GuardMonitor.reasons
+
+
+@pytest.mark.parametrize("how", ["flush ruleset", "delete table inet iscsi_ipsec"])
+def test_the_guard_monitor_tells_a_table_that_is_gone_from_one_that_was_replaced(
+    space: Namespace, start: Start, how: str
+) -> None:
+    space.run(["nft", GUARD])
+    _, woken = start(GuardMonitor)
+    woken.until_more_than(0)
+    before = woken.settled()
+    space.run(["nft", f"{GUARD}; delete table inet iscsi_ipsec; {GUARD}"])
+    woken.until_more_than(before)
+    woken.settled()
     assert set(woken.reasons) == {"guard"}
+    space.run(["nft", how])
+    wait_until(lambda: "guard-gone" in woken.reasons, "it is told")
 
 
 def test_the_guard_monitor_is_deaf_to_other_tables(space: Namespace, start: Start) -> None:
@@ -343,7 +359,7 @@ def test_a_monitor_that_may_not_listen_tries_again_until_it_is_stopped(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_name_some_tables_or_none(data: bytes) -> None:
-    assert all(name in data for name in table_names(data))
+    assert all(name in data for _, name in tables(data))
 
 
 def test_the_table_of_a_notification_is_found_behind_other_messages() -> None:
@@ -352,5 +368,5 @@ def test_the_table_of_a_notification_is_found_behind_other_messages() -> None:
     body = bytes(4) + attribute
     other = struct.pack("=IHHII", 20, 0x0A0F, 0, 0, 0) + bytes(4)
     whole = other + struct.pack("=IHHII", 16 + len(body), 0x0A02, 0, 0, 0) + body
-    assert list(table_names(whole)) == [b"iscsi_ipsec"]
-    assert list(table_names(whole[:-1])) == []
+    assert list(tables(whole)) == [(NFT_MSG_DELTABLE, b"iscsi_ipsec")]
+    assert list(tables(whole[:-1])) == []

@@ -11,6 +11,7 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.machine import Machine
+from tests.vm.stream import MEASURED
 from tests.vm.wire import Wire
 
 NETWORK = "iscsi-ipsec-data"
@@ -85,3 +86,11 @@ def purge(machine: Machine) -> None:
         openiscsi.forget_everything(machine)
         machine.run("dpkg --purge iscsi-ipsec", timeout=180, check=True)
         machine.run("rm -rf /etc/iscsi-ipsec")  # what an admin wrote is the admin's to remove
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how long I/O stood still."""
+    if MEASURED:
+        terminalreporter.section("longest time without I/O, in seconds")
+        for line in MEASURED:
+            terminalreporter.line(line)

@@ -33,7 +33,10 @@ ESP_PROPOSALS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One hand-written connection of swanctl.conf, seen from the machine that has it."""
+    """One hand-written connection of swanctl.conf, seen from the machine that has it.
+
+    `remote_id` is the remote address unless something else is said.
+    """
 
     name: str
     local: str
@@ -44,6 +47,7 @@ class Peer:
     version: int = 2
     mode: str = "transport"
     start_action: str = "none"
+    remote_id: str = ""
 
     def connection(self) -> str:
         """Render the connection."""
@@ -60,7 +64,7 @@ class Peer:
         }}
         remote {{
             auth = psk
-            id = {self.remote}
+            id = {self.remote_id or self.remote}
         }}
         children {{
             iscsi {{
@@ -77,7 +81,7 @@ class Peer:
         """Render the secret, owned by the peer's identity alone."""
         return f"""
     ike-{self.name} {{
-        id = {self.remote}
+        id = {self.remote_id or self.remote}
         secret = "{self.key}"
     }}"""
 

@@ -1,4 +1,5 @@
-"""Changes under running I/O: a key rotated on both ends, another ESP mode, another IKE version.
+"""Changes under running I/O: a key rotated on both ends, another ESP mode, IKE version, PFS setting,
+identity or address, a portal more or less.
 
 The new SA is negotiated beside the old one, which ends when the new one carries traffic; so a
 change must cost neither a frame in clear nor an I/O error, whichever end is changed first.
@@ -7,23 +8,27 @@ change must cost neither a frame in clear nor an I/O error, whichever end is cha
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import Peer
 from tests.vm.machine import Machine, wait_until
-from tests.vm.test_first_session import CONFIG, assert_only_esp, policy, portal_status
+from tests.vm.stream import Stream, report
+from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy, portal_status
 from tests.vm.wire import Wire
 
 FIRST_KEY = "changes, the first key: 0011223344556677"
 SECOND_KEY = "changes, the second key: 8899aabbccddeeff"
 
 
-def configure_far_end(target: Machine, peer: Peer) -> None:
+def configure_far_end(target: Machine, *peers: Peer) -> None:
     """Load a hand-written configuration and leave the SAs as they are."""
-    target.write("/etc/swanctl/conf.d/by-hand.conf", farend.swanctl_conf(peer), 0o600)
+    target.write("/etc/swanctl/conf.d/by-hand.conf", farend.swanctl_conf(*peers), 0o600)
     target.run("swanctl --load-all --noprompt", check=True)
 
 
@@ -125,3 +130,135 @@ def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
 
     assert ended.rc == 0, str(ended)
     assert_only_esp(wire, mark, installed.ip, target.ip)
+
+
+@pytest.fixture
+def stream(installed: Machine, device: str) -> Iterator[Stream]:
+    """I/O on the session's disk, for as long as the test takes."""
+    stream = Stream(installed, device).start()
+    yield stream
+    stream.stop()
+
+
+def told_sa(initiator: Machine, target: Machine) -> dict[str, Any]:
+    """The portal's SA as `status` tells it; empty while there is none or something is wrong with it."""
+    row = portal_status(initiator, f"{target.ip}:3260")
+    sa: dict[str, Any] = row["sa"] if row["protected"] and not row["problem"] else {}
+    return {**sa, "identity": row["identity"]} if sa else {}
+
+
+def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    """With IKEv1, whose every negotiation shows whether it had a Diffie-Hellman exchange."""
+    names = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "TUNNEL_MODE_PREFERRED"]
+    mark = wire.mark()
+    stream.mark()
+
+    def switch(flags: list[str], pfs: bool) -> None:
+        before = told_sa(installed, target)["child"]
+        text = policy(target.ip, flags=f"security_flags = {json.dumps(flags)}\n")
+        installed.write(f"{CONFIG}/portal.d/san.toml", text, 0o600)
+        wait_until(lambda: told_sa(installed, target).get("child", before) != before, 60, "a new SA carries")
+        assert bool(told_sa(installed, target)["dh_group"]) is pfs
+        stream.wait_until_it_flows()
+
+    switch(names, pfs=False)
+    switch([*names, "PFS_ENABLED"], pfs=True)
+
+    report("PFS is switched off and on", f"{stream.stall():.1f}")
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+
+
+def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    """A host that had the group's key is given one of its own, under a name."""
+    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
+    wait_until(lambda: told_sa(installed, target).get("ike_version") == 2, 60, "IKEv2 carries again")
+    mark = wire.mark()
+    stream.mark()
+
+    named = dataclasses.replace(peer, name="named", key=FIRST_KEY, remote_id="fqdn:db1.test.vm")
+    configure_far_end(target, named)
+    key = f'id_type = "ID_FQDN"\nid = "db1.test.vm"\nkey = "{FIRST_KEY}"\n'
+    installed.write(f"{CONFIG}/psk.d/db1.toml", key, 0o600)
+    wait_until(
+        lambda: told_sa(installed, target).get("identity") == "db1.test.vm", 60, "the name's SA carries"
+    )
+    stream.wait_until_it_flows()
+    report("another identity", f"{stream.stall():.1f}")
+    assert "db1.test.vm" in target.run("swanctl --list-sas").out
+
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
+    installed.run(f"rm {CONFIG}/psk.d/db1.toml", check=True)
+    wait_until(
+        lambda: told_sa(installed, target).get("identity") == installed.ip, 60, "the address' SA carries"
+    )
+    stream.wait_until_it_flows()
+    report("a key is removed, and the group's takes its place", f"{stream.stall():.1f}")
+
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+
+
+def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    second = dataclasses.replace(peer, name="far6", local=target.ip6, remote=installed.ip6, key=SECOND_KEY)
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY), second)
+    before = esp_spis(installed, installed.ip)
+    mark = wire.mark()
+    stream.mark()
+
+    installed.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6), 0o600)
+    installed.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    openiscsi.discover(installed, target.ip6)
+    openiscsi.write_and_read_back(installed, openiscsi.login(installed, target.ip6))
+    assert esp_spis(installed, installed.ip6)
+    where = f"-T {farend.IQN} -p {openiscsi.portal(target.ip6)}"
+    installed.run(f"iscsiadm -m node {where} --logout && iscsiadm -m node {where} -o delete", 60, check=True)
+    installed.run(
+        f"iscsiadm -m discoverydb -t st -p {openiscsi.portal(target.ip6)} -o delete; rm {CONFIG}/portal.d/san6.toml"
+    )
+    gone = f"[{target.ip6}]:3260"
+    wait_until(lambda: not portal_status(installed, gone)["policy"], 30, "the policy is gone")
+    stream.wait_until_it_flows()
+
+    report("another portal comes and goes", f"{stream.stall():.1f}")
+    assert esp_spis(installed, installed.ip) == before
+    assert portal_status(installed, gone)["closed"], "what was managed once stays closed"
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, installed.ip6, target.ip6)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("VM_FULL"), reason="a minute, for a session that must connect anew: VM_FULL=1"
+)
+def test_another_address_of_this_host_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    """The TCP connection goes with the old address; open-iscsi connects anew, and that in ESP."""
+    other = "10.32.60.11"
+    first = dataclasses.replace(peer, key=SECOND_KEY)
+    configure_far_end(target, first, dataclasses.replace(first, name="moved", remote=other))
+    device = installed.run(f"ip -o -4 address show to {installed.ip} | awk '{{print $2}}'").out.strip()
+    mark = wire.mark()
+    stream.mark()
+
+    def move(old: str, new: str) -> None:
+        installed.run(
+            f"sysctl -qw net.ipv4.conf.{device}.promote_secondaries=1 && ip address add {new}/24 dev {device}"
+            f" && ip address delete {old}/24 dev {device}",
+            check=True,
+        )
+        wait_until(lambda: told_sa(installed, target).get("identity") == new, 120, f"{new} carries")
+        stream.wait_until_it_flows(timeout=120)
+        report(f"the address changes from {old} to {new}", f"{stream.stall():.1f}")
+        stream.mark()
+
+    move(installed.ip, other)
+    move(other, installed.ip)
+
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, other, target.ip)

@@ -7,7 +7,6 @@ initiator's doing.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -44,11 +43,10 @@ def portal_status(initiator: Machine, portal: str) -> dict[str, Any]:
     return row
 
 
-def esp_spis(machine: Machine) -> set[str]:
-    """Return the SPIs of the ESP SAs in the kernel, without larval ones."""
-    listed = machine.run("ip xfrm state").out.split()
-    spis = {word for before, word in itertools.pairwise(listed) if before == "spi"}
-    return spis - {"0x00000000"}
+def esp_spis(machine: Machine, address: str = "") -> set[str]:
+    """Return the SPIs of the ESP SAs in the kernel, of one address or all, without larval ones."""
+    found = machine.run(f"ip xfrm state | grep -A1 '^src .*{address}' | grep -o 'spi 0x[0-9a-f]*'").out
+    return set(found.split()) - {"spi", "0x00000000"}
 
 
 @pytest.fixture(scope="module")
@@ -257,22 +255,50 @@ def test_the_first_session_over_ipv6_is_protected_too(product: Machine, target: 
     assert verified.rc == 0, str(verified)
 
 
-def test_after_a_reboot_the_session_comes_back_over_esp_and_nothing_was_ever_in_clear(
-    product: Machine, target: Machine, wire: Wire, device: str
-) -> None:
-    """From power-off to login: the order of the boot is part of the promise."""
+UNIT_STOPPED = "9d1aaa27d60140bd96365438aad20286"
+"""Message id of systemd's "Stopped ..." and "Unmounted ..." (sd-messages.h)."""
+
+MOUNT_POINT = "/mnt/data"
+
+
+@pytest.fixture
+def file_system(product: Machine, target: Machine, device: str) -> Iterator[str]:
+    """A file system on the session's disk that is to be mounted at boot, with a file on it."""
     product.run(
-        f"iscsiadm -m node -T {farend.IQN} -p {target.ip} -o update -n node.startup -v automatic",
+        f"iscsiadm -m node -T {farend.IQN} -p {target.ip} -o update -n node.startup -v automatic"
+        f" && mkfs.ext4 -q -F -L over-iscsi {device} && mkdir -p {MOUNT_POINT}"
+        f" && echo 'LABEL=over-iscsi {MOUNT_POINT} ext4 _netdev 0 0' >>/etc/fstab && systemctl daemon-reload"
+        f" && mount {MOUNT_POINT} && echo before >{MOUNT_POINT}/file"
+        # at a boot without records it was skipped; stopping it is what logs out
+        " && systemctl start open-iscsi",
+        timeout=120,
         check=True,
     )
+    yield MOUNT_POINT
+    product.run(
+        f"umount {MOUNT_POINT}; sed -i /over-iscsi/d /etc/fstab; systemctl daemon-reload", timeout=120
+    )
+
+
+def test_a_file_system_over_esp_is_back_after_a_reboot_and_nothing_was_ever_in_clear(
+    product: Machine, target: Machine, wire: Wire, device: str, file_system: str
+) -> None:
+    """From the first unit that stops to the mount: the order of shutdown and boot is part of the promise."""
     mark = wire.mark()
 
     product.reboot()
-    again = openiscsi.disk(product, target.ip, timeout=120)
-    openiscsi.write_and_read_back(product, again)
+    product.wait(f"findmnt {file_system}", timeout=120)
 
+    assert product.run(f"cat {file_system}/file").out == "before\n"
+    product.run(f"echo after >{file_system}/file && sync -f {file_system}", timeout=60, check=True)
     assert_only_esp(wire, mark, product.ip, target.ip)
     row = portal_status(product, f"{target.ip}:3260")
     assert row["protected"] is True, row
     verified = product.run("iscsi-ipsec verify")
     assert verified.rc == 0, str(verified)
+    stopped = product.run(
+        f"journalctl -b -1 -o cat --output-fields=UNIT MESSAGE_ID={UNIT_STOPPED}"
+    ).out.split()
+    order = ("mnt-data.mount", "open-iscsi.service", "iscsi-ipsecd.service", "strongswan.service")
+    # other tests have stopped some of them before
+    assert [unit for unit in stopped if unit in order][-len(order) :] == list(order), stopped

@@ -23,8 +23,8 @@ from iscsi_ipsec.shell.telling import fields, state_problem
 
 _log = logging.getLogger(__name__)
 
-GUARD_REASONS = frozenset({GuardMonitor.reason, "start", "resync", "reload"})
-"""Wakeups after which the kernel is asked whether the table is as it was loaded."""
+GUARD_REASONS = frozenset({"start", "resync", "reload"})
+"""Wakeups after which the kernel is asked whether the table is as it was loaded; the monitor's are restore()'s."""
 
 
 class GuardKeeper:
@@ -36,6 +36,21 @@ class GuardKeeper:
         self._state: GuardState | None = None
         self._written: tuple[str, tuple[int, ...]] | None = None
         self.loads = 0
+
+    def restore(self, *, gone: bool) -> None:
+        """Put the table back as it was loaded, if somebody changed it: the door first, everything else later.
+
+        ``gone``: that it was deleted is known, and looking would only cost time.
+        """
+        if not self._text:
+            return
+        try:
+            if not gone and (now := self._guard.installed()) == self._state:
+                self._state = now  # with its counters of now
+                return
+            self._load_again()
+        except KernelUnavailable:
+            self._state = None  # keep() tries again, and tells
 
     def keep(
         self, desired: Desired, settings: Settings, reasons: frozenset[str], problems: list[Problem]
@@ -73,19 +88,23 @@ class GuardKeeper:
             if not reasons & GUARD_REASONS:
                 return
             if (now := self._guard.installed()) == self._state:
-                self._state = now  # with its counters of now
+                self._state = now
                 return
+            self._load_again()
+            return
         self._guard.load(text)
         self.loads += 1
         self._state = self._guard.installed()
-        if text != self._text:
-            _log.info("guard loaded for %d portals", portals)
-        else:
-            _log.warning(
-                "guard was changed by someone else and has been loaded again",
-                extra=fields(note="guard-changed"),
-            )
         self._text = text
+        _log.info("guard loaded for %d portals", portals)
+
+    def _load_again(self) -> None:
+        self._guard.load(self._text)
+        self.loads += 1
+        self._state = self._guard.installed()
+        _log.warning(
+            "guard was changed by someone else and has been loaded again", extra=fields(note="guard-changed")
+        )
 
     def _keep_file(self, text: str) -> None:
         """Write the file unless it is as we wrote it; without it the next boot would begin open."""
@@ -96,7 +115,7 @@ class GuardKeeper:
         self._written = (text, _signature(self._path))
 
     def _drop(self, reasons: frozenset[str], problems: list[Problem]) -> None:
-        if not reasons & GUARD_REASONS and not self._text:
+        if not reasons & (GUARD_REASONS | GuardMonitor.reasons) and not self._text:
             return
         try:
             if self._guard.installed() is not None:

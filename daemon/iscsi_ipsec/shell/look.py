@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from iscsi_ipsec.adapters import openiscsi
+from iscsi_ipsec.adapters.disks import sessions_below_system
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
 from iscsi_ipsec.adapters.store import Store
@@ -19,6 +20,7 @@ from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.desired import Desired, SecretEntry
+from iscsi_ipsec.core.disks import disk_problems
 from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_connection, spell_secret
 from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
@@ -143,8 +145,14 @@ class Looker:
             desired=before.desired,
             secrets=before.secrets,
             connections=before.connections,
-            problems=(*problems, *before.desired.problems),
+            problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
         )
+
+    def _disk_problems(self, world: World, desired: Desired) -> tuple[Problem, ...]:
+        if not world.sessions:
+            return ()
+        disks = sessions_below_system(self._paths.sysfs_dir)
+        return disk_problems(disks, world.sessions, frozenset(desired.guarded))
 
     def _decide(self, generation: int, world: World, wanted: frozenset[tuple[Address, str]]) -> _Decided:
         """Derive and spell, keeping what is spelled already."""

@@ -44,6 +44,11 @@ class Paths:
         return f"{self.runtime_dir}/metrics.prom"
 
     @property
+    def earlier_file(self) -> str:
+        """Which portals were closed, and which sessions are older, in this boot."""
+        return f"{self.runtime_dir}/earlier.json"
+
+    @property
     def lock_file(self) -> str:
         """Locked by the running daemon."""
         return f"{self.runtime_dir}/daemon.lock"

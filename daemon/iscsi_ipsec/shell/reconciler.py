@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
-from iscsi_ipsec.adapters.netlink import PolicyMonitor
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Address, IkeMode, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
@@ -35,6 +35,7 @@ from iscsi_ipsec.core.upkeep import (
     next_due,
     plan_sas,
 )
+from iscsi_ipsec.shell.earlier import EarlierSessions
 from iscsi_ipsec.shell.evidence import Evidence
 from iscsi_ipsec.shell.guardkeeper import GuardKeeper
 from iscsi_ipsec.shell.inventory import FileReader
@@ -107,13 +108,14 @@ class Reconciler:
         reader: FileReader,
         managed: ManagedPortals,
         guard: GuardKeeper,
+        earlier: EarlierSessions,
         charon: Charon,
         evidence: Evidence,
         charon_settled: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looker, self._reader, self._managed = looker, reader, managed
-        self._guard, self._charon, self._evidence = guard, charon, evidence
+        self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
         self._charon_settled, self._clock = charon_settled, clock
         self._unsettled_since: float | None = None
         self._acquire_pending = False
@@ -134,6 +136,8 @@ class Reconciler:
 
     def _pass(self, reasons: frozenset[str]) -> Outcome:
         problems: list[Problem] = []
+        if reasons & GuardMonitor.reasons:
+            self._guard.restore(gone=GuardMonitor.gone in reasons)
         self._managed.grant_releases(problems)
         held = self._managed.held(problems)
         if "reload" in reasons:
@@ -142,6 +146,7 @@ class Reconciler:
         guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
         self._managed.remember(look.desired.portals, problems)
+        problems.extend(self._earlier.follow(look.desired.guarded, look.world.sessions))
         state: CharonState | None = None
         sas: tuple[IkeSa, ...] = ()
         operations: tuple[Operation, ...] = ()

@@ -33,6 +33,7 @@ from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateU
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.plan import plan
 from iscsi_ipsec.core.settings import LOG_LEVELS
+from iscsi_ipsec.shell.earlier import EarlierSessions
 from iscsi_ipsec.shell.evidence import Evidence
 from iscsi_ipsec.shell.guardkeeper import GuardKeeper
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
@@ -136,6 +137,7 @@ class _Daemon:
             reader=reader,
             managed=ManagedPortals(paths, store),
             guard=GuardKeeper(Guard(), paths.guard_file),
+            earlier=EarlierSessions(paths.earlier_file),
             charon=self._charon,
             evidence=self._evidence,
             charon_settled=systemd.charon_settled,
@@ -194,6 +196,8 @@ class _Daemon:
             if left <= 0:
                 return frozenset({"resync"})
             reasons = self._wakeups.wait(min(left, interval or left))
+            if reasons & GuardMonitor.reasons:
+                return reasons  # a portal may be open
             if reasons:
                 return self._gather(reasons, settle_time)
         return frozenset()
@@ -250,7 +254,7 @@ def _only_instance(paths: Paths) -> Iterator[None]:
 
 
 def _unload_all(paths: Paths) -> int:
-    """Take everything of ours out of charon, nftables and the state folder's guard file."""
+    """Take everything of ours out of charon and nftables, and what says that portals are closed."""
     code = EXIT_FINE
     charon = Charon(paths.vici_socket)
     try:
@@ -269,8 +273,9 @@ def _unload_all(paths: Paths) -> int:
     except KernelUnavailable as err:
         _log.error("%s", err)
         code = EXIT_FAILED
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(paths.guard_file)
+    for told in (paths.guard_file, paths.earlier_file):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(told)
     return code
 
 

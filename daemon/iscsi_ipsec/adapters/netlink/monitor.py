@@ -29,7 +29,7 @@ vanish without a message of their own."""
 
 NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
-NFT_MSG_NEWGEN = 15
+NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWGEN = 0, 2, 15
 NFTA_TABLE_NAME = 1
 """Attribute 1 is the table's name in the messages about tables, chains, rules, sets, elements
 and objects alike (include/uapi/linux/netfilter/nf_tables.h); of NEWGEN it is a number."""
@@ -48,7 +48,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Monitor(threading.Thread):
-    """Joins ``groups`` of ``protocol``; wakes with ``reason`` for each datagram that ``_concerns_us``."""
+    """Joins ``groups`` of ``protocol``; wakes for each datagram with what ``_reason`` finds in it.
+
+    ``reason`` is what it wakes with where it may have missed something.
+    """
 
     protocol: int
     groups: tuple[int, ...]
@@ -75,7 +78,7 @@ class _Monitor(threading.Thread):
         while not self._stopping.is_set():
             try:
                 with self._subscribed() as subscribed:
-                    self._tell()
+                    self._tell(self.reason)
                     delay = FIRST_DELAY
                     self._listen(subscribed)
             except OSError as err:
@@ -114,19 +117,21 @@ class _Monitor(threading.Thread):
             except OSError as err:
                 if err.errno != errno.ENOBUFS:
                     raise
-                self._tell()  # messages were lost, so anything may have changed
+                self._tell(self.reason)  # messages were lost, so anything may have changed
                 continue
             from_kernel = sender[0] == 0
-            if from_kernel and (flags & socket.MSG_TRUNC or self._concerns_us(data)):
-                self._tell()
+            reason = self.reason if flags & socket.MSG_TRUNC else self._reason(data)
+            if from_kernel and reason:
+                self._tell(reason)
 
-    def _tell(self) -> None:
+    def _tell(self, reason: str) -> None:
         try:
-            self._wake(self.reason)
+            self._wake(reason)
         except Exception as err:  # noqa: BLE001  # a callback's bug must not end the thread
             _log.error("waking failed: %s", type(err).__name__)
 
-    def _concerns_us(self, data: bytes) -> bool:
+    def _reason(self, data: bytes) -> str:
+        """What to wake with, empty where nothing in the datagram concerns us."""
         raise NotImplementedError
 
 
@@ -137,19 +142,29 @@ class RouteMonitor(_Monitor):
     groups = ROUTE_GROUPS
     reason = "network"
 
-    def _concerns_us(self, data: bytes) -> bool:
-        return bool(data)  # all of these groups' messages do
+    def _reason(self, data: bytes) -> str:
+        return self.reason if data else ""  # all of these groups' messages concern us
 
 
 class GuardMonitor(_Monitor):
-    """Wakes with ``guard`` when anything in nftables' table ``iscsi_ipsec`` changes, by our own hand too."""
+    """Wakes with ``guard`` when anything in nftables' table ``iscsi_ipsec`` changes, by our own hand too.
+
+    When the table was deleted and not made again in the same transaction, as our own hand always
+    does, it wakes with ``guard-gone`` instead: there is no need to look first.
+    """
 
     protocol = NETLINK_NETFILTER
     groups = (NFNLGRP_NFTABLES,)
     reason = "guard"
+    gone = "guard-gone"
+    reasons = frozenset({reason, gone})
 
-    def _concerns_us(self, data: bytes) -> bool:
-        return b"iscsi_ipsec" in table_names(data)
+    def _reason(self, data: bytes) -> str:
+        kinds = [kind for kind, name in tables(data) if name == b"iscsi_ipsec"]
+        if not kinds:
+            return ""
+        of_the_table = [kind for kind in kinds if kind in (NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE)]
+        return self.gone if of_the_table[-1:] == [NFT_MSG_DELTABLE] else self.reason
 
 
 class PolicyMonitor(_Monitor):
@@ -159,18 +174,19 @@ class PolicyMonitor(_Monitor):
     groups = (XFRMNLGRP_POLICY,)
     reason = "policies"
 
-    def _concerns_us(self, data: bytes) -> bool:
-        return any(kind == XFRM_MSG_FLUSHPOLICY for kind, _ in _messages(data))
+    def _reason(self, data: bytes) -> str:
+        flushed = any(kind == XFRM_MSG_FLUSHPOLICY for kind, _ in _messages(data))
+        return self.reason if flushed else ""
 
 
-def table_names(data: bytes) -> Iterator[bytes]:
-    """The tables that a datagram of nftables notifications speaks of; ends quietly at what is cut short."""
+def tables(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """What a datagram of nftables notifications says (NFT_MSG_) of which table; ends quietly at what is cut short."""
     for kind, payload in _messages(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or kind & 0xFF == NFT_MSG_NEWGEN:
             continue
         for attribute, value in _attributes(payload[_NFGENMSG_BYTES:]):
             if attribute == NFTA_TABLE_NAME:
-                yield value.rstrip(b"\0")
+                yield kind & 0xFF, value.rstrip(b"\0")
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

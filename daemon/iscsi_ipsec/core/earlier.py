@@ -1,0 +1,70 @@
+"""Connections that are older than their portal's protection.
+
+The guard closes a portal from the moment that it is loaded. A TCP connection that was there
+before has logged in, and may have moved data, in clear; that it is inside ESP now is only half
+of the truth.
+
+Law: pure. What is remembered from pass to pass comes in and goes out as :class:`Earlier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """One TCP connection of a session. A session that reconnects gets another local port."""
+
+    sid: int
+    local_port: int
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """``closed``: portals that are closed, as text. ``connections``: those that were there before."""
+
+    closed: frozenset[str] = frozenset()
+    connections: frozenset[Ends] = frozenset()
+
+
+def next_earlier(before: Earlier, closed: Iterable[Portal], sessions: Iterable[IscsiSession]) -> Earlier:
+    """Look once more: a connection to a portal that was not closed the last time is an earlier one.
+
+    A connection that is down has no local port; it comes back as a new one, inside ESP.
+    """
+    now = frozenset(map(str, closed))
+    return Earlier(
+        closed=now,
+        connections=frozenset(
+            ends
+            for session in sessions
+            if (ends := _ends(session)).local_port
+            and ends.remote in now
+            and (ends in before.connections or ends.remote not in before.closed)
+        ),
+    )
+
+
+def earlier_problems(earlier: Earlier, sessions: Iterable[IscsiSession]) -> tuple[Problem, ...]:
+    """What to tell while such connections last."""
+    return tuple(
+        Problem(
+            code="earlier-session",
+            message=f"iSCSI session {session.sid} with {session.target} was connected before this portal was closed:"
+            " its login, and what it moved until then, may have crossed in clear",
+            hint="log out and in again, and change its CHAP secret if it has one",
+            portal=str(session.remote),
+            severity=Severity.WARNING,
+        )
+        for session in sessions
+        if _ends(session) in earlier.connections
+    )
+
+
+def _ends(session: IscsiSession) -> Ends:
+    return Ends(session.sid, session.local_port, str(session.remote))
