@@ -14,6 +14,7 @@ from iscsi_ipsec.base.model import (
     IdType,
     IkeId,
     IkeMode,
+    Key,
     Portal,
     Role,
     Severity,
@@ -358,6 +359,16 @@ def test_a_portal_without_a_route_is_closed() -> None:
     assert view.problem is not None
     assert view.problem.code == "no-route"
     assert desired.guarded == (portal(),)
+
+
+@pytest.mark.parametrize("key", [group(), per_id(SOURCE)], ids=["group", "address"])
+def test_a_portal_behind_a_tunnel_without_a_route_says_that_it_needs_one(key: Key) -> None:
+    desired = derived(key, policy(tunnel_outer_remote=address("10.0.0.254")), sources={TARGET: None})
+    view = view_of(desired)
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert view.problem.code == "no-route"
+    assert "ip route add 10.0.0.20 via 10.0.0.254" in view.problem.hint
 
 
 def test_a_lost_route_opens_no_portal_that_the_key_of_its_source_closes() -> None:

@@ -35,6 +35,24 @@ PACKAGES = _words("""
     python3 python3-systemd python3-nftables libnftables1 linux-image-cloud-amd64
 """)
 
+# What Libreswan's programs are linked with, and the certutil that makes its (empty) database:
+# in the VM that takes half a minute.
+LIBRESWAN_NEEDS = _words("""
+    libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
+    libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
+    libsystemd0 libunbound8
+""")
+
+# Libreswan's package conflicts with strongSwan's, though no file of the two is the same and only
+# one of them runs at a time: so it is unpacked beside. tar, unlike dpkg-deb, leaves /lib a link.
+LIBRESWAN_HOOK = """
+    cd "$1/tmp"
+    apt-get download libreswan
+    dpkg-deb --fsys-tarfile libreswan_*.deb | tar -x --keep-directory-symlink -C "$1"
+    rm libreswan_*.deb
+    chroot "$1" ipsec checknss
+"""
+
 # What would wake up in the middle of a measurement, or lengthen each boot of an emulated CPU.
 MASKED = _words("""
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
@@ -135,8 +153,9 @@ def _build(home: Path) -> None:
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
                 "--dpkgopt=path-exclude=/usr/share/man/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
-                "--include=" + ",".join(PACKAGES),
+                "--include=" + ",".join([*PACKAGES, *LIBRESWAN_NEEDS]),
                 "--essential-hook=" + INITRD_HOOK,
+                "--customize-hook=" + LIBRESWAN_HOOK,
                 SUITE,
                 root,
                 *_sources(),

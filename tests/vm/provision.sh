@@ -17,6 +17,23 @@ if ! dpkg-query -W "${packages[@]}" >/dev/null 2>&1; then
     systemctl disable --now tgt
 fi
 
+# Beside strongSwan, whose packages it conflicts with; box.py says more.
+libreswan_needs=(
+    libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
+    libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
+    libsystemd0 libunbound8
+)
+if ! [ -x /usr/libexec/ipsec/pluto ]; then
+    apt-get -q install -y --no-install-recommends "${libreswan_needs[@]}"
+    (
+        cd "$(mktemp -d)"
+        apt-get -q download libreswan
+        dpkg-deb --fsys-tarfile libreswan_*.deb | tar -x --keep-directory-symlink -C /
+    )
+    ipsec checknss
+    systemctl daemon-reload
+fi
+
 if systemctl -q is-active systemd-networkd; then
     {
         printf '[Match]\nName=eth1\n[Network]\nIPv6AcceptRA=no\n'

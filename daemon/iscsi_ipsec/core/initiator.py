@@ -27,7 +27,7 @@ from iscsi_ipsec.core.connection import (
     tuning_of,
 )
 from iscsi_ipsec.core.desired import Connection, PortalView, Refused
-from iscsi_ipsec.core.keychoice import pick_choice, pick_key
+from iscsi_ipsec.core.keychoice import pick_choice, pick_key, route_hint
 from iscsi_ipsec.core.world import Lookup, Seat, World
 
 
@@ -150,7 +150,7 @@ def _connect(
     if source is None:
         raise Refused(
             "no-route", f"the kernel has no route to {portal}" + (f" through {seat.oif}" if seat.oif else ""),
-            "check with: ip route get " + str(portal.address),
+            route_hint(portal, policy),
         )  # fmt: skip
     esp = esp_mode(world, policy, choice, portal)
     outer_remote = policy.tunnel_outer_remote if policy and policy.tunnel_outer_remote else portal.address

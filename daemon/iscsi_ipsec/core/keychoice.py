@@ -51,7 +51,7 @@ def pick_key(
             reasons.append(f"key {by_source.path}: its identity is the source address {source}")
             return by_source
     else:
-        _refuse_without_route(lookup, portal)
+        _refuse_without_route(lookup, portal, policy)
     if lookup.by_address:
         reasons.append(f"no address key is for the source address {source or '(no route)'}")
     doubts = [
@@ -82,14 +82,24 @@ def _refuse_in_doubt(doubts: list[tuple[PerIdKey, str]], portal: Portal) -> None
         )  # fmt: skip
 
 
-def _refuse_without_route(lookup: Lookup, portal: Portal) -> None:
+def _refuse_without_route(lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> None:
     """Without a source address an address key may or may not be the right one: no other key may stand in for it."""
     if any(lookup.applies(key, portal) for keys in lookup.by_address.values() for key in keys):
         raise Refused(
             "no-route",
             f"the kernel has no route to {portal}, so the key of the source address cannot be chosen",
-            f"check with: ip route get {portal.address}",
+            route_hint(portal, policy),
         )
+
+
+def route_hint(portal: Portal, policy: PortalPolicy | None) -> str:
+    """How to mend a missing route; charon makes none where a traffic selector names a port."""
+    if policy and policy.tunnel_outer_remote:
+        return (
+            "a tunnel needs a route to what is behind it too, such as: "
+            f"ip route add {portal.address} via {policy.tunnel_outer_remote}, or via the router towards that"
+        )
+    return f"check with: ip route get {portal.address}"
 
 
 def _named_by_policy(

@@ -1,0 +1,105 @@
+"""Libreswan as the far end: another IKE implementation, asked what it made of us.
+
+Its law: it is configured as the documentation says, with its own algorithms and lifetimes, so that
+what comes up is what two strangers agree on; and what is told of an SA is what Libreswan says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.combination import KEY, TARGET_ID, Combination
+from tests.vm.machine import Machine
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/peers.md"
+
+STATES = {
+    "STATE_V2_ESTABLISHED_IKE_SA": "IKEv2",
+    "STATE_MAIN_R3": "IKEv1 main",
+    "STATE_AGGR_R2": "IKEv1 aggressive",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What Libreswan says of the one SA it has."""
+
+    identity_type: str
+    identity: str
+    ike: str
+    mode: str
+    algorithms: str
+    bytes: int
+
+
+def documented(**values: str) -> str:
+    """The connection that the documentation shows, with these values in it."""
+    conf = PAGE.read_text().partition("```ipsec.conf\n")[2].partition("```")[0]
+    for name, value in values.items():
+        conf, changed = re.subn(rf"(?m)^(    {name})=.*$", rf"\1={value}", conf)
+        assert changed == 1, f"{PAGE} sets {name} {changed} times"
+    return conf
+
+
+def spelled(wanted: Combination, initiator: Machine) -> str:
+    """The initiator's identity as Libreswan writes exactly this type."""
+    identity = wanted.identity(initiator)
+    return f"@{identity}" if wanted.id_type == "ID_FQDN" else identity
+
+
+def configure(target: Machine, initiator: Machine, wanted: Combination) -> None:
+    """Take strongSwan's place with one connection, which allows what is wanted and nothing else."""
+    local, remote = (target.ip6, initiator.ip6) if wanted.over_ipv6 else (target.ip, initiator.ip)
+    peer = spelled(wanted, initiator)
+    conf = documented(
+        left=local,
+        leftid=f"@{TARGET_ID}",
+        right=remote,
+        rightid=peer,
+        type=wanted.mode,
+        ikev2="insist" if wanted.ike == "IKEv2" else "no",
+        aggressive="yes" if wanted.ike == "IKEv1 aggressive" else "no",
+        pfs="yes" if wanted.pfs else "no",
+    )
+    target.write("/etc/ipsec.d/by-hand.conf", conf, 0o600)
+    target.write("/etc/ipsec.d/by-hand.secrets", f'@{TARGET_ID} {peer} : PSK "{KEY}"\n', 0o600)
+    target.run("systemctl stop strongswan; systemctl restart ipsec", timeout=150, check=True)
+    # Type=notify tells of a pluto that runs; the connections come a moment later
+    target.wait("ipsec status | grep -q '\"iscsi-db1\":.*policy: '")
+
+
+def stop(target: Machine) -> None:
+    """Give the place back."""
+    target.run("systemctl stop ipsec; rm -f /etc/ipsec.d/by-hand.*", timeout=90)
+    target.run("systemctl start strongswan", timeout=90, check=True)
+
+
+def seen(target: Machine) -> Seen:
+    """Read Libreswan's state, its traffic and its log."""
+    status = target.run("ipsec whack --status", check=True).out
+    traffic = target.run("ipsec whack --trafficstatus", check=True).out
+    log = said(target)
+    told = re.findall(r"(?:authby=secret and|Peer ID is) (ID_\w+):? '@?([^']+)'", log)
+    sas = re.findall(r"(?:IPsec SA established|Child SA .*IPsec) (transport|tunnel) ?.*xfrm=(\S+)", log)
+    carried = re.search(r'"iscsi-db1".* inBytes=(\d+).* id=\'@?([^\']+)\'', traffic)
+    states = [STATES[state] for state in re.findall(r"STATE_\w+", status) if state in STATES]
+    assert told, log
+    assert sas, log
+    assert states, status
+    assert carried, traffic
+    assert carried[2] == told[-1][1], (traffic, told)
+    return Seen(
+        identity_type=told[-1][0],
+        identity=told[-1][1],
+        ike=states[-1],
+        mode=sas[-1][0],
+        algorithms=sas[-1][1],
+        bytes=int(carried[1]),
+    )
+
+
+def said(target: Machine) -> str:
+    """Return the log of the Libreswan that runs now."""
+    return target.run("journalctl _PID=$(systemctl show -P MainPID ipsec) --no-pager -o cat", timeout=30).out
