@@ -6,14 +6,21 @@ import argparse
 import os
 import random
 import secrets
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 from tests.chaos.run import ChaosError, Run
 from tests.chaos.stage import make_stage
 from tests.netlab import missing_for_lab
+
+
+def leave(number: int, _frame: FrameType | None) -> None:
+    """Make an exception of a signal, so that the lab is taken down."""
+    sys.exit(128 + number)
 
 
 def tell(text: str) -> None:
@@ -37,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if missing := missing_for_lab():
         sys.stderr.write("Chaos needs:\n" + "".join(f"  {what}\n" for what in missing))
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
     sys.stdout.write(f"CHAOS_SEED={options.seed} CHAOS_STEPS={options.steps}\n")
     sys.stdout.flush()
     began = time.monotonic()

@@ -274,8 +274,8 @@ def spoil(scene: Scene, hand: Hand, args: Args) -> None:
             hand.put("beside/outside.toml", text_of(path, content))
             hand.link(str(hand.at("beside/outside.toml")), path)
         case "hard-link":
-            hand.remove(f"{folder_of(path)}/second-name")
-            hand.hard_link(path, f"{folder_of(path)}/second-name")
+            hand.remove(f"{folder_of(path)}/second-name-of-{name_of(path)}")
+            hand.hard_link(path, f"{folder_of(path)}/second-name-of-{name_of(path)}")
         case "beside gone":
             hand.remove(_beside(path))
         case "beside empty":

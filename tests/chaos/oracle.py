@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.chaos.texts import KeyText, PolicyText, SettingsText
+from tests.chaos.texts import Content, KeyText, PolicyText, SettingsText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,20 @@ class World:
     records: frozenset[str]
     held: frozenset[str]
     sources: Mapping[str, str | None]
+    broken: list[Content] = field(default_factory=list)
+
+    @property
+    def broken_policies(self) -> list[PolicyText]:
+        return [content for content in self.broken if isinstance(content, PolicyText)]
+
+    def means(self, portal: str) -> bool:
+        """Whether a file with a mistake, that was never good, means this portal."""
+        return any(
+            (isinstance(content, KeyText) and not content.portals)
+            or any(_matches(pattern, portal) for pattern in content.portals)
+            for content in self.broken
+            if isinstance(content, KeyText | PolicyText)
+        )
 
 
 @dataclass(slots=True)
@@ -91,7 +105,8 @@ class _RefusedError(Exception):
 
 
 def candidates(world: World) -> frozenset[str]:
-    named = {p for policy in world.policies.values() for p in policy.portals if "/" not in p}
+    policies = (*world.policies.values(), *world.broken_policies)
+    named = {p for policy in policies for p in policy.portals if "/" not in p}
     return world.records | named | world.held
 
 
@@ -118,6 +133,8 @@ def _row(world: World, portal: str) -> Row:
     except _RefusedError:
         return Row(managed=True, closed=True)
     if policy is None and named is None:
+        if world.means(portal):
+            return Row(managed=portal in world.held, closed=True)
         if portal in world.held:
             return Row(managed=True, closed=True, orphaned=True)
         return Row(managed=False, closed=world.settings.require)
@@ -190,7 +207,7 @@ def _matches(pattern: str, portal: str) -> bool:
 
 def _networks(world: World) -> dict[str, bool]:
     """Networks of policies, and whether what lies in them and was never named is closed."""
-    networks: dict[str, bool] = {}
+    networks = {p: True for policy in world.broken_policies for p in policy.portals if "/" in p}
     for policy in world.policies.values():
         for pattern in policy.portals:
             if "/" in pattern:

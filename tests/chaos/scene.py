@@ -68,6 +68,7 @@ class Scene:
             records=frozenset(known.values()),
             held=frozenset(self.held),
             sources={},
+            broken=self.shelf.broken(),
         )
         world.sources = {portal: source_of(portal) for portal in candidates(world)}
         self.expected = decide(world)

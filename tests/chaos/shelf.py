@@ -33,6 +33,9 @@ class Mask:
     """A link to /dev/null."""
 
 
+READABLE = ("unknown-key", "beside gone", "beside empty", "beside mode")
+"""Mistakes that leave valid TOML, so that the portals that are meant can be told."""
+
 OnDisk = Content | Bad | Mask
 
 
@@ -133,6 +136,14 @@ class Shelf:
             else:
                 states[path] = "ok"
         return states
+
+    def broken(self) -> list[Content]:
+        """What files mean that were never good, as far as one can read it in them."""
+        return [
+            lies.content
+            for path, lies in self._ranked()
+            if isinstance(lies, Bad) and lies.content and lies.why in READABLE and path not in self.known
+        ]
 
     def keys(self) -> dict[str, tuple[str, KeyText]]:
         """Name to path and content of the keys in force."""
