@@ -29,10 +29,14 @@ def tables(pytestconfig: pytest.Config) -> Tables:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the tables."""
+    """Print the tables, and how long I/O stood still."""
     for title, rows in config.stash.get(TABLES, {}).items():
         terminalreporter.section(f"{title}: {len(rows)}")
         for row in rows:
+            terminalreporter.write_line(row)
+    if MEASURED:
+        terminalreporter.section("longest time without I/O, in seconds")
+        for row in MEASURED:
             terminalreporter.write_line(row)
 
 
@@ -148,11 +152,3 @@ def purge(machine: Machine) -> None:
         openiscsi.forget_everything(machine)
         machine.run("dpkg --purge iscsi-ipsec", timeout=180, check=True)
         machine.run("rm -rf /etc/iscsi-ipsec")  # what an admin wrote is the admin's to remove
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how long I/O stood still."""
-    if MEASURED:
-        terminalreporter.section("longest time without I/O, in seconds")
-        for line in MEASURED:
-            terminalreporter.line(line)
