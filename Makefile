@@ -38,6 +38,9 @@ help:
 	@echo 'make test-vm    the end-to-end suite on two virtual machines'
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
+	@echo 'make fuzz       a million inputs for everything that reads what others wrote (hours)'
+	@echo 'make coverage   the tests once more, counting; fails under 100 % of the core, 95 % of all'
+	@echo 'make lock       the versions that tests run with, anew'
 	@echo 'make lint       ruff, mypy, the layers, shellcheck'
 	@echo 'make completion writes etc/completion anew, from the options of the command'
 	@echo 'make catalog    writes the journal catalog anew, from docs/problems.md and docs/journal.md'
@@ -55,11 +58,12 @@ ifeq ($(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate && echo here),)
 $(VENV_STAMP): FORCE
 endif
 
-$(VENV_STAMP): pyproject.toml
+$(VENV_STAMP): pyproject.toml packaging/test-constraints.txt
 	@$(NEED) $(VENV_PACKAGES)
 	@grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate && $(RUN) -c '' 2>/dev/null || \
 		$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test,lint]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --use-pep517 \
+		--constraint packaging/test-constraints.txt --editable '.[test,lint]'
 	@touch $@
 
 .PHONY: FORCE
@@ -107,6 +111,27 @@ completion: $(VENV_STAMP)
 
 catalog: $(VENV_STAMP)
 	$(RUN) packaging/catalog systemd/iscsi-ipsec.catalog
+
+# the versions that tests run with, taken anew from what pyproject.toml allows
+.PHONY: lock
+lock:
+	@$(NEED) $(VENV_PACKAGES)
+	PYTHON='$(PYTHON)' packaging/lock
+
+.PHONY: fuzz
+fuzz: $(VENV_STAMP)
+	nice $(RUN) -m tests.fuzz --jobs $$(nproc)
+
+# the tests once more under coverage, daemons and commands that they start included
+.PHONY: coverage
+coverage: $(VENV_STAMP)
+	@$(NEED) $(TEST_PACKAGES)
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(RUN) -m coverage run -m pytest
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report --include='*/iscsi_ipsec/core/*' --show-missing --skip-covered --fail-under=100
+	$(RUN) -m coverage report --show-missing --skip-covered --fail-under=95
 
 .PHONY: test
 test: lint

@@ -25,7 +25,15 @@ from iscsi_ipsec.shell.cli import build_parser
 TOP = Path(__file__).resolve().parents[2]
 DOCS = TOP / "docs"
 MAN = DOCS / "man"
-PAGES = sorted([TOP / "README.md", TOP / "CHANGELOG.md", TOP / "systemd/README.md", *DOCS.rglob("*.md")])
+PAGES = sorted(
+    [
+        TOP / "README.md",
+        TOP / "SECURITY.md",
+        TOP / "CHANGELOG.md",
+        TOP / "systemd/README.md",
+        *DOCS.rglob("*.md"),
+    ]
+)
 LAYERS = ("base", "core", "adapters", "shell")
 FOLDERS = ("daemon", "docs", "etc", "packaging", "systemd", "tests")
 

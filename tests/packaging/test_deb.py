@@ -69,6 +69,7 @@ def test_only_commands_and_hooks_are_executable(unpacked: Path) -> None:
     }
     assert executable == {
         "usr/bin/iscsi-ipsec",
+        "usr/lib/iscsi-ipsec/answer-names",
         "usr/sbin/iscsi-ipsecd",
         "usr/share/python3/runtime.d/iscsi-ipsec.rtupdate",
     }

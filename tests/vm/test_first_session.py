@@ -162,6 +162,32 @@ def test_verify_fails_while_a_session_to_another_portal_is_in_clear(
     assert again.rc == 0, str(again)
 
 
+def test_a_portal_by_name_is_looked_up_by_the_unit_that_has_a_network_and_no_rights(
+    product: Machine, device: str
+) -> None:
+    """The daemon itself may open no internet socket, so it cannot have asked."""
+    product.run(f"echo {SECOND_IP} san-by-name >>/etc/hosts", check=True)
+    product.write(f"{CONFIG}/portal.d/named.toml", policy("san-by-name"), 0o600)
+    product.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+
+    wait_until(
+        lambda: any(row["portal"] == f"{SECOND_IP}:3260" for row in status(product)["portals"]),
+        30,
+        "the name has become a portal",
+    )
+    named = product.run("systemctl is-active iscsi-ipsec-names.service")
+    of_whom = product.run("ps -o user= -p $(systemctl show -P MainPID iscsi-ipsec-names.service)").out.strip()
+    exposed = product.run("systemd-analyze security --no-pager | grep '^iscsi-ipsec'").out
+    product.run(f"rm {CONFIG}/portal.d/named.toml; sed -i /san-by-name/d /etc/hosts")
+    product.run(f"iscsi-ipsec release {SECOND_IP}", timeout=60)
+
+    assert named.out.strip() == "active"
+    assert of_whom not in ("", "root")
+    levels = {line.split()[0]: float(line.split()[1]) for line in exposed.splitlines()}
+    assert {f"iscsi-ipsec{unit}.service" for unit in ("d", "-guard", "-names")} <= set(levels)
+    assert max(levels.values()) <= 2.0
+
+
 def test_restarting_the_daemon_under_io_leaves_the_sas_alone(
     product: Machine, target: Machine, wire: Wire, device: str
 ) -> None:

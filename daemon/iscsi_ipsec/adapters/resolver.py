@@ -21,6 +21,13 @@ from iscsi_ipsec.base.model import Address
 
 REASON = "names"
 
+MAX_NAME = 1025
+"""NI_MAXHOST."""
+MAX_ANSWER = 64 * 1024
+"""A thousand addresses, and more than any portal has."""
+HELPER_TIMEOUT = 30.0
+"""The C library's own time-outs end before."""
+
 Resolve = Callable[[str], Iterable[Address]]
 
 
@@ -51,6 +58,39 @@ def system_resolve(name: str) -> tuple[Address, ...]:
             found.add(address.ipv4_mapped or address)
         else:
             found.add(address)
+    return tuple(found)
+
+
+def resolve_through(path: str, name: str) -> tuple[Address, ...]:
+    """Ask ``iscsi-ipsec-names.service`` at its socket; where there is none, look up here. Raises :class:`OSError`.
+
+    What it answers is taken for possibly wrong: it has talked to the network.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as helper:
+        helper.settimeout(HELPER_TIMEOUT)
+        try:
+            helper.connect(path)
+        except FileNotFoundError:
+            return system_resolve(name)
+        helper.sendall(name.encode("idna" if not name.isascii() else "ascii") + b"\n")
+        answer = b""
+        while data := helper.recv(MAX_ANSWER):
+            answer += data
+            if len(answer) > MAX_ANSWER:
+                raise OSError("the answer is too long")
+    return _addresses_in(answer.decode("utf-8", "backslashreplace"))
+
+
+def _addresses_in(answer: str) -> tuple[Address, ...]:
+    found = []
+    for line in answer.splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind != "address":
+            raise OSError(ascii(rest)[1:-1][:200] or "no answer")
+        try:
+            found.append(ipaddress.ip_address(rest))
+        except ValueError:
+            raise OSError("the answer holds no address") from None
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from iscsi_ipsec.base.shown import printable
 from systemd import daemon, journal  # type: ignore[attr-defined]  # mypy takes the folder of units for it
 
 SYSLOG_IDENTIFIER = "iscsi-ipsecd"
@@ -152,6 +153,13 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
     return fields
 
 
+class _OneLine(logging.Formatter):
+    """A record's message is one line whatever names stand in it; a traceback follows as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        return printable(super().formatMessage(record))
+
+
 def stderr_is_journal(environ: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
     """Whether ``fd`` is the stream that systemd connected to the journal (systemd.exec(5), JOURNAL_STREAM)."""
     try:
@@ -170,10 +178,10 @@ def set_up_logging(level: str) -> None:
     handler: logging.Handler
     if stderr_is_journal():
         handler = JournalHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_OneLine("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     # a handler that fails would print the record's arguments
     logging.raiseExceptions = False
     root = logging.getLogger()

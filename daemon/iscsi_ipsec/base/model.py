@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.base.shown import printable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -86,6 +87,9 @@ class IkeId:
                 raise ValueError(f"{text!r} is not of the form user@host")
         elif "@" in text:
             raise ValueError(f"{text!r} has an @: is it an ID_USER_FQDN?")
+        elif ":" in text and len(text) == MAX_ID_BYTES:
+            # with no room for a prefix, charon would take it for a KEY_ID (see messages.spell_id)
+            raise ValueError(f"an id of {MAX_ID_BYTES} bytes cannot hold a colon")
         return cls(type, text)
 
     @classmethod
@@ -253,7 +257,7 @@ class Problem:
 
     ``code`` is stable and short (``bad-id``, ``wrong-key``); ``line`` counts
     from 1, 0 means the whole file; ``portal`` names the portal it concerns.
-    No text in it ever holds a key.
+    No text in it ever holds a key, nor what a terminal would obey: others' names may be quoted in it.
     """
 
     code: str
@@ -263,6 +267,10 @@ class Problem:
     line: int = 0
     portal: str = ""
     severity: Severity = Severity.ERROR
+
+    def __post_init__(self) -> None:
+        for name in ("message", "hint", "file", "portal"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         where = (

@@ -64,7 +64,7 @@ def _source_line(source: KeySource) -> str:
             return f"key_file = {quote(path)}"
         case CredentialRef(name=name):
             return f"key_credential = {quote(name)}"
-        case Secret():
+        case _:
             return _secret_line(source)
 
 

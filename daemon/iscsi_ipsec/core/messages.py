@@ -33,6 +33,10 @@ DPD_TIMEOUT = 30
 REPLAY_WINDOW = 128
 """Packets; charon's 32 drops reordered packets at iSCSI's rates."""
 
+_PREFIXES = {IdType.ID_FQDN: ("fqdn:", "@", ""), IdType.ID_USER_FQDN: ("userfqdn:", "@@", "")}
+_MAX_SPELLED = 255
+"""``char buf[256]`` in vici_cred.c (5.9.8)."""
+
 _REKEY_SPREAD = 600
 _OVER_SPREAD = 120
 
@@ -60,16 +64,14 @@ def spell_id(identity: Peer) -> str:
 
     Addresses are bare (``ipv4:`` never matches on 5.9.8); the prefixes keep a
     name that looks like an address, or like a DN, a name (identification.c).
+    What is longer than ``_MAX_SPELLED`` charon cuts off without a word where it
+    reads a secret's owners, and the secret is then someone else's: long names get
+    shorter prefixes. :meth:`IkeId.parse` refuses the few for which none is left.
     """
     if not isinstance(identity, IkeId):
         return str(identity)
-    match identity.type:
-        case IdType.ID_FQDN:
-            return f"fqdn:{identity.text}"
-        case IdType.ID_USER_FQDN:
-            return f"userfqdn:{identity.text}"
-        case _:
-            return identity.text
+    prefixes = _PREFIXES.get(identity.type, ("",))
+    return next(prefix for prefix in prefixes if len(prefix + identity.text) <= _MAX_SPELLED) + identity.text
 
 
 def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:

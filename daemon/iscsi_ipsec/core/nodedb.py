@@ -154,6 +154,7 @@ def _fields(text: str, keys: frozenset[str]) -> dict[str, str] | None:
 def _port(text: str) -> int | None:
     if not text:
         return ISCSI_PORT
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 65535:
+    # by length too: int() raises at more than 4,300 digits
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or not 1 <= int(text) <= 65535:
         return None
     return int(text)

@@ -21,6 +21,13 @@ _TRIPLE = ('"""', "'''")
 _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 _QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
 _SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\"))
+MAX_KEY_PARTS = 100
+"""tomllib takes time by the square of them: 20 s for 64 KiB of ``a.a.a``."""
+_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+# where a key may stand: at a line's start, in a table's head, in an inline table
+_DEEP_KEY = re.compile(rf"(?m:^|[\[{{,])[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_KEY_PARTS}}}")
+MAX_PROBLEMS = 100
+"""What is told of one file; 64 KiB have room for 10,000 mistakes, and each is kept and shown."""
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 _TYPE_NAMES = {
@@ -109,9 +116,20 @@ class Source:
                 self.problem(key, "unknown-key", f'unknown key "{self._prefix}{key}"', hint)
 
     def raise_if_wrong(self) -> None:
-        """Raise :class:`ConfigError` with all errors noted so far (warnings alone don't raise)."""
-        if any(p.severity is Severity.ERROR for p in self.problems):
-            raise ConfigError(tuple(self.problems))
+        """Raise :class:`ConfigError` with what was noted so far (warnings alone don't raise)."""
+        if not any(p.severity is Severity.ERROR for p in self.problems):
+            return
+        told = self.problems[:MAX_PROBLEMS]
+        if left := len(self.problems) - len(told):
+            told.append(
+                Problem(
+                    code="more-problems",
+                    message=f"{left} more problems",
+                    hint="mend these first",
+                    file=self.file,
+                )
+            )
+        raise ConfigError(tuple(told))
 
     # -- typed getters
 
@@ -180,6 +198,9 @@ class Source:
 
 def parse_toml(text: str, file: str) -> Source:
     """Parse a whole file; raise :class:`ConfigError` where it is no TOML."""
+    if deep := _DEEP_KEY.search(text):
+        line = text.count("\n", 0, deep.start()) + 1
+        raise _bad_toml(f"a key of more than {MAX_KEY_PARTS} parts", file, line)
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as err:
@@ -191,18 +212,24 @@ def parse_toml(text: str, file: str) -> Source:
         # tomllib quotes what it stumbled over, which may be a piece of a key
         told = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
         line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
-        raise ConfigError(
-            (
-                Problem(
-                    code="bad-toml",
-                    message=f"not valid TOML: {told[:1].lower()}{told[1:]}",
-                    hint="compare with the examples in iscsi-ipsec.toml(5)",
-                    file=file,
-                    line=line,
-                ),
-            )
-        ) from None  # the cause's text may hold a piece of a key
+        raise _bad_toml(
+            f"{told[:1].lower()}{told[1:]}", file, line
+        ) from None  # its text may hold a piece of a key
     return Source(data, file, key_lines(text))
+
+
+def _bad_toml(what: str, file: str, line: int) -> ConfigError:
+    return ConfigError(
+        (
+            Problem(
+                code="bad-toml",
+                message=f"not valid TOML: {what}",
+                hint="compare with the examples in iscsi-ipsec.toml(5)",
+                file=file,
+                line=line,
+            ),
+        )
+    )
 
 
 def _unless_key(quoted: re.Match[str]) -> str:

@@ -196,12 +196,14 @@ def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
 
 def _objects(value: object) -> Iterable[Mapping[str, Any]]:
     """Every object, an outer one before those in it, with lower-case names (PowerShell ignores case)."""
-    if isinstance(value, dict):
-        yield {name.lower(): member for name, member in value.items()}
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for member in members:
-        if isinstance(member, dict | list):
-            yield from _objects(member)
+    ahead = [value]  # no recursion: json.loads takes as many levels as Python has frames
+    while ahead:
+        value = ahead.pop()
+        if isinstance(value, dict):
+            yield {name.lower(): member for name, member in value.items()}
+            ahead += reversed(value.values())
+        elif isinstance(value, list):
+            ahead += reversed(value)
 
 
 def _lines_of(text: str, name: str) -> Iterator[int]:

@@ -178,11 +178,12 @@ def key_of(text: str, line: int, rules: Rules, harvest: Harvest) -> bytes:
     if text[:2].lower() == "0x":
         if rules.hex_keys:
             try:
-                return bytes.fromhex(text[2:])
+                data = bytes.fromhex(text[2:])
             except ValueError:
-                raise NotTakenError(
-                    "the key begins with 0x but is not an even number of hexadecimal digits"
-                ) from None
+                data = b""
+            if not data:
+                raise NotTakenError("the key begins with 0x but is not an even number of hexadecimal digits")
+            return data
         harvest.warn(
             line, "the key begins with 0x and is taken literally, as iscsicli does", "--hex-keys decodes it"
         )

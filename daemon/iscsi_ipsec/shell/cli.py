@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecError, NotPermitted
+from iscsi_ipsec.base.shown import printable
 from iscsi_ipsec.shell.client import CommandError, Exit
 from iscsi_ipsec.shell.paths import add_options, paths_of
 from iscsi_ipsec.shell.verbs import (
@@ -64,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process' exit code."""
+    forbid_dumps()  # some verbs hold keys
     options = build_parser().parse_args(arguments)
     try:
         return int(options.run(options, paths_of(options)))
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: Exit, message: str, hint: str) -> int:
-    sys.stderr.write(f"iscsi-ipsec: {message}\n" + (f"  {hint}\n" if hint else ""))
+    sys.stderr.write(f"iscsi-ipsec: {printable(message)}\n" + (f"  {printable(hint)}\n" if hint else ""))
     return code
 
 

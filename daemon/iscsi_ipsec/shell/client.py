@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from iscsi_ipsec.base.errors import IscsiIpsecError
+from iscsi_ipsec.base.shown import printable
 from iscsi_ipsec.core.status import SCHEMA
 from iscsi_ipsec.shell.paths import Paths
 
@@ -78,7 +79,18 @@ def try_status(paths: Paths) -> dict[str, Any] | None:
         raise CommandError(
             Exit.PROBLEMS, f"{paths.status_file} is of another version of the daemon", "restart the daemon"
         )
-    return document
+    return {name: _shown(value) for name, value in document.items()}
+
+
+def _shown(value: Any) -> Any:
+    """A value of JSON whose texts can be shown: targets choose their names, and these stand in it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _shown(inner) for name, inner in value.items()}
+    return value
 
 
 def not_permitted(what: str) -> CommandError:

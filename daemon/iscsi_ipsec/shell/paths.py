@@ -59,6 +59,11 @@ class Paths:
         return f"{self.runtime_dir}/requests"
 
     @property
+    def names_socket(self) -> str:
+        """Where ``iscsi-ipsec-names.socket`` listens."""
+        return f"{self.runtime_dir}/names"
+
+    @property
     def store_file(self) -> str:
         """Last good files and managed portals."""
         return f"{self.state_dir}/state.db"

@@ -13,20 +13,21 @@ import contextlib
 import fcntl
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import kernel, systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
-from iscsi_ipsec.adapters.resolver import Resolver
+from iscsi_ipsec.adapters.process import forbid_dumps
+from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.adapters.watch import FileWatch
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateUnavailable
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # threads inherit the mask, so that only the signal thread gets them
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold keys
+    forbid_dumps()  # a core would hold keys
     os.umask(0o077)
     systemd.set_up_logging(options.log_level or "info")
     paths = paths_of(options)
@@ -111,7 +112,9 @@ class _Daemon:
         self._evidence = Evidence(wake)
         self._charon = Charon(paths.vici_socket)
         self._routes = Routes()
-        self._resolver = Resolver(wake, remembered=store.names())
+        self._resolver = Resolver(
+            wake, resolve=partial(resolve_through, paths.names_socket), remembered=store.names()
+        )
         self._watch = FileWatch(wake)
         self._producers = (
             CharonEvents(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon, default_socket
 from iscsi_ipsec.adapters.netlink import Routes
-from iscsi_ipsec.adapters.resolver import Resolver
+from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import StateUnavailable
+from iscsi_ipsec.base.shown import printable
 from iscsi_ipsec.core.plan import plan
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, try_status
 from iscsi_ipsec.shell.inventory import FileReader
@@ -44,7 +46,9 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         reader=FileReader(paths, store),
         store=store,
         routes=Routes(),
-        resolver=Resolver(lambda _: None, remembered=names),
+        resolver=Resolver(
+            lambda _: None, resolve=partial(resolve_through, paths.names_socket), remembered=names
+        ),
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         print_json([{"command": op.command, "item": op.item, "text": op.text} for op in operations])
     else:
         for operation in operations:
-            sys.stdout.write(f"{operation.text}\n")
+            sys.stdout.write(f"{printable(operation.text)}\n")
         if not operations:
             sys.stdout.write("nothing to do: charon holds what the files say\n")
     return Exit.FINE

@@ -11,6 +11,7 @@ from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import Routes, established_to
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import ISCSI_PORT, Flow, Portal, Role, parse_portal
+from iscsi_ipsec.base.shown import printable
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.verify import Expectation, Facts, Verdict, verify_flow, verify_portal
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, paint, print_json, read_status
@@ -112,8 +113,8 @@ def _print(verdicts: tuple[Verdict, ...]) -> None:
             if verdict.proven
             else paint("IN CLEAR" if verdict.clear else "NOT PROVEN", 31)
         )
-        sys.stdout.write(f"{word}: {verdict.subject}\n")
+        sys.stdout.write(f"{word}: {printable(verdict.subject)}\n")
         for line in verdict.evidence:
-            sys.stdout.write(f"    {line}\n")
+            sys.stdout.write(f"    {printable(line)}\n")
         for line in verdict.failures:
-            sys.stdout.write(f"    missing: {line}\n")
+            sys.stdout.write(f"    missing: {printable(line)}\n")

@@ -1,0 +1,43 @@
+"""What static analysis finds in the program, and secrets that were committed by mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.packaging.source import TOP
+
+# shown to readers as samples: a group key that is printed in the README, on both ends of it
+SAMPLES = {("README.md", "Base64 High Entropy String"), ("README.md", "Secret Keyword")}
+
+
+def tool(*words: str) -> str:
+    """A program of this environment; it fails by what it prints, not by its exit code."""
+    beside = Path(sys.executable).parent
+    return subprocess.run([beside / words[0], *words[1:]], cwd=TOP, capture_output=True, text=True).stdout
+
+
+def test_bandit_finds_nothing_that_is_not_explained() -> None:
+    said = tool("bandit", "-q", "-c", "pyproject.toml", "-f", "json", "-r", "daemon", "packaging")
+    report = json.loads(said)
+    assert report["errors"] == []
+    assert [
+        f"{r['filename']}:{r['line_number']}: {r['test_id']} {r['issue_text']}" for r in report["results"]
+    ] == []
+    assert report["metrics"]["_totals"]["loc"] > 3000
+
+
+def test_no_secret_lies_in_the_source() -> None:
+    """tests/ are left out: their keys are what they test with, and protect nothing."""
+    found = json.loads(
+        tool(
+            "detect-secrets",
+            "scan",
+            "--all-files",
+            "--exclude-files",
+            r"^(tests|build|dist|\.[^/]*)/|\.egg-info/",
+        )
+    )["results"]
+    assert {(file, secret["type"]) for file, secrets in found.items() for secret in secrets} == SAMPLES

@@ -1,0 +1,135 @@
+"""What no other test here comes by: corners of the core, each with its own small promise."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+import pytest
+
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import Portal, Problem, Role, parse_portal_pattern
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.causes import NO_PROPOSAL
+from iscsi_ipsec.core.keyfile import PLACEHOLDER, empty_key_problem, parse_key_file, placeholder_problem
+from iscsi_ipsec.core.keytext import make_portal_text
+from iscsi_ipsec.core.networks import without
+from iscsi_ipsec.core.nft import HOLDING, held_portals
+from iscsi_ipsec.core.portalfile import parse_portal_file
+from iscsi_ipsec.core.upkeep import CARRYING, TerminateIke
+from iscsi_ipsec.core.winimport import parse
+from iscsi_ipsec.core.winvalues import Rules
+from tests.unit.making import child_sa, connection_of, ike_sa, portal
+from tests.unit.test_status import CONN, WANTED, good, row
+from tests.unit.test_upkeep import CHILD, OLD_SETTINGS, act, upheld
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[fd00::20", "is not a portal"),
+        ("[fd00::20]3260", "is not a portal"),
+        ("::ffff:10.0.0.0/120", "write it as IPv4"),
+    ],
+)
+def test_a_portal_that_is_none_says_how_to_write_one(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_portal_pattern(text)
+
+
+def test_a_problem_without_a_file_is_told_by_its_portal() -> None:
+    assert str(Problem(code="x", message="no way", portal="10.0.0.20:3260")) == "10.0.0.20:3260: no way"
+
+
+def test_the_samples_key_and_an_empty_one_are_told_by_their_line() -> None:
+    draft = parse_key_file('group = true\n\nkey = "x"\n', "x.toml", "x")
+    sample = placeholder_problem(draft, Secret(PLACEHOLDER + b"-to-something"))
+    assert sample is not None
+    assert (sample.code, sample.line) == ("placeholder-key", 3)
+    assert placeholder_problem(draft, Secret(b"another")) is None
+    assert (empty_key_problem(draft).code, empty_key_problem(draft).line) == ("empty-key", 3)
+
+
+def test_a_policy_with_initiators_is_written_as_it_is_read() -> None:
+    text = 'portals = ["10.0.0.1"]\nrole = "target"\ninitiators = ["10.0.0.0/24", "db1.lab", "a@b.lab"]\n'
+    policy = parse_portal_file(text, "portal.d/x.toml", "x")
+    assert policy.role is Role.TARGET
+    assert parse_portal_file(make_portal_text(policy), "portal.d/x.toml", "x") == policy
+
+
+def test_flags_may_be_one_text_and_an_unknown_type_of_id_is_one_problem() -> None:
+    text = 'portals = ["10.0.0.1"]\nsecurity_flags = "VALID"\n'
+    assert parse_portal_file(text, "x.toml", "x").choice is not None
+    with pytest.raises(ConfigError) as caught:
+        parse_portal_file(text + 'target_id = "san"\ntarget_id_type = "ID_FQDNN"\n', "x.toml", "x")
+    assert [problem.code for problem in caught.value.problems] == ["bad-id-type"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "holes", "left"),
+    [
+        ("10.0.0.0/24", ["10.0.0.0/16"], []),
+        ("fd00::/64", ["fd00::/16"], []),
+        ("10.0.0.0/31", ["10.0.0.1/32"], ["10.0.0.0/32"]),
+        ("fd00::/127", ["fd00::1/128"], ["fd00::/128"]),
+        ("10.0.0.0/24", ["192.0.2.0/24"], ["10.0.0.0/24"]),
+        ("fd00::/64", ["fd01::/64"], ["fd00::/64"]),
+        ("10.0.0.0/24", ["fd00::/64"], ["10.0.0.0/24"]),
+    ],
+)
+def test_a_network_without_another_is_what_is_left(whole: str, holes: list[str], left: list[str]) -> None:
+    found = without(ipaddress.ip_network(whole), [ipaddress.ip_network(hole) for hole in holes])
+    assert [str(network) for network in found] == left
+
+
+def test_only_sets_that_hold_portals_closed_count_as_holding() -> None:
+    inside, other = portal("10.0.0.20"), portal("10.0.0.99")
+    sets: dict[str, frozenset[Portal]] = {
+        HOLDING[0]: frozenset({inside}),
+        "somebody_elses": frozenset({other}),
+    }
+    assert held_portals(sets) == {inside}
+
+
+def test_a_renewal_that_fails_is_told_while_the_sa_still_protects() -> None:
+    told = row(WANTED, good(), causes={CONN: NO_PROPOSAL})
+    assert told["protected"] is True
+    assert told["problem"]["code"] == "no-proposal"
+    assert "renewing it fails" in told["problem"]["message"]
+
+
+def test_a_cipher_is_compared_where_its_keyword_is_known() -> None:
+    """One that has no keyword here cannot be compared, and is not called wrong."""
+    offered = {part for proposal in connection_of(WANTED).esp_proposals for part in proposal.split("-")}
+    unknown = row(WANTED, good(encr="CAMELLIA_CBC", encr_keysize=256))
+    assert unknown["problem"] is None
+    chacha = row(WANTED, good(encr="CHACHA20_POLY1305", encr_keysize=256))
+    assert (chacha["problem"] is None) == ("chacha20poly1305" in offered)
+
+
+def test_an_ike_sa_that_is_already_ending_is_not_ended_again() -> None:
+    new = ike_sa(child_sa(CHILD), unique_id=1)
+    ending = ike_sa(child_sa(OLD_SETTINGS), unique_id=2, state="DELETING")
+    ended = [op for op in act([upheld()], [new, ending])[0] if isinstance(op, TerminateIke)]
+    assert ended == []
+    assert CARRYING
+
+
+def test_a_key_of_a_login_without_flags_is_taken_without_a_policy() -> None:
+    text = "iscsicli LoginTarget iqn.x T 10.0.0.9 3260 * * 0 0 * * * * * u p 1 a-key-of-some-length 0\n"
+    harvest = parse(text, "x", Rules())
+    assert [str(key.portal) for key in harvest.keys] == ["10.0.0.9:3260"]
+    assert harvest.portals == []
+
+
+def test_an_object_whose_names_are_escaped_is_taken_without_a_line() -> None:
+    whole = {"IdType": 2, "Id": "db1", "Key": "a-key-of-some-length", "SecurityFlags": 0}
+    text = json.dumps(whole).replace("IdType", "\\u0049dType")
+    assert [key.line for key in parse(text, "x", Rules()).keys] == [0]
+
+
+@pytest.mark.parametrize("outer", ["224.0.0.1", "0.0.0.0", "fe80::1%eth0", "x"])  # noqa: S104  # refused
+def test_an_outer_address_that_is_no_hosts_is_not_taken(outer: str) -> None:
+    harvest = parse(f"iscsicli TunnelAddr * * 10.0.0.2 {outer} *\n", "x", Rules())
+    assert harvest.portals == []
+    assert len(harvest.problems) == 1
