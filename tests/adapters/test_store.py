@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import sqlite3
@@ -451,3 +452,21 @@ def test_a_full_disk_is_unavailable_and_keeps_what_was_stored(tmp_path: Path) ->
     assert full.endswith("database or disk is full")
     assert kept == "['0'] b'old' ()"
     assert new == "b'new'"
+
+
+def test_a_database_of_the_first_release_is_read_and_takes_previous_keys(path: str, store: Store) -> None:
+    store.put_last_good([good()])
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE last_good DROP COLUMN previous")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    reader = Store(path, read_only=True)
+    assert reader.last_good("/etc/a.toml") == good()
+    reader.close()
+    again = Store(path)
+    assert again.last_good("/etc/a.toml") == good()
+    with_previous = dataclasses.replace(good(), previous=Secret(b"the key before"))
+    again.put_last_good([with_previous])
+    assert again.last_good("/etc/a.toml") == with_previous
+    again.close()

@@ -22,12 +22,24 @@ from iscsi_ipsec.base.model import (
     Tuning,
 )
 from iscsi_ipsec.base.sa import CharonState
+from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret
 from iscsi_ipsec.core.plan import Operation
 from iscsi_ipsec.core.presets import PRESETS
 from iscsi_ipsec.core.settings import Settings
-from iscsi_ipsec.core.world import World
-from tests.unit.making import address, choice, group, identity, per_id, policy, record, session, world
+from iscsi_ipsec.core.world import Lookup, World
+from tests.unit.making import (
+    address,
+    choice,
+    group,
+    identity,
+    per_id,
+    policy,
+    previous,
+    record,
+    session,
+    world,
+)
 
 CANARY = "canary-5b1e"
 """Every generated key begins with it."""
@@ -68,9 +80,14 @@ tunings = st.just(Tuning()) | st.builds(
 def keys(draw: st.DrawFn, name: str) -> Key:
     secret = f"{CANARY}-{name}-{draw(st.integers(0, 1))}".encode()
     portals, flags = draw(some_portals), draw(choices)
+    key: Key
     if name in ("group", "more"):
-        return group(name, portals=portals, flags=flags, secret=secret)
-    return per_id(draw(st.sampled_from(IDS)), name, portals=portals, flags=flags, secret=secret)
+        key = group(name, portals=portals, flags=flags, secret=secret)
+    else:
+        key = per_id(draw(st.sampled_from(IDS)), name, portals=portals, flags=flags, secret=secret)
+    if draw(st.integers(0, 2)) == 0:
+        return dataclasses.replace(key, previous=previous(secret + b" before"))
+    return key
 
 
 @st.composite
@@ -153,8 +170,15 @@ def shuffled(draw: st.DrawFn, of: World) -> World:
     )
 
 
+@st.composite
+def some_turned(draw: st.DrawFn, of: World) -> World:
+    """The same world, where some rotations have turned against what their role begins with."""
+    rotations = derive(Lookup(of)).rotations
+    return dataclasses.replace(of, lagging={r.contest: draw(st.booleans()) for r in rotations})
+
+
 class ModelCharon:
-    """What charon does with our commands, as far as lists of names show it."""
+    """What charon does with our commands, as far as lists of names show it; secrets are in the order of loading."""
 
     def __init__(self, secrets: Mapping[str, object], conns: Mapping[str, frozenset[str]]) -> None:
         self.secrets: dict[str, object] = dict(secrets)
@@ -173,6 +197,7 @@ class ModelCharon:
         message: Mapping[str, Any] = operation.message
         match operation.command:
             case "load-shared":
+                self.secrets.pop(message["id"], None)
                 self.secrets[message["id"]] = (message["owners"], message["data"])
             case "unload-shared":
                 del self.secrets[message["id"]]

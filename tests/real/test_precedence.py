@@ -126,3 +126,26 @@ def test_aggressive_mode_needs_its_option_on_the_target(pair: Pair) -> None:
     pair.target.set_option("aggressive_psk", "yes")
     pair.target.swanctl("--reload-settings")
     assert pair.comes_up()
+
+
+@ALL_IKE
+@BOTH_ORDERS
+def test_of_two_keys_with_the_same_owners_the_one_loaded_last_is_shown(
+    pair: Pair, ike: Ike, group_first: bool
+) -> None:
+    keys = {"a": KEY_A, "b": KEY_B}
+    order = list(keys) if group_first else list(keys)[::-1]
+    load_in_order(pair.initiator, [(name, keys[name], [A, TARGET]) for name in order])
+    pair.connect(ike, A)
+    assert succeeds_with(pair, keys[order[1]])
+    assert not succeeds_with(pair, keys[order[0]])
+
+
+def test_an_ikev2_end_takes_any_of_its_keys_and_shows_one(pair: Pair) -> None:
+    load_in_order(pair.target, [("a", KEY_A, [A]), ("b", KEY_B, [A])])
+    assert target_takes(pair, Ike.V2, KEY_A)
+    load_in_order(pair.initiator, [("held", KEY_A, [A, TARGET])])
+    assert not pair.comes_up(), "the target shows the key loaded last, which the initiator does not have"
+    pair.forget()
+    load_in_order(pair.initiator, [("too", KEY_B, [A, TARGET])])
+    assert pair.comes_up()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -594,3 +595,87 @@ def test_a_reader_without_store_remembers_nothing_on_disk(host: Host) -> None:
     assert key_of(reader.read()) == b"a good key of db1"
     assert reader.save() is None
     assert host.store.all_last_good() == {}
+
+
+# -- a previous key beside the new one
+
+
+def staged(until: datetime, previous: str = 'previous_key = "a key of before, of db1"') -> str:
+    return f"{NEWER}{previous}\nprevious_until = {until:%Y-%m-%dT%H:%M:%SZ}\n"
+
+
+def previous_of(inventory: Inventory) -> bytes | None:
+    (key,) = inventory.keys
+    return key.previous.secret.reveal() if key.previous else None
+
+
+class Clock:
+    """Wall-clock time that a test can move."""
+
+    def __init__(self, host: Host) -> None:
+        self.now = datetime.fromtimestamp(host.clock() / 1e9, UTC).replace(microsecond=0)
+        host.reader = FileReader(host.paths, host.store, clock=lambda: int(self.now.timestamp() * 10**9))
+
+
+def test_a_previous_key_is_in_force_until_its_time_and_then_out_of_use_without_a_change_of_its_file(
+    host: Host,
+) -> None:
+    clock = Clock(host)
+    host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(hours=1)))
+    before = host.read()
+    assert previous_of(before) == b"a key of before, of db1"
+    assert before.expires_in == 3600
+    assert host.read().generation == before.generation
+    clock.now += timedelta(hours=1)
+    after = host.read()
+    assert previous_of(after) is None
+    assert key_of(after) == b"a newer key of db1"
+    assert after.generation != before.generation
+    assert after.expires_in is None
+    (told,) = after.problems
+    assert (told.code, told.line, told.severity.value) == ("previous-key-over", 4, "warning")
+    assert host.read().generation == after.generation
+    clock.now -= timedelta(minutes=1)  # a clock that was wrong
+    assert previous_of(host.read()) == b"a key of before, of db1"
+
+
+def test_without_a_rotation_there_is_no_time_to_wait_for(host: Host) -> None:
+    host.write("etc/psk.d/db1.toml", GOOD)
+    assert host.read().expires_in is None
+
+
+def test_a_changed_file_of_the_previous_key_is_seen(host: Host) -> None:
+    clock = Clock(host)
+    host.write("etc/psk.d/old.key", "a key of before, of db1\n")
+    host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(days=1), 'previous_key_file = "old.key"'))
+    assert previous_of(host.read()) == b"a key of before, of db1"
+    host.write("etc/psk.d/old.key", "another key of before\n")
+    assert previous_of(host.read()) == b"another key of before"
+
+
+@pytest.mark.parametrize(
+    "form", ['previous_key = "a key of before, of db1"', 'previous_key_file = "old.key"']
+)
+def test_a_broken_files_previous_key_stays_in_force_too_after_a_restart(host: Host, form: str) -> None:
+    clock = Clock(host)
+    host.write("etc/psk.d/old.key", "a key of before, of db1\n")
+    host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(days=1), form))
+    assert previous_of(host.read()) == b"a key of before, of db1"
+    host.write("etc/psk.d/db1.toml", "key = \n")
+    host.write("etc/psk.d/old.key", "")
+    host.restart()
+    Clock(host)
+    inventory = host.read()
+    assert state_of(inventory) == "last-good"
+    assert previous_of(inventory) == b"a key of before, of db1"
+
+
+def test_an_empty_previous_key_is_a_mistake_and_an_equal_one_is_told(host: Host) -> None:
+    clock = Clock(host)
+    host.write("etc/psk.d/old.key", "\n")
+    host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(days=1), 'previous_key_file = "old.key"'))
+    assert codes(host.read()) == ["empty-key"]
+    same = staged(clock.now + timedelta(days=1), 'previous_key = "a newer key of db1"')
+    host.write("etc/psk.d/db1.toml", same)
+    assert codes(host.read()) == ["same-key"]
+    assert previous_of(host.read()) is None

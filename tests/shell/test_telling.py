@@ -268,3 +268,27 @@ def test_the_summary_counts_what_matters() -> None:
         "charon": {"reachable": False},
     }  # fmt: skip
     assert summary(told) == "2 portals managed, 1 with an SA up, 2 keys, charon unreachable, 1 problems"
+
+
+def test_doubts_about_a_key_are_counted_once_for_each_negotiation() -> None:
+    ear = Ear()
+    for ike_id, line in (
+        ("1", "could not decrypt payloads"),
+        ("1", "could not decrypt payloads"),
+        ("2", "received AUTHENTICATION_FAILED notify error"),
+    ):
+        ear.evidence.on_event("log", {"msg": line, "ikesa-name": CONN, "ikesa-uniqueid": ike_id})
+    assert ear.evidence.doubts() == {CONN: 2}
+    assert "doubt" in ear.woken
+
+
+def test_a_negotiation_without_a_name_wakes_only_where_it_is_asked_for() -> None:
+    ear = Ear()
+    message = {"msg": "could not decrypt payloads", "ikesa-name": "(unnamed)"}
+    ear.evidence.on_event("log", message | {"ikesa-uniqueid": "1"})
+    assert ear.woken == []
+    ear.evidence.nameless = True
+    ear.evidence.on_event("log", message | {"ikesa-uniqueid": "2"})
+    assert ear.woken == ["doubt"]
+    ear.evidence.on_event("log", message | {"ikesa-uniqueid": "3", "ikesa-name": "somebody-elses"})
+    assert ear.evidence.doubts() == {"": 2}

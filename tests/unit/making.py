@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from iscsi_ipsec.base.model import (
@@ -20,6 +21,7 @@ from iscsi_ipsec.base.model import (
     PerIdKey,
     Portal,
     PortalPolicy,
+    PreviousKey,
     Role,
     parse_portal,
     parse_portal_pattern,
@@ -69,6 +71,7 @@ def per_id(
     secret: bytes = b"",
     portals: Iterable[str] = (),
     flags: IpsecChoice | None = None,
+    previous: PreviousKey | None = None,
 ) -> PerIdKey:
     """A per-ID key; its bytes differ from those of keys of other names."""
     id = identity(id) if isinstance(id, str) else id
@@ -80,19 +83,26 @@ def per_id(
         secret=Secret(secret or f"the key of {name}".encode()),
         choice=flags,
         portals=tuple(parse_portal_pattern(p) for p in portals),
+        previous=previous,
     )
 
 
 def group(
-    name: str = "group", *, portals: Iterable[str] = (), flags: IpsecChoice | None = None, secret: bytes = b""
-) -> GroupKey:
+    name: str = "group", *, portals: Iterable[str] = (), flags: IpsecChoice | None = None, secret: bytes = b"",
+    previous: PreviousKey | None = None,
+) -> GroupKey:  # fmt: skip
     return GroupKey(
         name=name,
         path=f"psk.d/{name}.toml",
         secret=Secret(secret or f"the key of {name}".encode()),
         choice=flags,
         portals=tuple(parse_portal_pattern(p) for p in portals),
+        previous=previous,
     )
+
+
+def previous(secret: bytes = b"the key before this one", until: datetime | None = None) -> PreviousKey:
+    return PreviousKey(secret=Secret(secret), until=until or datetime(2030, 1, 1, tzinfo=UTC))
 
 
 def policy(
@@ -212,9 +222,10 @@ def connection(*parts: Key | PortalPolicy | NodeRecord, **more: Any) -> Connecti
 def spelled(
     desired: Desired, digest_key: bytes = DIGEST_KEY
 ) -> tuple[tuple[SpelledSecret, ...], tuple[SpelledConnection, ...]]:
+    staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
     return (
         tuple(spell_secret(entry, digest_key) for entry in desired.secrets),
-        tuple(spell_connection(c, digest_key) for c in desired.connections),
+        tuple(spell_connection(c, digest_key, staged.get(c.name)) for c in desired.connections),
     )
 
 

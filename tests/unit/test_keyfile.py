@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 
 import pytest
 
@@ -260,3 +261,58 @@ def test_a_keys_portals_default_to_the_iscsi_port() -> None:
     address = parse_address("10.0.0.1")
     assert address is not None
     assert str(pattern) == str(Portal(address))
+
+
+# -- a previous key beside it
+
+UNTIL = "previous_until = 2030-06-01T12:00:00+02:00\n"
+BEFORE = 'previous_key = "canary-key-of-before"\n'
+
+
+def test_a_previous_key_is_read_with_its_end_in_utc() -> None:
+    draft = parse(OWNER + KEY + BEFORE + UNTIL)
+    assert draft.previous is not None
+    assert draft.previous.until == datetime(2030, 6, 1, 10, tzinfo=UTC)
+    assert (draft.key_line, draft.previous_line) == (3, 4)
+    key = draft.with_secret(Secret(b"new"), Secret(b"old"))
+    assert key.previous is not None
+    assert key.previous.secret.reveal() == b"old"
+    assert "canary" not in repr(draft) + repr(key)
+
+
+@pytest.mark.parametrize(
+    ("line", "source"),
+    [
+        ('previous_key_hex = "00ff"', Secret(b"\x00\xff")),
+        ('previous_key_base64 = "AP8="', Secret(b"\x00\xff")),
+        ('previous_key_file = "old.key"', KeyFileRef("old.key")),
+        ('previous_key_credential = "old"', CredentialRef("old")),
+    ],
+)
+def test_a_previous_key_comes_from_wherever_a_key_does(line: str, source: object) -> None:
+    previous = parse(f"{OWNER}{KEY}{line}\n{UNTIL}").previous
+    assert previous is not None
+    assert previous.source == source
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        (BEFORE, "no-end", 4),
+        (UNTIL, "no-key", 0),
+        (BEFORE + 'previous_key_hex = "00"\n' + UNTIL, "two-keys", 5),
+        (BEFORE + "previous_until = 2030-06-01T12:00:00\n", "no-time-zone", 5),
+        (BEFORE + "previous_until = 2030-06-01\n", "wrong-type", 5),
+        (BEFORE + 'previous_until = "2030-06-01T12:00:00Z"\n', "wrong-type", 5),
+        (BEFORE + "previous_until = 9999-12-31T23:59:59-12:00\n", "out-of-range", 5),
+        ('previous_key = ""\n' + UNTIL, "empty-key", 4),
+        ('previous_key_hex = "canary"\n' + UNTIL, "bad-hex", 4),
+    ],
+)
+def test_a_mistake_about_the_previous_key_is_told_at_its_line(text: str, code: str, line: int) -> None:
+    told = problem(OWNER + KEY + text)
+    assert (told.code, told.line) == (code, line)
+
+
+def test_a_key_is_not_its_own_previous_one() -> None:
+    assert parse(OWNER + KEY + BEFORE + UNTIL).with_secret(Secret(b"same"), Secret(b"same")).previous is None

@@ -22,6 +22,7 @@ from tests.unit.making import (
     ike_sa,
     per_id,
     portal,
+    previous,
     record,
     serves,
     session,
@@ -181,3 +182,43 @@ def test_warnings_alone_are_no_errors() -> None:
     assert [r["severity"] for r in rows] == ["warning"]
     assert not has_errors(rows)
     assert has_errors([problem_row(p) for p in derived(record(), held=["10.0.0.20"]).problems])
+
+
+# -- two keys valid side by side
+
+
+def in_rotation(lagging: bool, name: str) -> dict[str, Any]:
+    """A row whose SA's child has the name that begins with this part of the rotation's."""
+    key = per_id(SOURCE, previous=previous())
+    staged = derived(key, record(), session())
+    staged = derived(
+        key, record(), session(), lagging={rotation.contest: lagging for rotation in staged.rotations}
+    )
+    connection = spelled(staged)[1][0]
+    assert connection.rotation
+    part: str = getattr(connection.rotation, name)
+    child = child_sa(f"{part}{connection.child.removeprefix(connection.key_part)}", conn=CONN)
+    return row(staged, child, children={CONN: connection.child}, rotations={CONN: connection.rotation})
+
+
+@pytest.mark.parametrize("lagging", [True, False])
+def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(lagging: bool) -> None:
+    told = in_rotation(lagging, "previous")
+    assert told["previous_until"] == "2030-01-01T00:00:00Z"
+    assert told["sa"]["key"] == "previous"
+    assert told["protected"]
+    assert told["problem"]["code"] == "previous-key-in-use"
+    assert "2030-01-01T00:00:00Z" in told["problem"]["message"]
+    assert not has_errors([told["problem"]])
+
+
+def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell() -> None:
+    told = in_rotation(False, "staged")
+    assert (told["sa"]["key"], told["problem"]) == ("current", None)
+
+
+def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -> None:
+    assert row(WANTED, good())["sa"]["key"] == "current"
+    assert row(WANTED, good())["previous_until"] is None
+    old = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
+    assert row(WANTED, old)["sa"]["key"] == "earlier"

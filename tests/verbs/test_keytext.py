@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+from datetime import UTC, datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from iscsi_ipsec.base.model import (
     Tuning,
 )
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.keyfile import CredentialRef, KeyDraft, KeyFileRef, parse_key_file
+from iscsi_ipsec.core.keyfile import CredentialRef, KeyDraft, KeyFileRef, PreviousDraft, parse_key_file
 from iscsi_ipsec.core.keytext import (
     description_of,
     file_name,
@@ -77,23 +78,29 @@ SOURCES = st.one_of(
     st.builds(KeyFileRef, TEXTS.filter(lambda t: t and "\0" not in t)),
     st.builds(CredentialRef, NAMES),
 )
+MOMENTS = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)).map(  # noqa: DTZ001  # gets its zone here
+    lambda moment: moment.replace(microsecond=0, tzinfo=UTC)
+)
 PATTERNS = st.lists(patterns(), max_size=4).map(tuple)
 
 
 @settings(deadline=None)
 @given(
-    owner=st.none() | IDS, source=SOURCES, choice=CHOICES, portals=PATTERNS, description=st.text(max_size=40)
-)
+    owner=st.none() | IDS, source=SOURCES, choice=CHOICES, portals=PATTERNS, description=st.text(max_size=40),
+    previous=st.none() | st.builds(PreviousDraft, source=SOURCES, until=MOMENTS),
+)  # fmt: skip
 def test_a_key_files_text_parses_to_what_it_was_made_of(
     owner: IkeId | None,
     source: Secret | KeyFileRef | CredentialRef,
     choice: IpsecChoice | None,
     portals: tuple[PortalPattern, ...],
     description: str,
+    previous: PreviousDraft | None,
 ) -> None:
     draft = KeyDraft(
-        name="x", path="psk.d/x.toml", id=owner, source=source, choice=choice, portals=portals, lines=()
-    )
+        name="x", path="psk.d/x.toml", id=owner, source=source, choice=choice, portals=portals, lines=(),
+        previous=previous,
+    )  # fmt: skip
     text = make_key_text(draft, description)
     assert dataclasses.replace(parse_key_file(text, draft.path, "x"), lines=()) == draft
     assert description_of(text, draft.path) == description

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -455,3 +456,89 @@ def test_waiting_ends_when_the_daemon_has_read_the_file_and_charon_has_the_key(
         follower.join()
     assert answer.code == code, answer.err
     assert words in answer.err
+
+
+# -- rotation
+
+
+def previous_until(instance: Instance, ident: str = "db1") -> datetime:
+    (row,) = instance.json("psk", "get", ident)
+    return datetime.fromisoformat(row["previous_until"])
+
+
+def test_the_key_that_is_replaced_can_stay_valid_for_a_time(instance: Instance) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--flags", "0x37", "--stdin", stdin=KEY)
+    begun = datetime.now(UTC).replace(microsecond=0)
+    done = instance.fine("psk", "set", "db1", "--keep-previous", "7d", "--stdin", stdin=OTHER)
+    assert "the previous key stays valid until" in done.out
+    assert f'key = "{OTHER.decode()}"\nprevious_key = "{KEY.decode()}"\n' in instance.key("db1")
+    assert begun + timedelta(days=7) <= previous_until(instance) <= datetime.now(UTC) + timedelta(days=7)
+    for words in (("get", "db1"), ("list",)):
+        told = instance.fine("psk", *words).out
+        assert previous_until(instance).strftime("%Y-%m-%dT%H:%M:%SZ") in told
+        assert KEY.decode() not in told
+    # the next one ends it
+    instance.fine("psk", "set", "db1", "--stdin", stdin=b"a third key of 20 bytes")
+    assert "previous" not in instance.key("db1")
+
+
+def test_a_group_key_is_rotated_in_the_same_way(instance: Instance) -> None:
+    instance.fine("group-psk", "set", "--stdin", stdin=KEY)
+    instance.fine("group-psk", "set", "--keep-previous", "12h", "--stdin", stdin=OTHER)
+    assert f'previous_key = "{KEY.decode()}"' in instance.key("group")
+
+
+@pytest.mark.parametrize("span", ["7", "0d", "1.5h", "7 d", "7y", "-1d", "a word that may be a key"])
+def test_a_span_that_is_none_is_wrong_usage_and_not_repeated(instance: Instance, span: str) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
+    done = instance.run("psk", "set", "db1", f"--keep-previous={span}", "--stdin", stdin=OTHER)
+    assert done.code == 2
+    assert "may be a key" not in done.out + done.err
+    assert OTHER.decode() not in instance.key("db1")
+
+
+def test_where_there_is_no_key_yet_none_can_be_kept(instance: Instance) -> None:
+    done = instance.run("psk", "set", "--id", "db1", "--keep-previous", "7d", "--stdin", stdin=KEY)
+    assert done.code == 1
+    assert "no key" in done.err
+    assert not (instance.psk / "db1.toml").exists()
+
+
+def test_an_encrypted_key_that_stays_valid_keeps_its_credential(
+    instance: Instance, stores: tuple[Path, Path]
+) -> None:
+    third = b"a third key of 20 bytes"
+    instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
+    instance.fine("psk", "set", "db1", "--keep-previous", "7d", "--stdin", stdin=OTHER)
+    assert (
+        'key_credential = "iscsi-ipsec-db1.2"\nprevious_key_credential = "iscsi-ipsec-db1"'
+        in instance.key("db1")
+    )
+    kept = {path.name: path.read_bytes()[::-1] for path in stores[0].iterdir()}
+    assert kept == {"iscsi-ipsec-db1": KEY, "iscsi-ipsec-db1.2": OTHER}
+    instance.fine("psk", "set", "db1", "--keep-previous", "7d", "--stdin", stdin=third)
+    kept = {path.name: path.read_bytes()[::-1] for path in stores[0].iterdir()}
+    assert kept == {"iscsi-ipsec-db1": third, "iscsi-ipsec-db1.2": OTHER}
+    instance.fine("psk", "set", "db1", "--stdin", stdin=KEY)
+    assert {path.read_bytes()[::-1] for path in stores[0].iterdir()} == {KEY}
+    instance.fine("psk", "remove", "db1")
+    assert os.listdir(stores[0]) == []
+
+
+def test_a_key_in_clear_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
+    instance: Instance, stores: tuple[Path, Path]
+) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
+    instance.fine("psk", "set", "db1", "--keep-previous", "7d", "--encrypt", "--stdin", stdin=OTHER)
+    assert KEY.decode() not in instance.key("db1")
+    assert {path.read_bytes()[::-1] for path in stores[0].iterdir()} == {KEY, OTHER}
+
+
+def test_check_tells_a_previous_key_whose_time_is_over(instance: Instance) -> None:
+    text = (
+        'id_type = "ID_FQDN"\nid = "db1"\nkey = "a key of twenty bytes"\nprevious_key = "a key of before"\n'
+    )
+    path = instance.put(instance.psk / "db1.toml", text + "previous_until = 2020-01-01T00:00:00Z\n")
+    done = instance.run("check", str(path))
+    assert (done.code, "out of use since 2020-01-01T00:00:00Z" in done.out) == (0, True)
+    assert f"{path}:4:" in done.out

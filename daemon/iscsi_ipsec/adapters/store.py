@@ -27,14 +27,15 @@ from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.model import Address, Portal, Problem, Role, Severity, parse_portal
 from iscsi_ipsec.base.secret import Secret
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """A newer schema may only add: an older program names its columns and goes on working."""
 
 DIGEST_KEY_BYTES = 32
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS last_good (
-    path TEXT PRIMARY KEY, kind TEXT NOT NULL, raw BLOB NOT NULL, key BLOB, signature TEXT NOT NULL
+    path TEXT PRIMARY KEY, kind TEXT NOT NULL, raw BLOB NOT NULL, key BLOB, signature TEXT NOT NULL,
+    previous BLOB
 );
 CREATE TABLE IF NOT EXISTS managed (
     portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL
@@ -47,7 +48,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastGood:
-    """A file that parsed: its whole text, and the bytes of the key file it named, if any.
+    """A file that parsed: its whole text, and the bytes of the key files it named, if any.
 
     ``kind`` is ``psk``, ``portal`` or ``settings``; ``signature`` is the
     :attr:`~iscsi_ipsec.adapters.files.FileStat.signature` it had.
@@ -58,6 +59,7 @@ class LastGood:
     raw: Secret
     key: Secret | None
     signature: str
+    previous: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class Store:
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._has_previous = True
         try:
             if not read_only:
                 self._make_folder()
@@ -139,31 +142,33 @@ class Store:
 
     def all_last_good(self) -> Mapping[str, LastGood]:
         """Every stored file by its path."""
-        rows = self._run(
-            lambda db: db.execute("SELECT path, kind, raw, key, signature FROM last_good").fetchall()
-        )
+        rows = self._run(lambda db: db.execute(self._select()).fetchall())
         return MappingProxyType({row[0]: _last_good(row) for row in rows})
 
     def last_good(self, path: str) -> LastGood | None:
         """The stored file, or None."""
-        sql = "SELECT path, kind, raw, key, signature FROM last_good WHERE path = ?"
+        sql = self._select() + " WHERE path = ?"
         row = self._run(lambda db: db.execute(sql, (path,)).fetchone())
         return None if row is None else _last_good(row)
 
     def put_last_good(self, items: Iterable[LastGood]) -> None:
         """Store or replace the items, all or none. What is stored already costs no write."""
         rows = [
-            (i.path, i.kind, i.raw.reveal(), None if i.key is None else i.key.reveal(), i.signature)
-            for i in items
+            (i.path, i.kind, i.raw.reveal(), _bytes(i.key), i.signature, _bytes(i.previous)) for i in items
         ]
         # SQLite keeps a page clean whose row is overwritten by an equal one (btree.c, btreeOverwriteContent),
         # and a commit without dirty pages touches no disk
         self._write(
-            "INSERT INTO last_good (path, kind, raw, key, signature) VALUES (?, ?, ?, ?, ?)"
+            "INSERT INTO last_good (path, kind, raw, key, signature, previous) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (path) DO UPDATE SET"
-            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature",
+            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature,"
+            " previous = excluded.previous",
             rows,
         )
+
+    def _select(self) -> str:
+        previous = "previous" if self._has_previous else "NULL"  # read only, of an older program
+        return f"SELECT path, kind, raw, key, signature, {previous} FROM last_good"  # noqa: S608  # no foreign text
 
     def drop_last_good(self, paths: Iterable[str]) -> None:
         """Forget the files; their bytes in the database are overwritten."""
@@ -281,6 +286,8 @@ class Store:
             damaged = sqlite3.DatabaseError("quick_check failed")
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
+        columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
+        self._has_previous = not columns or "previous" in columns
         if self._read_only:
             return db
         db.execute("PRAGMA secure_delete = ON")
@@ -289,7 +296,11 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self.fresh = version == 0
         if version < SCHEMA_VERSION:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            more = "" if self._has_previous else "ALTER TABLE last_good ADD COLUMN previous BLOB;"
+            db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} {more} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+            self._has_previous = True
         return db
 
     def _move_aside(self) -> None:
@@ -346,11 +357,24 @@ class Store:
         self._run(work)
 
 
-def _last_good(row: tuple[str, str, bytes, bytes | None, str]) -> LastGood:
-    path, kind, raw, key, signature = row
+def _last_good(row: tuple[str, str, bytes, bytes | None, str, bytes | None]) -> LastGood:
+    path, kind, raw, key, signature, previous = row
     return LastGood(
-        path=path, kind=kind, raw=Secret(raw), key=None if key is None else Secret(key), signature=signature
+        path=path,
+        kind=kind,
+        raw=Secret(raw),
+        key=_secret(key),
+        signature=signature,
+        previous=_secret(previous),
     )
+
+
+def _secret(data: bytes | None) -> Secret | None:
+    return None if data is None else Secret(data)
+
+
+def _bytes(secret: Secret | None) -> bytes | None:
+    return None if secret is None else secret.reveal()
 
 
 def _make_digest_key(path: str) -> bytes:

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.base.shown import printable
@@ -321,11 +322,20 @@ class IpsecChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousKey:
+    """The key before this one, which is valid beside it until then (a time with its zone)."""
+
+    secret: Secret
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PerIdKey:
     """A key that belongs to one identity (Windows' SetPresharedKeyForId).
 
     ``name`` is the file name without ``.toml``; ``portals`` empty means
-    everywhere; ``choice`` None means that the flags were not specified.
+    everywhere; ``choice`` None means that the flags were not specified;
+    ``previous`` is there while the key is being rotated.
     """
 
     name: str
@@ -334,6 +344,7 @@ class PerIdKey:
     secret: Secret
     choice: IpsecChoice | None
     portals: tuple[PortalPattern, ...] = ()
+    previous: PreviousKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +356,7 @@ class GroupKey:
     secret: Secret
     choice: IpsecChoice | None
     portals: tuple[PortalPattern, ...] = ()
+    previous: PreviousKey | None = None
 
 
 Key = PerIdKey | GroupKey

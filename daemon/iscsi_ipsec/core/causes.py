@@ -129,6 +129,26 @@ def as_passing(cause: Cause) -> Cause:
     return replace(cause, passing=True, hint=f"it is tried again; if this stays: {cause.hint}")
 
 
+_DOUBTS = re.compile(
+    r"received AUTHENTICATION_FAILED"
+    # a target whose peer turns away from its proof
+    r"|parsed INFORMATIONAL request \d+ \[ N\(AUTH_FAILED\) \]"
+    r"|calculated HASH does not match"
+    r"|could not decrypt payloads"
+    # main mode's third message, aggressive mode's first answer: the first that the key goes into
+    r"|sending retransmit \d+ of request message ID 0, seq 3"
+    r"|sending retransmit \d+ of response message ID 0, seq 1"
+)
+
+
+def doubts_key(line: str) -> bool:
+    """Whether a line of charon's log may mean that the peer would rather have another key.
+
+    "MAC mismatched" does not: an IKEv2 proof is compared with every key there is.
+    """
+    return _DOUBTS.search(line) is not None
+
+
 def heavier(old: Cause | None, new: Cause) -> Cause:
     """Of two causes told for one attempt, the one that says more."""
     return new if old is None or new.weight >= old.weight else old

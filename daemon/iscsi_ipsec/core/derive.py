@@ -29,12 +29,12 @@ from iscsi_ipsec.base.model import (
     sorted_portals,
 )
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.desired import Connection, Desired, PortalView, SecretEntry
+from iscsi_ipsec.core.desired import Connection, Desired, PortalView, Rotation, SecretEntry
 from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.target import target_views
-from iscsi_ipsec.core.world import Lookup, Seat, candidates
+from iscsi_ipsec.core.world import Lookup, Seat, World, candidates
 
 
 def derive(lookup: Lookup) -> Desired:
@@ -43,13 +43,16 @@ def derive(lookup: Lookup) -> Desired:
     views.extend(target_views(lookup, tuple(v.connection for v in views if v.connection)))
     views = _share_connections(_refuse_shared_pairs(views))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
+    owned = tuple(_owners(connections))
+    rotations = _rotations(lookup.world, owned)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
     problems.extend(_link_local_problems(lookup))
     return Desired(
         portals=tuple(views),
         connections=connections,
-        secrets=_secrets(lookup.world.keys, connections),
+        secrets=_secrets(lookup.world.keys, owned, rotations),
+        rotations=rotations,
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
         networks=_networks(lookup, closed=True),
@@ -98,7 +101,7 @@ def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
     """Close portals whose connections have the same two ids but different keys.
 
     IKE knows no ports and no portals: towards one pair of ids charon would
-    take either key.
+    take either key. The two keys of a rotation are meant so, and one key.
     """
     keys: dict[tuple[Peer, ...], dict[Secret, str]] = {}
     for view in views:
@@ -150,15 +153,44 @@ def _owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connection, t
     an IKEv2 peer is believed with any key that matches either id, so one
     target's key would do for the others.
     """
-    keys_of_local: dict[IkeId, set[Secret]] = {}
-    keys_of_remote: dict[Peer, set[Secret]] = {}
+    keys_of_local: dict[IkeId, set[tuple[Secret, ...]]] = {}
+    keys_of_remote: dict[Peer, set[tuple[Secret, ...]]] = {}
     for connection in connections:
-        keys_of_local.setdefault(connection.local_id, set()).add(connection.key.secret)
-        keys_of_remote.setdefault(connection.remote_id, set()).add(connection.key.secret)
+        keys_of_local.setdefault(connection.local_id, set()).add(_valid(connection.key))
+        keys_of_remote.setdefault(connection.remote_id, set()).add(_valid(connection.key))
     for connection in connections:
         crowded = len(keys_of_local[connection.local_id]) > 1
         alone = len(keys_of_remote[connection.remote_id]) == 1
         yield connection, (connection.remote_id,) if crowded and alone else connection.pair
+
+
+def _valid(key: Key) -> tuple[Secret, ...]:
+    """The key, and the previous one while it is valid beside it."""
+    return (key.secret, key.previous.secret) if key.previous else (key.secret,)
+
+
+def _rotations(world: World, owned: tuple[tuple[Connection, tuple[Peer, ...]], ...]) -> tuple[Rotation, ...]:
+    """The owners with two valid keys, and which of the two goes first.
+
+    An initiator shows the new key unless it has learned that the far end does
+    not have it; a target the previous one, which all have in the beginning.
+    """
+    groups: dict[tuple[Peer, ...], list[Connection]] = {}
+    for connection, owners in owned:
+        groups.setdefault(owners, []).append(connection)
+    rotations = []
+    for owners, connections in groups.items():
+        staged = min((c.key for c in connections if c.key.previous), key=lambda k: k.path, default=None)
+        if staged and staged.previous:
+            rotation = Rotation(
+                owners=owners, secret=staged.secret, previous=staged.previous,
+                keys=tuple(sorted({c.key.name for c in connections})),
+                lagging=connections[0].role is Role.TARGET,
+                connections=tuple(connections),
+            )  # fmt: skip
+            lagging = world.lagging.get(rotation.contest, rotation.lagging)
+            rotations.append(dataclasses.replace(rotation, lagging=lagging))
+    return tuple(rotations)
 
 
 def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
@@ -172,8 +204,12 @@ def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
             )
 
 
-def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tuple[SecretEntry, ...]:
-    """One entry per pair of ids that is in use, and one for each key that waits for a use.
+def _secrets(
+    keys: tuple[Key, ...],
+    owned: tuple[tuple[Connection, tuple[Peer, ...]], ...],
+    rotations: tuple[Rotation, ...],
+) -> tuple[SecretEntry, ...]:
+    """One entry per pair of ids that is in use (two in a rotation), and one for each key that waits for a use.
 
     A key that no connection uses is loaded under its own id, so that charon
     holds it ready; but only if that id is no end of any of our connections
@@ -189,8 +225,16 @@ def _secrets(keys: tuple[Key, ...], connections: tuple[Connection, ...]) -> tupl
         entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
 
     ends = set()
-    for connection, owners in _owners(connections):
-        add(owners, connection.key)
+    staged = {rotation.owners for rotation in rotations}
+    for rotation in rotations:
+        first, behind = rotation.in_order
+        for secret, over in ((behind, None), (first, behind)):
+            entries[rotation.owners, secret] = SecretEntry(
+                owners=rotation.owners, secret=secret, keys=rotation.keys, over=over
+            )
+    for connection, owners in owned:
+        if owners not in staged:
+            add(owners, connection.key)
         ends |= {
             end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
         }

@@ -19,6 +19,7 @@ from iscsi_ipsec.base.model import (
     Peer,
     Portal,
     PortalRange,
+    PreviousKey,
     Problem,
     Role,
     Start,
@@ -64,11 +65,42 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretEntry:
-    """One secret that charon shall have: the key's bytes and exactly whose they are."""
+    """One secret that charon shall have: the key's bytes and exactly whose they are.
+
+    ``over``: another secret of the same owners, which this one goes before.
+    """
 
     owners: tuple[Peer, ...]
     secret: Secret
     keys: tuple[str, ...]
+    over: Secret | None = None
+
+
+Contest = tuple[tuple[Peer, ...], Secret, Secret]
+"""Owners, their new key and their previous one: what a rotation is known by from pass to pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """Two keys that are valid side by side for these owners; ``lagging``: the previous one goes first."""
+
+    owners: tuple[Peer, ...]
+    secret: Secret
+    previous: PreviousKey
+    keys: tuple[str, ...]
+    lagging: bool
+    connections: tuple[Connection, ...]
+
+    @property
+    def contest(self) -> Contest:
+        """What it is known by."""
+        return (self.owners, self.secret, self.previous.secret)
+
+    @property
+    def in_order(self) -> tuple[Secret, Secret]:
+        """The key that goes first, and the one behind it."""
+        both = (self.secret, self.previous.secret)
+        return both[::-1] if self.lagging else both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +137,7 @@ class Desired:
     portals: tuple[PortalView, ...]
     connections: tuple[Connection, ...]
     secrets: tuple[SecretEntry, ...]
+    rotations: tuple[Rotation, ...]
     guarded: tuple[Portal, ...]
     served: tuple[Portal, ...]
     networks: tuple[PortalRange, ...]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from datetime import datetime
 
 from iscsi_ipsec.base.model import (
     GroupKey,
@@ -20,6 +21,7 @@ from iscsi_ipsec.base.model import (
     Key,
     PerIdKey,
     PortalPattern,
+    PreviousKey,
     Problem,
     Severity,
 )
@@ -29,9 +31,12 @@ from iscsi_ipsec.core.tomlsource import Source, parse_toml
 
 KNOWN_KEYS = (
     "id_type", "id", "id_hex", "group", "key", "key_hex", "key_base64", "key_file", "key_credential",
-    "security_flags", "auth_method", "portals", "description",
+    "security_flags", "auth_method", "portals", "description", "previous_key", "previous_key_hex",
+    "previous_key_base64", "previous_key_file", "previous_key_credential", "previous_until",
 )  # fmt: skip
 _KEY_SOURCES = ("key", "key_hex", "key_base64", "key_file", "key_credential")
+_PREVIOUS = "previous_"
+_PREVIOUS_SOURCES = tuple(_PREVIOUS + key for key in _KEY_SOURCES)
 
 PLACEHOLDER = b"CHANGE-ME"
 """What the keys in the samples begin with."""
@@ -58,8 +63,16 @@ KeySource = Secret | KeyFileRef | CredentialRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousDraft:
+    """The key before this one: where its bytes are, and until when it is valid."""
+
+    source: KeySource
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyDraft:
-    """A checked key file whose key may still have to be fetched. ``id`` None: a group key."""
+    """A checked key file whose keys may still have to be fetched. ``id`` None: a group key."""
 
     name: str
     path: str
@@ -68,26 +81,32 @@ class KeyDraft:
     choice: IpsecChoice | None
     portals: tuple[PortalPattern, ...]
     lines: tuple[tuple[str, int], ...]
+    previous: PreviousDraft | None = None
 
-    def with_secret(self, secret: Secret) -> Key:
-        """The finished key."""
+    def with_secret(self, secret: Secret, previous: Secret | None = None) -> Key:
+        """The finished key; with the previous one, where the file has one and it is another."""
+        before = None
+        if self.previous and previous and previous != secret:
+            before = PreviousKey(secret=previous, until=self.previous.until)
         if self.id is None:
             return GroupKey(
-                name=self.name, path=self.path, secret=secret, choice=self.choice, portals=self.portals
-            )
+                name=self.name, path=self.path, secret=secret, choice=self.choice, portals=self.portals,
+                previous=before,
+            )  # fmt: skip
         return PerIdKey(
-            name=self.name,
-            path=self.path,
-            id=self.id,
-            secret=secret,
-            choice=self.choice,
-            portals=self.portals,
-        )
+            name=self.name, path=self.path, id=self.id, secret=secret, choice=self.choice,
+            portals=self.portals, previous=before,
+        )  # fmt: skip
 
     @property
     def key_line(self) -> int:
         """The line that holds or names the key."""
         return next((line for name in _KEY_SOURCES if (line := self.line_of(name))), 0)
+
+    @property
+    def previous_line(self) -> int:
+        """The line that holds or names the previous key."""
+        return next((line for name in _PREVIOUS_SOURCES if (line := self.line_of(name))), 0)
 
     def line_of(self, key: str) -> int:
         """The line on which ``key`` stands in the file, 0 if it does not."""
@@ -99,7 +118,8 @@ def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)
     identity = _parse_owner(source)
-    key = _parse_key(source)
+    key = _parse_key(source, _KEY_SOURCES)
+    previous = _parse_previous(source)
     _check_auth_method(source)
     source.text("description")
     choice = policyfields.parse_choice(source)
@@ -108,8 +128,9 @@ def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
     assert key is not None  # every way to None has noted an error
     lines = tuple((k, n) for k in KNOWN_KEYS if (n := source.line(k)))
     return KeyDraft(
-        name=name, path=path, id=identity, source=key, choice=choice, portals=portals, lines=lines
-    )
+        name=name, path=path, id=identity, source=key, choice=choice, portals=portals, lines=lines,
+        previous=previous,
+    )  # fmt: skip
 
 
 def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
@@ -139,15 +160,44 @@ def placeholder_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
     )
 
 
-def empty_key_problem(draft: KeyDraft) -> Problem:
+def empty_key_problem(draft: KeyDraft, *, previous: bool = False) -> Problem:
     """The error that a key file or credential holds no bytes."""
     return Problem(
         code="empty-key",
-        message="the key is empty",
+        message="the previous key is empty" if previous else "the key is empty",
         hint="write the key into it",
         file=draft.path,
-        line=draft.key_line,
+        line=draft.previous_line if previous else draft.key_line,
     )
+
+
+def same_key_problem(draft: KeyDraft) -> Problem:
+    """The warning that both keys are the same, so that nothing is being rotated."""
+    return Problem(
+        code="same-key",
+        message="the previous key is the same as the key",
+        hint="put the new key into key, or remove the lines that begin with previous_",
+        file=draft.path,
+        line=draft.previous_line,
+        severity=Severity.WARNING,
+    )
+
+
+def previous_over_problem(path: str, line: int, until: datetime) -> Problem:
+    """The warning that the time of the previous key is over."""
+    return Problem(
+        code="previous-key-over",
+        message=f"the previous key is out of use since {moment_text(until)}",
+        hint="remove the lines that begin with previous_",
+        file=path,
+        line=line,
+        severity=Severity.WARNING,
+    )
+
+
+def moment_text(moment: datetime) -> str:
+    """A moment of UTC as a key file has it."""
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def _parse_owner(source: Source) -> IkeId | None:
@@ -189,10 +239,26 @@ def _parse_owner(source: Source) -> IkeId | None:
         return None
 
 
-def _parse_key(source: Source) -> KeySource | None:
-    given = [key for key in _KEY_SOURCES if key in source.data]
+def _parse_previous(source: Source) -> PreviousDraft | None:
+    """The previous key with its end; each needs the other."""
+    until = source.moment("previous_until")
+    given = [key for key in _PREVIOUS_SOURCES if key in source.data]
+    if not given and "previous_until" not in source.data:
+        return None
+    if given and "previous_until" not in source.data:
+        source.problem(
+            given[0], "no-end", "the previous key has no end",
+            "say until when both keys are valid, e.g. previous_until = 2026-12-01T00:00:00Z",
+        )  # fmt: skip
+    key = _parse_key(source, _PREVIOUS_SOURCES)
+    return PreviousDraft(source=key, until=until) if key is not None and until is not None else None
+
+
+def _parse_key(source: Source, sources: tuple[str, ...]) -> KeySource | None:
+    given = [key for key in sources if key in source.data]
     if not given:
-        source.problem("key", "no-key", "the key is missing", "set exactly one of " + ", ".join(_KEY_SOURCES))
+        what = "the key" if sources is _KEY_SOURCES else "the previous key"
+        source.problem(sources[0], "no-key", f"{what} is missing", "set exactly one of " + ", ".join(sources))
         return None
     if len(given) > 1:
         source.problem(
@@ -207,7 +273,7 @@ def _parse_key(source: Source) -> KeySource | None:
         source.problem(field, "empty-key", f"{field} is empty", "write the key, or remove the file")
         return None
     # the value never goes into a message: it is, or may be, a key
-    match field:
+    match field.removeprefix(_PREVIOUS):
         case "key":
             return Secret(text.encode())
         case "key_hex":
@@ -215,22 +281,20 @@ def _parse_key(source: Source) -> KeySource | None:
             try:
                 return Secret(bytes.fromhex(digits))
             except ValueError:
-                source.problem(field, "bad-hex", "key_hex is not an even number of hexadecimal digits")
+                source.problem(field, "bad-hex", f"{field} is not an even number of hexadecimal digits")
         case "key_base64":
             try:
                 return Secret(base64.b64decode(text, validate=True))
             except (binascii.Error, ValueError):
-                source.problem(field, "bad-base64", "key_base64 is not base64")
+                source.problem(field, "bad-base64", f"{field} is not base64")
         case "key_file":
             if "\0" in text:
-                source.problem(field, "bad-path", "key_file holds a NUL character")
+                source.problem(field, "bad-path", f"{field} holds a NUL character")
                 return None
             return KeyFileRef(text)
         case _:
             if "/" in text or "\0" in text or text in (".", ".."):
-                source.problem(
-                    field, "bad-credential", "key_credential is a credential's name, without a path"
-                )
+                source.problem(field, "bad-credential", f"{field} is a credential's name, without a path")
                 return None
             return CredentialRef(text)
     return None

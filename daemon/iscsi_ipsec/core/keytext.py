@@ -11,13 +11,13 @@ import base64
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from iscsi_ipsec.base.model import IdType, IkeId, IpsecChoice, PortalPattern, PortalPolicy, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.flags import encode, flag_names
-from iscsi_ipsec.core.keyfile import CredentialRef, KeyDraft, KeyFileRef, KeySource
+from iscsi_ipsec.core.keyfile import CredentialRef, KeyDraft, KeyFileRef, KeySource, moment_text
 from iscsi_ipsec.core.tomlsource import parse_toml
 
 GROUP_NAME = "group"
@@ -35,17 +35,23 @@ _DIGESTED = re.compile(r".*-[0-9a-f]{16}")
 
 def make_key_text(draft: KeyDraft, description: str = "") -> str:
     """The text of a key file, with the key in it."""
-    return "".join(f"{line}\n" for line in _key_lines(draft, description, _source_line(draft.source)))
+    return "".join(f"{line}\n" for line in _key_lines(draft, description, _source_line))
 
 
 def shown_key_text(draft: KeyDraft, description: str = "") -> str:
     """The same for people: without the key."""
-    hidden = isinstance(draft.source, Secret)
-    line = "# the key is not shown" if hidden else _source_line(draft.source)
-    return "".join(f"{line}\n" for line in _key_lines(draft, description, line))
+    return "".join(f"{line}\n" for line in _key_lines(draft, description, _shown_source_line))
 
 
-def _key_lines(draft: KeyDraft, description: str, source: str) -> Iterable[str]:
+def _shown_source_line(source: KeySource, prefix: str = "") -> str:
+    if not isinstance(source, Secret):
+        return _source_line(source, prefix)
+    return "# the previous key is not shown" if prefix else "# the key is not shown"
+
+
+def _key_lines(
+    draft: KeyDraft, description: str, source_line: Callable[[KeySource, str], str]
+) -> Iterable[str]:
     if description:
         yield f"description = {quote(description)}"
     if draft.id is None:
@@ -53,19 +59,22 @@ def _key_lines(draft: KeyDraft, description: str, source: str) -> Iterable[str]:
     else:
         yield f"id_type = {quote(draft.id.type.name)}"
         yield f"id = {quote(draft.id.text)}"
-    yield source
+    yield source_line(draft.source, "")
+    if draft.previous:
+        yield source_line(draft.previous.source, "previous_")
+        yield f"previous_until = {moment_text(draft.previous.until)}"
     yield from _flags_line(draft.choice)
     yield from _portals_line(draft.portals)
 
 
-def _source_line(source: KeySource) -> str:
+def _source_line(source: KeySource, prefix: str = "") -> str:
     match source:
         case KeyFileRef(path=path):
-            return f"key_file = {quote(path)}"
+            return f"{prefix}key_file = {quote(path)}"
         case CredentialRef(name=name):
-            return f"key_credential = {quote(name)}"
+            return f"{prefix}key_credential = {quote(name)}"
         case _:
-            return _secret_line(source)
+            return prefix + _secret_line(source)
 
 
 def _secret_line(secret: Secret) -> str:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Peer, Role
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.desired import Connection, SecretEntry
+from iscsi_ipsec.core.desired import Connection, Rotation, SecretEntry
+from iscsi_ipsec.core.keyfile import moment_text
 
 PREFIX = "iscsi-ipsec-"
 """What every name of ours in charon begins with."""
@@ -43,20 +44,49 @@ _OVER_SPREAD = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpelledSecret:
-    """A secret ready for ``load-shared``."""
+    """A secret ready for ``load-shared``; ``above``: the id of one that must be loaded before it.
+
+    Of secrets that match equally well charon takes the one that was loaded
+    last (mem_cred.c inserts first, get_shared takes the first of the best).
+    """
 
     id: str
     message: Message
+    above: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpelledConnection:
-    """A connection ready for ``load-conn``; ``key_part`` begins the child's name as long as the key is the same."""
+    """A connection ready for ``load-conn``; ``key_part`` begins the child's name as long as the key is the same.
+
+    ``rotation`` is there while two keys are valid.
+    """
 
     name: str
     child: str
     key_part: str
     message: Message
+    rotation: SpelledRotation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpelledRotation:
+    """What the names of a connection's children say while two keys are valid.
+
+    Below ``staged`` this host showed the new key, or as a target accepted
+    either; below ``previous`` only the previous key was used, below
+    ``current`` only the new one (before or after the rotation).
+    """
+
+    staged: str
+    current: str
+    previous: str
+    until: str
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """All that is valid during the rotation."""
+        return frozenset({self.staged, self.current, self.previous})
 
 
 def spell_id(identity: Peer) -> str:
@@ -77,16 +107,43 @@ def spell_id(identity: Peer) -> str:
 def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
     """The ``load-shared`` message of an entry."""
     owners = [spell_id(owner) for owner in entry.owners]
-    digest = entry.secret.keyed_digest(digest_key, b"secret", *(owner.encode() for owner in owners))
-    secret_id = PREFIX + digest
+    context = [b"secret", *(owner.encode() for owner in owners)]
+    above = ""
+    if entry.over is not None:
+        # the order is part of the name: it can't be read back
+        below = entry.over.keyed_digest(digest_key, *context)
+        above, context = PREFIX + below, [*context, b"above", below.encode()]
+    secret_id = PREFIX + entry.secret.keyed_digest(digest_key, *context)
     return SpelledSecret(
-        id=secret_id, message={"id": secret_id, "type": "IKE", "data": entry.secret, "owners": owners}
+        id=secret_id,
+        message={"id": secret_id, "type": "IKE", "data": entry.secret, "owners": owners},
+        above=above,
     )
 
 
-def spell_connection(connection: Connection, digest_key: bytes) -> SpelledConnection:
-    """The ``load-conn`` message of a connection."""
-    key = connection.key.secret.keyed_digest(digest_key, b"key of", connection.name.encode())[:8]
+def front_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:
+    """The id of the secret that goes first if it is the new key, and if it is the previous one."""
+
+    def id_of(first: Secret, behind: Secret) -> str:
+        entry = SecretEntry(owners=rotation.owners, secret=first, keys=(), over=behind)
+        return spell_secret(entry, digest_key).id
+
+    new, old = rotation.secret, rotation.previous.secret
+    return id_of(new, old), id_of(old, new)
+
+
+def spell_connection(
+    connection: Connection, digest_key: bytes, rotation: Rotation | None = None
+) -> SpelledConnection:
+    """The ``load-conn`` message of a connection; ``rotation``: the one its owners are in."""
+    names = _spell_rotation(connection, digest_key, rotation) if rotation else None
+    if names is None or rotation is None:
+        key_part = _key_part(connection, digest_key, connection.key.secret)
+    elif rotation.lagging and connection.role is Role.INITIATOR:
+        key_part = names.previous
+    else:
+        key_part = names.staged
+    key = key_part[len(PREFIX) : -1]
     ike = _ike_settings(connection)
     child = _child_settings(connection)
     rekey = connection.tuning.ike_rekey_time or IKE_REKEY_TIME
@@ -97,13 +154,34 @@ def spell_connection(connection: Connection, digest_key: bytes) -> SpelledConnec
     spread = int(key + ike_digest, 16)
     ike["rekey_time"] = f"{rekey + spread % _REKEY_SPREAD}s"
     ike["over_time"] = f"{rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD}s"
-    child_name = f"{PREFIX}{key}-{ike_digest}-{_digest(digest_key, child)[:8]}"
+    child_name = f"{key_part}{ike_digest}-{_digest(digest_key, child)[:8]}"
     return SpelledConnection(
         name=connection.name,
         child=child_name,
-        key_part=f"{PREFIX}{key}-",
+        key_part=key_part,
         message={connection.name: {**ike, "children": {child_name: child}}},
+        rotation=names,
     )
+
+
+def _spell_rotation(connection: Connection, digest_key: bytes, rotation: Rotation) -> SpelledRotation:
+    new, old = rotation.secret, rotation.previous.secret
+    return SpelledRotation(
+        staged=_key_part(connection, digest_key, new, beside=old),
+        current=_key_part(connection, digest_key, new),
+        previous=_key_part(connection, digest_key, old),
+        until=moment_text(rotation.previous.until),
+    )
+
+
+def _key_part(
+    connection: Connection, digest_key: bytes, secret: Secret, *, beside: Secret | None = None
+) -> str:
+    """What a child's name begins with under this key; ``beside``: another one that is accepted too."""
+    context = [b"key of", connection.name.encode()]
+    if beside is not None:
+        context += [b"beside", beside.keyed_digest(digest_key, *context).encode()]
+    return f"{PREFIX}{secret.keyed_digest(digest_key, *context)[:8]}-"
 
 
 def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Message]:

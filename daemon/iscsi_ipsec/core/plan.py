@@ -31,6 +31,8 @@ def plan(
 
     Secrets come before the connections whose traps may need them at once, and
     a new secret before an old one goes, so that no moment is without a key.
+    A secret that stands above another is loaded after it, and again if the
+    other was missing: of two that match, charon takes the one loaded last.
     A changed connection is unloaded right before it is loaded: charon does
     not uninstall the trap of a child that only changed its name
     (vici_config.c, replace_children), and its SAs stay in either case.
@@ -39,7 +41,7 @@ def plan(
     wanted_conns = {connection.name: connection for connection in connections}
     operations: list[Operation] = []
     for secret_id, secret in wanted_secrets.items():
-        if secret_id not in state.secrets:
+        if secret_id not in state.secrets or (secret.above and secret.above not in state.secrets):
             operations.append(
                 Operation(
                     command="load-shared", item=secret_id, message=secret.message,

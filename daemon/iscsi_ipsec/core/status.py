@@ -7,13 +7,14 @@ that was asked for; a silent downgrade is a problem, not a green row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
 from iscsi_ipsec.base.sa import ChildSa, IkeSa
 from iscsi_ipsec.core.causes import Cause, in_mode
 from iscsi_ipsec.core.desired import Connection, PortalView
+from iscsi_ipsec.core.messages import SpelledRotation
 from iscsi_ipsec.core.upkeep import carrying
 
 SCHEMA = 1
@@ -24,7 +25,8 @@ class Observed:
     """What the world says at the end of a pass.
 
     ``loaded`` are connections that charon holds with their secret;
-    ``struggling`` those whose first attempt to come up is over without success.
+    ``struggling`` those whose first attempt to come up is over without success;
+    ``rotations`` says of those with two valid keys what their children's names mean.
     """
 
     sas: tuple[IkeSa, ...] = ()
@@ -34,6 +36,7 @@ class Observed:
     guarded: frozenset[Portal] = frozenset()
     guard_wanted: bool = True
     children: Mapping[str, str] | None = None
+    rotations: Mapping[str, SpelledRotation] = field(default_factory=dict)
     causes: Mapping[str, Cause] | None = None
     charon_reachable: bool = False
 
@@ -54,6 +57,7 @@ def _row(
 ) -> dict[str, Any]:
     connection = view.connection
     ike, child = _best(by_conn.get(connection.name, []), observed, connection) if connection else (None, None)
+    rotation = observed.rotations.get(connection.name) if connection else None
     problem = view.problem or _live_problem(view, connection, child, sessions, observed)
     choice = view.choice
     esp = connection.esp if connection else choice.esp if choice else None
@@ -71,6 +75,7 @@ def _row(
         "peer_identity": str(connection.remote_id) if connection and view.role is Role.INITIATOR else None,
         "key": view.key or None,
         "key_file": view.key_path or None,
+        "previous_until": rotation.until if rotation else None,
         "policy": view.policy or None,
         "ike": choice.ike.value if choice and choice.required else None,
         "mode": esp.value if esp and choice and choice.required else None,
@@ -87,7 +92,7 @@ def _row(
         "reasons": list(view.reasons),
         "origins": list(view.origins),
         "sessions": [session_row(session) for session in sessions],
-        "sa": _sa(ike, child) if ike and child else None,
+        "sa": _sa(ike, child, _key_of(child, connection, observed)) if ike and child else None,
         "problem": problem_row(problem) if problem else None,
     }
 
@@ -129,6 +134,9 @@ def _live_problem(
         )  # fmt: skip
     cause = (observed.causes or {}).get(connection.name)
     cause = in_mode(cause, connection.ike) if cause else None
+    rotation = observed.rotations.get(connection.name)
+    if child and rotation and child.child_name.startswith(rotation.previous):
+        return _previous_in_use(view, portal, rotation)
     if child and child.child_name != (observed.children or {}).get(connection.name):
         # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
         return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
@@ -147,6 +155,30 @@ def _live_problem(
             hint="the daemon is negotiating; if this stays, see charon's log",
         )  # fmt: skip
     return None
+
+
+def _previous_in_use(view: PortalView, portal: str, rotation: SpelledRotation) -> Problem:
+    far = "initiator" if view.role is Role.TARGET else "target"
+    return Problem(
+        code="previous-key-in-use",
+        message=f"the SA was authenticated by the previous key, which goes out of use at {rotation.until}",
+        hint=f"give the {far} the new key before that",
+        file=view.key_path,
+        portal=portal,
+        severity=Severity.WARNING,
+    )
+
+
+def _key_of(child: ChildSa, connection: Connection | None, observed: Observed) -> str:
+    """By which key an SA was authenticated, as its child's name tells."""
+    rotation = observed.rotations.get(connection.name) if connection else None
+    wanted = (observed.children or {}).get(connection.name, "") if connection else ""
+    if rotation and child.child_name.startswith(rotation.previous):
+        return "previous"
+    if rotation and connection and child.child_name.startswith(rotation.staged):
+        return "current" if connection.role is Role.INITIATOR else "either"
+    same = child.child_name.split("-")[:3] == wanted.split("-")[:3]
+    return "current" if same or (rotation and child.child_name.startswith(rotation.current)) else "earlier"
 
 
 def _failing_rekey(portal: str, cause: Cause) -> Problem:
@@ -214,8 +246,9 @@ def cipher(child: ChildSa) -> str:
     return f"{text}/{child.integ}" if child.integ else text
 
 
-def _sa(ike: IkeSa, child: ChildSa) -> dict[str, Any]:
+def _sa(ike: IkeSa, child: ChildSa, key: str) -> dict[str, Any]:
     return {
+        "key": key,
         "ike_id": ike.unique_id,
         "ike_version": ike.version,
         "child_id": child.unique_id,

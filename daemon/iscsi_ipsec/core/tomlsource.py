@@ -11,6 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem, Severity
@@ -175,6 +176,29 @@ class Source:
         """True or false."""
         value = self._typed(key, bool)
         return value if isinstance(value, bool) else None
+
+    def moment(self, key: str) -> datetime | None:
+        """A date and time with its offset from UTC, which makes it the same moment everywhere."""
+        value = self.data.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, datetime):
+            self.problem(
+                key, "wrong-type", f"{key} must be a date and time, not {_toml_kind(value)}",
+                "without quotes, e.g. 2026-12-01T00:00:00Z",
+            )  # fmt: skip
+            return None
+        if value.tzinfo is None:
+            self.problem(
+                key, "no-time-zone", f"{key} has no time zone",
+                "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00:00+01:00",
+            )  # fmt: skip
+            return None
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            self.problem(key, "out-of-range", f"{key} is no time that can be reckoned with")
+            return None
 
     def texts(self, key: str) -> tuple[str, ...] | None:
         """A list of strings."""

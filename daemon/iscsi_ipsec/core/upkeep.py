@@ -8,7 +8,8 @@ name is not the wanted one.
 Replacing is make-before-break: the new SA is negotiated beside the old one,
 and the old one ends when the new one carries traffic. SAs of a removed key
 end at once; those of a changed key end after :data:`RETRY_DELAYS` have passed
-in vain, so that both ends can be given the new key one after the other.
+in vain, so that both ends can be given the new key one after the other. While
+two keys are valid side by side, SAs of neither end for their key.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ open-iscsi's replacement_timeout of 120 s, and the first leaves a slow peer time
 class Upheld:
     """A connection as this module sees it.
 
-    ``wanted_now``: traffic waits for it, or it shall be up always.
+    ``wanted_now``: traffic waits for it, or it shall be up always. ``valid``:
+    what the names of children begin with whose key is valid too.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Upheld:
     key_part: str
     initiator: bool
     wanted_now: bool
+    valid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def plan_sas(
         if wanted.initiator and (wanted.wanted_now or outdated or gone):
             more, memory[wanted.name] = _attempt(wanted, mine, known, now)
             operations += more
-        elif outdated:
+        elif any(carrying(ike) and not _under(ike, wanted.valid) for ike in mine):
             memory[wanted.name] = _count_grace(wanted, known, now)
     for leftover in by_conn.values():
         operations += [
@@ -142,7 +145,7 @@ def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None) -> bool:
     """Whether an SA of an earlier key has had its time of grace."""
     if known is None or known.child != wanted.child or known.count <= len(RETRY_DELAYS):
         return False
-    return bool(ike.children) and not _under(ike, frozenset({wanted.key_part}))
+    return bool(ike.children) and not _under(ike, wanted.valid | {wanted.key_part})
 
 
 def _count_grace(wanted: Upheld, known: Attempts | None, now: float) -> Attempts:
@@ -163,6 +166,8 @@ def _end_outdated(wanted: Upheld, mine: list[IkeSa]) -> list[SaOperation]:
             continue
         live = carrying(ike)
         outdated = [child for child in live if child.child_name != wanted.child]
+        if not wanted.initiator and _under(ike, wanted.valid):
+            continue  # it may be another peer's, and its initiator ends it when it has a new one
         if outdated and len(outdated) == len(live):
             operations.append(
                 TerminateIke(wanted.name, ike.unique_id, False, "replaced by one with the new settings")

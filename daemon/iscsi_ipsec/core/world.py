@@ -16,6 +16,7 @@ from iscsi_ipsec.base.model import (
     Key,
     NamedPortal,
     NodeRecord,
+    Peer,
     PerIdKey,
     Portal,
     PortalPattern,
@@ -23,6 +24,7 @@ from iscsi_ipsec.base.model import (
     PortalRange,
     Role,
 )
+from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.broken import BrokenFile
 from iscsi_ipsec.core.settings import Settings
 
@@ -45,7 +47,8 @@ class World:
     ``names`` maps host names to their addresses (absent: not resolved yet);
     ``sources`` maps ``(destination, oif)`` to the source address that the
     kernel would use (None: unreachable); ``held`` are the portals that were
-    managed before and have not been released.
+    managed before and have not been released; ``lagging`` says between whom
+    the previous key of a rotation goes first (absent: as the role has it).
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -60,6 +63,7 @@ class World:
     held: frozenset[tuple[Portal, Role]] = frozenset()
     user_space_esp: bool = False
     fast_aes: bool = True
+    lagging: Mapping[tuple[tuple[Peer, ...], Secret, Secret], bool] = field(default_factory=dict)
 
 
 class Lookup:

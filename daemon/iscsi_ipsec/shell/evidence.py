@@ -14,8 +14,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, SILENT, UNREACHABLE, Cause, as_passing, classify, heavier
+from iscsi_ipsec.core.causes import (
+    AGGRESSIVE_OFF,
+    SILENT,
+    UNREACHABLE,
+    Cause,
+    as_passing,
+    classify,
+    doubts_key,
+    heavier,
+)
 from iscsi_ipsec.core.messages import PREFIX
+from iscsi_ipsec.core.rotation import UNNAMED
 
 _SLACK = 1.0
 """Seconds; charon tells an SA's age in whole ones, and a failure may precede its success by less."""
@@ -48,7 +58,10 @@ class _Told:
 
 
 class Evidence:
-    """Collects causes by connection name; called from charon's event thread, read by the main loop."""
+    """Collects causes by connection name; called from charon's event thread, read by the main loop.
+
+    ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
+    """
 
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._wake, self._clock = wake, clock
@@ -58,6 +71,8 @@ class Evidence:
         self._aggressive_off: float | None = None
         self._counted: dict[str, set[str]] = {}
         self._failures: Counter[str] = Counter()
+        self._doubts: dict[str, tuple[str, int]] = {}
+        self.nameless = False
 
     def on_event(self, event: str, message: Mapping[str, Any]) -> None:
         """Take one VICI event."""
@@ -72,6 +87,8 @@ class Evidence:
             # swanctl --load-* throws ours away, and no event tells: its log does
             self._wake("wiped")
         conn = message.get("ikesa-name")
+        if isinstance(conn, str) and doubts_key(line):
+            self._doubt(conn, str(message.get("ikesa-uniqueid")))
         if conn is None and (unsent := classify(line)) and unsent.code == UNREACHABLE.code:
             with self._lock:
                 self._unsent = (unsent, self._clock())
@@ -102,6 +119,29 @@ class Evidence:
         if code not in counted:
             counted.add(code)
             self._failures[code] += 1
+
+    def _doubt(self, conn: str, ike_id: str) -> None:
+        """Count each negotiation once, however often it says so."""
+        if conn != _UNNAMED and not conn.startswith(PREFIX):
+            return
+        at = UNNAMED if conn == _UNNAMED else conn
+        with self._lock:
+            last, count = self._doubts.get(at, ("", 0))
+            if last == ike_id:
+                return
+            self._doubts[at] = (ike_id, count + 1)
+        if at or self.nameless:
+            self._wake("doubt")
+
+    def doubts(self) -> Mapping[str, int]:
+        """How many negotiations of each connection came to nothing over a key, as it seems."""
+        with self._lock:
+            return {conn: count for conn, (_, count) in self._doubts.items()}
+
+    def forget(self, conn: str) -> None:
+        """What was said of the connection is answered: another key is shown now."""
+        with self._lock:
+            self._causes.pop(conn, None)
 
     def settle(self, conn: str, age: float) -> None:
         """The connection's SA is up since ``age`` seconds: what was said before that is history.

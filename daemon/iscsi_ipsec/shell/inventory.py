@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from iscsi_ipsec.adapters import credentials, files
@@ -25,9 +26,12 @@ from iscsi_ipsec.core.keyfile import (
     CredentialRef,
     KeyDraft,
     KeyFileRef,
+    KeySource,
     empty_key_problem,
     parse_key_file,
     placeholder_problem,
+    previous_over_problem,
+    same_key_problem,
     weak_key_problem,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
@@ -49,7 +53,10 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What all files together say now; ``generation`` is the same as long as they say the same."""
+    """What all files together say now; ``generation`` is the same as long as they say the same.
+
+    ``expires_in``: seconds until a previous key goes out of use, None where none is in use.
+    """
 
     generation: int
     settings: Settings
@@ -59,6 +66,7 @@ class Inventory:
     rows: tuple[FileRow, ...]
     problems: tuple[Problem, ...]
     watched: tuple[str, ...]
+    expires_in: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,8 +78,9 @@ class _Entry:
     settled: bool
     state: str
     problems: tuple[Problem, ...] = ()
-    beside: str = ""
-    beside_stat: FileStat | None = None
+    beside: tuple[str, ...] = ()
+    beside_stats: tuple[FileStat | None, ...] = ()
+    previous_line: int = 0
     broken: BrokenFile | None = None
 
 
@@ -80,8 +89,10 @@ class _Parsed:
     value: object
     raw: bytes
     key: Secret | None = None
+    previous: Secret | None = None
     warnings: tuple[Problem, ...] = ()
-    beside: str = ""
+    beside: tuple[str, ...] = ()
+    previous_line: int = 0
 
 
 @dataclass(slots=True)
@@ -109,6 +120,7 @@ class FileReader:
         self._forgotten: set[str] = set()
         self._generation = 0
         self._renewals = store.renewals if store else 0
+        self._over: frozenset[str] = frozenset()
         self.opened = 0
 
     def read(self) -> Inventory:
@@ -139,12 +151,16 @@ class FileReader:
         )
         settings = next((e.value for e in self._kinds["settings"].entries.values()), None)
         beside = {
-            os.path.dirname(e.beside) for k in self._kinds.values() for e in k.entries.values() if e.beside
+            os.path.dirname(path)
+            for k in self._kinds.values()
+            for e in k.entries.values()
+            for path in e.beside
         }
+        keys, expires_in = self._keys_in_force(problems)
         return Inventory(
             generation=self._generation,
             settings=settings if isinstance(settings, Settings) else Settings(),
-            keys=(*_values(self._kinds["psk"], PerIdKey), *_values(self._kinds["psk"], GroupKey)),
+            keys=keys,
             policies=_values(self._kinds["portal"], PortalPolicy),
             broken=tuple(e.broken for k in self._kinds.values() for e in k.entries.values() if e.broken),
             rows=tuple(rows),
@@ -155,6 +171,29 @@ class FileReader:
                 *self._paths.portal_folders,
                 *sorted(beside),
             ),
+            expires_in=expires_in,
+        )
+
+    def _keys_in_force(self, problems: list[Problem]) -> tuple[tuple[Key, ...], float | None]:
+        """The keys, without previous ones whose time is over, and the seconds until the next one's is."""
+        psk = self._kinds["psk"]
+        keys: tuple[Key, ...] = (*_values(psk, PerIdKey), *_values(psk, GroupKey))
+        staged = {key.path: key.previous.until for key in keys if key.previous}
+        if not staged and not self._over:
+            return keys, None
+        now = datetime.fromtimestamp(self._clock() / 1e9, UTC)
+        over = frozenset(path for path, until in staged.items() if until <= now)
+        if over != self._over:
+            self._over = over
+            self._generation += 1
+        problems.extend(
+            previous_over_problem(path, psk.entries[path].previous_line, staged[path])
+            for path in sorted(over)
+        )
+        left = [(until - now).total_seconds() for path, until in staged.items() if path not in over]
+        return (
+            tuple(replace(key, previous=None) if key.path in over else key for key in keys),
+            min(left, default=None),
         )
 
     def forget(self) -> None:
@@ -258,9 +297,7 @@ class FileReader:
         for path, entry in sorted(known.items(), key=lambda item: folders.index(os.path.dirname(item[0]))):
             if entry.value is not None and _name(path) not in taken:
                 taken.add(_name(path))
-                new[path] = _Entry(
-                    entry.value, entry.stat, False, "last-good", (), entry.beside, entry.beside_stat
-                )
+                new[path] = replace(entry, settled=False, state="last-good", problems=())
                 kept[os.path.dirname(path)] = kept.get(os.path.dirname(path), 0) + 1
         problems += [
             Problem(
@@ -277,7 +314,7 @@ class FileReader:
     def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
         if entry.state != "ok" or not entry.settled or entry.stat != file.stat:
             return False
-        return not entry.beside or _stat(entry.beside) == entry.beside_stat
+        return tuple(map(_stat, entry.beside)) == entry.beside_stats
 
     def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
         settled = file.stat.settled(self._clock())
@@ -292,8 +329,8 @@ class FileReader:
                 entry = self._from_store(kind, file.path, file.stat, err.problems)
                 entry.broken = None if entry.value else read_broken(kind, text, file.path)
                 return entry
-            return _Entry(
-                old.value, file.stat, settled, "last-good", _told(err.problems), old.beside, old.beside_stat
+            return replace(
+                old, stat=file.stat, settled=settled, state="last-good", problems=_told(err.problems)
             )
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
             self._unsaved[file.path] = LastGood(
@@ -301,11 +338,14 @@ class FileReader:
                 kind=kind,
                 raw=Secret(parsed.raw),
                 key=parsed.key,
+                previous=parsed.previous,
                 signature=file.stat.signature,
             )
             self._forgotten.discard(file.path)
-        beside_stat = _stat(parsed.beside) if parsed.beside else None
-        return _Entry(parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside, beside_stat)
+        return _Entry(
+            parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
+            tuple(map(_stat, parsed.beside)), parsed.previous_line,
+        )  # fmt: skip
 
     def _parse(self, kind: str, file: FoundFile, raw: bytes, text: str) -> _Parsed:
         if kind == "settings":
@@ -313,13 +353,21 @@ class FileReader:
         if kind == "portal":
             return _Parsed(parse_portal_file(text, file.path, file.name), raw)
         draft = parse_key_file(text, file.path, file.name)
-        secret, kept, beside = _fetch_key(draft)
+        secret, kept, beside = _fetch_key(draft, draft.source)
         if not secret:
             raise ConfigError((empty_key_problem(draft),))
         if sample := placeholder_problem(draft, secret):
             raise ConfigError((sample,))
-        weak = weak_key_problem(draft, secret)
-        return _Parsed(draft.with_secret(secret), raw, kept, (weak,) if weak else (), beside)
+        previous, previous_kept, also = None, None, ""
+        if draft.previous:
+            previous, previous_kept, also = _fetch_key(draft, draft.previous.source)
+            if not previous:
+                raise ConfigError((empty_key_problem(draft, previous=True),))
+        told = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
+        return _Parsed(
+            draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(p for p in told if p),
+            tuple(path for path in (beside, also) if path), draft.previous_line,
+        )  # fmt: skip
 
     # -- last good
 
@@ -346,12 +394,12 @@ class FileReader:
 _NO_STAT = FileStat(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def _fetch_key(draft: KeyDraft) -> tuple[Secret, Secret | None, str]:
-    """The key, what of it to keep in the store, and the other file it came from.
+def _fetch_key(draft: KeyDraft, source: KeySource) -> tuple[Secret, Secret | None, str]:
+    """The key of this source, what of it to keep in the store, and the other file it came from.
 
     A credential's key is not kept: it may be encrypted at rest, and the store is not.
     """
-    match draft.source:
+    match source:
         case KeyFileRef(path=path):
             folder = os.path.dirname(draft.path)
             secret = files.read_key_file(path, folder)
@@ -377,7 +425,9 @@ def _revive(kind: str, path: str, last: LastGood) -> object | None:
             return parse_portal_file(text, path, _name(path))
         draft = parse_key_file(text, path, _name(path))
         secret = draft.source if isinstance(draft.source, Secret) else last.key
-        return draft.with_secret(secret) if secret else None
+        before = draft.previous.source if draft.previous else None
+        previous = before if isinstance(before, Secret) else last.previous
+        return draft.with_secret(secret, previous) if secret else None
     except (ConfigError, UnicodeDecodeError):
         return None
 

@@ -19,9 +19,15 @@ from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
-from iscsi_ipsec.core.desired import Desired, SecretEntry
+from iscsi_ipsec.core.desired import Contest, Desired, Rotation, SecretEntry
 from iscsi_ipsec.core.disks import disk_problems
-from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_connection, spell_secret
+from iscsi_ipsec.core.messages import (
+    SpelledConnection,
+    SpelledSecret,
+    front_ids,
+    spell_connection,
+    spell_secret,
+)
 from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
 from iscsi_ipsec.shell.paths import Paths
@@ -42,6 +48,13 @@ class Look:
     connections: tuple[SpelledConnection, ...]
     problems: tuple[Problem, ...]
 
+    def rotations(self) -> tuple[tuple[Rotation, tuple[SpelledConnection, ...]], ...]:
+        """The rotations under way with their connections as spelled."""
+        if not self.desired.rotations:
+            return ()
+        by_name = {spelled.name: spelled for spelled in self.connections}
+        return tuple((r, tuple(by_name[c.name] for c in r.connections)) for r in self.desired.rotations)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
@@ -61,7 +74,7 @@ def _told_apart(world: World) -> tuple[object, ...]:
     """What besides the files and the source addresses makes two worlds differ."""
     return (
         world.records, world.sessions, world.names, world.local_addresses, world.held,
-        world.user_space_esp, world.fast_aes,
+        world.user_space_esp, world.fast_aes, world.lagging,
     )  # fmt: skip
 
 
@@ -107,8 +120,13 @@ class Looker:
         """Where open-iscsi's databases are: the option, the settings, or both usual places."""
         return self._paths.nodes_dirs or inventory.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
 
-    def look(self, reasons: frozenset[str], held: frozenset[tuple[Portal, Role]]) -> Look:
-        """Read everything and decide. ``held``: portals that were managed before."""
+    def look(
+        self,
+        reasons: frozenset[str],
+        held: frozenset[tuple[Portal, Role]],
+        lagging: Mapping[Contest, bool] | None = None,
+    ) -> Look:
+        """Read everything and decide. ``held``: portals that were managed before; ``lagging``: as in the world."""
         inventory = self._reader.read()
         problems: list[Problem] = [*inventory.problems, *self._store.problems]
         records = openiscsi.read_records(self.nodes_dirs(inventory), self._records)
@@ -128,6 +146,7 @@ class Looker:
             held=held,
             user_space_esp="kernel-libipsec" in self.plugins,
             fast_aes=self._fast_aes,
+            lagging=lagging or {},
         )
         world = dataclasses.replace(world, names=self._names(world, problems))
         before = self._decided
@@ -154,12 +173,22 @@ class Looker:
         disks = sessions_below_system(self._paths.sysfs_dir)
         return disk_problems(disks, world.sessions, frozenset(desired.guarded))
 
+    def fronts_in(self, look: Look, secrets: frozenset[str]) -> dict[Contest, bool]:
+        """Whether the previous key goes first, of each rotation that these secrets in charon tell it of."""
+        fronts = {}
+        for rotation in look.desired.rotations:
+            new, old = front_ids(rotation, self._store.digest_key())
+            if {new, old} & secrets:
+                fronts[rotation.contest] = new not in secrets
+        return fronts
+
     def _decide(self, generation: int, world: World, wanted: frozenset[tuple[Address, str]]) -> _Decided:
         """Derive and spell, keeping what is spelled already."""
         desired = derive(Lookup(world))
         digest_key = self._store.digest_key()
         known = self._decided.spelled if self._decided else {}
         spelled = {entry: known.get(entry) or spell_secret(entry, digest_key) for entry in desired.secrets}
+        staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
         self._decided = _Decided(
             generation=generation,
             told_apart=_told_apart(world),
@@ -168,7 +197,9 @@ class Looker:
             desired=desired,
             spelled=spelled,
             secrets=tuple(spelled.values()),
-            connections=tuple(spell_connection(c, digest_key) for c in desired.connections),
+            connections=tuple(
+                spell_connection(c, digest_key, staged.get(c.name)) for c in desired.connections
+            ),
         )
         return self._decided
 

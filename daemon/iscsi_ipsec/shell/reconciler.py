@@ -18,11 +18,13 @@ from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
-from iscsi_ipsec.base.model import Address, IkeMode, Problem, Role, Start
+from iscsi_ipsec.base.model import Address, IkeMode, Portal, Problem, Role, Start
 from iscsi_ipsec.base.sa import CharonState, IkeSa
 from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, Cause
+from iscsi_ipsec.core.desired import Contest
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
+from iscsi_ipsec.core.rotation import Front, turn
 from iscsi_ipsec.core.status import Observed
 from iscsi_ipsec.core.traps import lost_traps
 from iscsi_ipsec.core.upkeep import (
@@ -32,6 +34,7 @@ from iscsi_ipsec.core.upkeep import (
     TerminateChild,
     TerminateIke,
     Upheld,
+    carrying,
     next_due,
     plan_sas,
 )
@@ -96,9 +99,9 @@ class _Counters:
 class Reconciler:
     """Runs passes. Main thread only.
 
-    Remembered between passes: attempts to bring SAs up (their backoff) and the
-    keys that connections had (so that a removed key's SAs end at once); what
-    its parts remember, they say themselves.
+    Remembered between passes: attempts to bring SAs up (their backoff), the
+    keys that connections had (so that a removed key's SAs end at once), and which
+    of two valid keys goes first; what its parts remember, they say themselves.
     """
 
     def __init__(
@@ -121,7 +124,10 @@ class Reconciler:
         self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
         self._keys_used: dict[str, tuple[str, str]] = {}
+        self._previous_used: frozenset[str] = frozenset()
         self._revoked: frozenset[str] = frozenset()
+        self._fronts: dict[Contest, Front] | None = None
+        self._turn_due: float | None = None
         self.counters = _Counters()
 
     def run(self, reasons: frozenset[str]) -> Outcome:
@@ -142,7 +148,8 @@ class Reconciler:
         held = self._managed.held(problems)
         if "reload" in reasons:
             self._reader.forget()
-        look = self._looker.look(reasons, held)
+            self._try_new_keys()
+        look = self._looker.look(reasons, held, self._lagging())
         guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
         self._managed.remember(look.desired.portals, problems)
@@ -155,7 +162,9 @@ class Reconciler:
             state = self._charon.observe()
             if state.plugins != self._looker.plugins:
                 self._looker.plugins = state.plugins
-                look = self._looker.look(frozenset(), held)
+                look = self._looker.look(frozenset(), held, self._lagging())
+            if self._fronts is None:
+                look = self._learn_fronts(look, state, held)
             if reasons & POLICY_REASONS:
                 state = self._without_lost_traps(look, state)
             operations = plan(look.secrets, look.connections, state)
@@ -236,9 +245,11 @@ class Reconciler:
             again = min(again, LARVAL_GRACE)
         if any(problem.code == "name-not-resolved" for problem in look.problems):
             again = min(again, NAMES_AGAIN)
-        due = next_due(self._attempts)
-        if due is not None:
-            again = min(again, max(0.05, due - self._clock()))
+        for due in (next_due(self._attempts), self._turn_due):
+            if due is not None:
+                again = min(again, max(0.05, due - self._clock()))
+        if look.inventory.expires_in is not None:
+            again = min(again, look.inventory.expires_in)
         return again
 
     def _observed(
@@ -267,6 +278,7 @@ class Reconciler:
             guarded=guarded,
             guard_wanted=look.inventory.settings.guard,
             children=children,
+            rotations={c.name: c.rotation for c in look.connections if c.rotation},
             causes=self._causes(look),
             charon_reachable=state is not None,
         )
@@ -290,12 +302,56 @@ class Reconciler:
 
     def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()
+        if self._turned(look, sas):
+            return sas  # the next pass follows at once, and loads what has changed
         upheld = self._upheld(look, state)
         self._note_revoked(look, sas)
         operations, self._attempts = plan_sas(upheld, sas, self._attempts, self._clock(), self._revoked)
         for operation in operations:
             self._do(operation)
         return self._charon.sas() if operations else sas
+
+    # -- which of two valid keys goes first
+
+    def _lagging(self) -> dict[Contest, bool]:
+        return {contest: front.lagging for contest, front in (self._fronts or {}).items()}
+
+    def _learn_fronts(self, look: Look, state: CharonState, held: frozenset[tuple[Portal, Role]]) -> Look:
+        """After a start: what charon holds is kept, so that nothing is loaded anew for our sake."""
+        known = self._looker.fronts_in(look, state.secrets)
+        doubts, now = 0, self._clock()
+        self._fronts = {c: Front(lagging=lagging, since=now, doubts=doubts) for c, lagging in known.items()}
+        return self._looker.look(frozenset(), held, self._lagging()) if known else look
+
+    def _try_new_keys(self) -> None:
+        """Let initiators try the new key as if its time had come."""
+        if self._fronts is not None:
+            self._fronts = {c: replace(front, since=float("-inf")) for c, front in self._fronts.items()}
+
+    def _turned(self, look: Look, sas: tuple[IkeSa, ...]) -> bool:
+        """Decide which keys go first from now on; whether that differs from what is loaded."""
+        rotations = look.rotations()
+        self._evidence.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
+        self._fronts, self._turn_due = turn(
+            rotations, self._fronts or {}, sas, self._evidence.doubts(), self._clock()
+        )
+        turned = [r for r, _ in rotations if self._fronts[r.contest].lagging is not r.lagging]
+        for rotation in turned:
+            names = {c.name for c in rotation.connections}
+            which = "new" if rotation.lagging else "previous"
+            for name in sorted(names):
+                _log.info("%s shows the %s key from now on", name, which, extra=fields(item=name))
+                if not self._fronts[rotation.contest].rounds:
+                    self._evidence.forget(name)
+            if rotation.connections[0].role is Role.INITIATOR:
+                for ike in sas:
+                    if ike.conn in names and not carrying(ike):
+                        self._do(
+                            TerminateIke(ike.conn, ike.unique_id, True, "it was begun with the other key")
+                        )
+        if turned:
+            self._turn_due = self._clock()
+        return bool(turned)
 
     def _upheld(self, look: Look, state: CharonState) -> list[Upheld]:
         asked = _asked_for()
@@ -313,6 +369,7 @@ class Reconciler:
                     name=spelled.name,
                     child=spelled.child,
                     key_part=spelled.key_part,
+                    valid=spelled.rotation.parts if spelled.rotation else frozenset(),
                     initiator=connection.role is Role.INITIATOR,
                     wanted_now=connection.start is Start.START
                     or connection.user_space_esp
@@ -328,8 +385,12 @@ class Reconciler:
             c.name: (c.key.path, s.key_part)
             for c, s in zip(look.desired.connections, look.connections, strict=True)
         }
-        in_use = {part for _, part in now_used.values()}
+        rotations = [s.rotation for s in look.connections if s.rotation]
+        in_use = {part for _, part in now_used.values()}.union(*(r.parts for r in rotations))
         revoked = {part for path, part in self._keys_used.values() if path not in paths} | self._revoked
+        # what only the previous key made ends with its time, or with its line
+        revoked |= self._previous_used
+        self._previous_used = frozenset(r.previous for r in rotations)
         alive = {child.child_name for ike in sas for child in ike.children}
         self._revoked = frozenset(
             part for part in revoked - in_use if any(name.startswith(part) for name in alive)

@@ -13,8 +13,9 @@ from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
-from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, Problem, Severity
+from iscsi_ipsec.base.model import Key, PerIdKey, Problem, Severity
 from iscsi_ipsec.core import status
+from iscsi_ipsec.core.keyfile import moment_text
 from iscsi_ipsec.shell.metrics import Metrics
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.reconciler import Outcome
@@ -69,17 +70,15 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
 
 
 def _key_row(key: Key, in_use: bool) -> dict[str, Any]:
-    match key:
-        case PerIdKey():
-            return {
-                "name": key.name,
-                "id": key.id.text,
-                "id_type": key.id.type.name,
-                "group": False,
-                "in_use": in_use,
-            }
-        case GroupKey():
-            return {"name": key.name, "id": None, "id_type": None, "group": True, "in_use": in_use}
+    identity = key.id if isinstance(key, PerIdKey) else None
+    return {
+        "name": key.name,
+        "id": identity.text if identity else None,
+        "id_type": identity.type.name if identity else None,
+        "group": identity is None,
+        "in_use": in_use,
+        "previous_until": moment_text(key.previous.until) if key.previous else None,
+    }
 
 
 def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:

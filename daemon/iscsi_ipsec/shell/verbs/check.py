@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from datetime import UTC, datetime
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
@@ -12,9 +13,12 @@ from iscsi_ipsec.base.model import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.keyfile import (
     KeyFileRef,
+    KeySource,
     empty_key_problem,
     parse_key_file,
     placeholder_problem,
+    previous_over_problem,
+    same_key_problem,
     weak_key_problem,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
@@ -33,6 +37,7 @@ _KEY_WORDS = (
     "key_base64",
     "key_file",
     "key_credential",
+    "previous_until",
 )
 
 
@@ -105,17 +110,32 @@ def check_file(path: str) -> tuple[Problem, ...]:
 
 def _check_key(text: str, path: str, name: str) -> tuple[Problem, ...]:
     draft = parse_key_file(text, path, name)
-    match draft.source:
+    problems: list[Problem | None] = []
+    key = _fetch(draft.source, path)
+    if key is not None:
+        problems = [placeholder_problem(draft, key) or weak_key_problem(draft, key)]
+        if not key:
+            problems = [empty_key_problem(draft)]
+    if draft.previous:
+        previous = _fetch(draft.previous.source, path)
+        if previous is not None and not previous:
+            problems.append(empty_key_problem(draft, previous=True))
+        elif previous is not None and previous == key:
+            problems.append(same_key_problem(draft))
+        if draft.previous.until <= datetime.now(UTC):
+            problems.append(previous_over_problem(path, draft.previous_line, draft.previous.until))
+    return tuple(problem for problem in problems if problem)
+
+
+def _fetch(source: KeySource, path: str) -> Secret | None:
+    """The key of this source; None for a credential, which may only be readable to the service."""
+    match source:
         case Secret() as secret:
-            key = secret
+            return secret
         case KeyFileRef(path=beside):
-            key = files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
+            return files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
         case _:
-            return ()  # a credential may only be readable to the service
-    if not key:
-        return (empty_key_problem(draft),)
-    problem = placeholder_problem(draft, key) or weak_key_problem(draft, key)
-    return (problem,) if problem else ()
+            return None
 
 
 def _looks_like_key(text: str) -> bool:

@@ -63,6 +63,11 @@ def _print(row: dict[str, Any]) -> None:
     for name, value in (
         ("policy", row["policy"]),
         ("key", row["key_file"]),
+        ("previous key", f"valid until {row['previous_until']}" if row["previous_until"] else None),
+        (
+            "authenticated",
+            f"by the {row['sa']['key']} key" if row["sa"] and row["previous_until"] else None,
+        ),
         ("identity", f"{row['identity']} ({row['identity_type']})" if row["identity"] else None),
         ("peer identity", row["peer_identity"]),
         ("IKE", row["ike"]),

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from iscsi_ipsec.adapters import credentials, files
@@ -33,7 +35,16 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.flags import interpret, parse_flags
-from iscsi_ipsec.core.keyfile import CredentialRef, KeyDraft, KeyFileRef, parse_key_file, weak_key_problem
+from iscsi_ipsec.core.keyfile import (
+    CredentialRef,
+    KeyDraft,
+    KeyFileRef,
+    KeySource,
+    PreviousDraft,
+    moment_text,
+    parse_key_file,
+    weak_key_problem,
+)
 from iscsi_ipsec.core.keytext import description_of, make_key_text
 from iscsi_ipsec.shell import keyinput
 from iscsi_ipsec.shell.client import CommandError, Exit, daemon_runs, not_permitted, try_status
@@ -191,6 +202,10 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
         "--runtime", action="store_true", help="keep it only until the next boot (Windows' Persist = FALSE)"
     )
     parser.add_argument(
+        "--keep-previous", type=_span, metavar="TIME",
+        help="let the key that is replaced stay valid beside the new one for so long: 30m, 12h, 7d, 2w",
+    )  # fmt: skip
+    parser.add_argument(
         "--encrypt", action=argparse.BooleanOptionalAction,
         help=f"keep the key encrypted with systemd-creds in {credentials.ENCRYPTED_STORES[0]} (default: as it was)",
     )  # fmt: skip
@@ -239,9 +254,10 @@ def run_set(
     description = options.description if options.description is not None else old.description if old else ""
     if not description.isprintable():
         raise CommandError(Exit.USAGE, "the description holds a character that cannot be printed")
+    previous = _kept_previous(options.keep_previous, old)
     draft = KeyDraft(
         name=name, path=shelf.path_of(name), id=identity, source=Secret(b""), choice=choice,
-        portals=portals, lines=(),
+        portals=portals, lines=(), previous=previous,
     )  # fmt: skip
     make_folder(shelf.folder)
     shelf.refuse_conflict(draft)
@@ -253,21 +269,20 @@ def run_set(
             "leave out --encrypt: the key then lies in a file that only root can read",
         )  # fmt: skip
     secret = keyinput.read_key(options)
-    data = make_key_text(_with_source(draft, secret), description).encode()
-    if len(data) > MAX_KEY_FILE_BYTES:
+    draft = replace(draft, source=secret)
+    if len(make_key_text(draft, description).encode()) > MAX_KEY_FILE_BYTES:
         raise CommandError(Exit.PROBLEMS, f"with this key the file would exceed {MAX_KEY_FILE_BYTES} bytes")
     if encrypt:
-        credential = CREDENTIAL_PREFIX + name
-        if isinstance(old_source, CredentialRef):
-            credential = old_source.name
-        _encrypt(secret, credential, runtime=shelf.folder == shelf.runtime_folder)
-        data = make_key_text(_with_source(draft, CredentialRef(credential)), description).encode()
-    write_private(draft.path, data)
+        draft = _encrypted(draft, old_source, runtime=shelf.folder == shelf.runtime_folder)
+    write_private(draft.path, make_key_text(draft, description).encode())
     sys.stdout.write(f"{'replaced the key in' if old else 'wrote'} {draft.path}\n")
-    if isinstance(old_source, KeyFileRef):
-        sys.stderr.write(f"note: the old key still lies in {old_source.path}, which is not used any more\n")
-    if isinstance(old_source, CredentialRef) and not encrypt:
-        _drop_credential(shelf, old_source, but=name)
+    if draft.previous:
+        sys.stdout.write(f"the previous key stays valid until {moment_text(draft.previous.until)}\n")
+    for source in _sources(old.draft) if old else ():
+        if isinstance(source, KeyFileRef) and source not in _sources(draft):
+            sys.stderr.write(f"note: the old key still lies in {source.path}, which is not used any more\n")
+        if isinstance(source, CredentialRef) and source not in _sources(draft):
+            _drop_credential(shelf, source, but=name)
     if weak := weak_key_problem(draft, secret):
         sys.stderr.write(f"warning: {weak.message} ({weak.hint})\n")
     if options.wait:
@@ -277,11 +292,46 @@ def run_set(
     return Exit.FINE
 
 
-def _with_source(draft: KeyDraft, source: Secret | CredentialRef) -> KeyDraft:
-    return KeyDraft(
-        name=draft.name, path=draft.path, id=draft.id, source=source, choice=draft.choice,
-        portals=draft.portals, lines=(),
-    )  # fmt: skip
+def _kept_previous(seconds: int | None, old: Stored | None) -> PreviousDraft | None:
+    """The key that is being replaced, with the end of its time."""
+    if seconds is None:
+        return None
+    if old is None:
+        raise CommandError(
+            Exit.PROBLEMS, "there is no key that could stay valid beside the new one", "leave out --keep-previous"
+        )  # fmt: skip
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+    return PreviousDraft(source=old.draft.source, until=until)
+
+
+def _span(text: str) -> int:
+    """A span of time as people write it, in seconds."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
+    if match is None:
+        # the text is not quoted: it may be a key
+        raise argparse.ArgumentTypeError("must be a number and a unit: 30m, 12h, 7d or 2w")
+    return int(match[1]) * {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+
+
+def _encrypted(draft: KeyDraft, old_source: KeySource | None, *, runtime: bool) -> KeyDraft:
+    """The draft with its keys put into credentials; one that must stay valid is not overwritten."""
+    credential = CREDENTIAL_PREFIX + draft.name
+    previous = draft.previous
+    if isinstance(old_source, CredentialRef):
+        credential = _another(old_source.name, draft.name) if previous else old_source.name
+    assert isinstance(draft.source, Secret)  # as it was read
+    _encrypt(draft.source, credential, runtime=runtime)
+    if previous and isinstance(previous.source, Secret):
+        beside = _another(credential, draft.name)
+        _encrypt(previous.source, beside, runtime=runtime)
+        previous = replace(previous, source=CredentialRef(beside))
+    return replace(draft, source=CredentialRef(credential), previous=previous)
+
+
+def _another(credential: str, name: str) -> str:
+    """A name for a credential beside this one of the same key file."""
+    plain = CREDENTIAL_PREFIX + name
+    return f"{plain}.2" if credential == plain else plain
 
 
 # -- credentials
@@ -311,9 +361,13 @@ def _encrypt(secret: Secret, name: str, *, runtime: bool) -> None:
     write_private(f"{store}/{name}", done.stdout)
 
 
+def _sources(draft: KeyDraft) -> tuple[KeySource, ...]:
+    return (draft.source, draft.previous.source) if draft.previous else (draft.source,)
+
+
 def _drop_credential(shelf: Shelf, source: CredentialRef, but: str) -> None:
     """Remove a credential that we made and that no other key file names."""
-    users = [s.draft.name for s in shelf.stored if s.draft.source == source and s.draft.name != but]
+    users = [s.draft.name for s in shelf.stored if source in _sources(s.draft) and s.draft.name != but]
     if users or not source.name.startswith(CREDENTIAL_PREFIX):
         return
     for store in credentials.ENCRYPTED_STORES[:2]:
@@ -340,10 +394,11 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
     portals = _served_by(shelf.paths, path)
     os.unlink(path)
     sys.stdout.write(f"removed {path}\n")
-    if draft and isinstance(draft.source, CredentialRef):
-        _drop_credential(shelf, draft.source, but=name)
-    if draft and isinstance(draft.source, KeyFileRef):
-        sys.stderr.write(f"note: the key itself still lies in {draft.source.path}\n")
+    for source in _sources(draft) if draft else ():
+        if isinstance(source, CredentialRef):
+            _drop_credential(shelf, source, but=name)
+        if isinstance(source, KeyFileRef):
+            sys.stderr.write(f"note: the key itself still lies in {source.path}\n")
     below = f"{shelf.runtime_folder}/{name}{files.SUFFIX}"
     if path != below and os.path.lexists(below):
         sys.stderr.write(f"note: {below} of the same name is in force now\n")

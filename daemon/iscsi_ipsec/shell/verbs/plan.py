@@ -52,7 +52,10 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
-    look = looker.look(frozenset({"start"}), ManagedPortals(paths, store).held([]))
+    held = ManagedPortals(paths, store).held([])
+    look = looker.look(frozenset({"start"}), held)
+    if fronts := looker.fronts_in(look, state.secrets):  # the daemon keeps to what charon shows
+        look = looker.look(frozenset(), held, fronts)
     operations = plan(look.secrets, look.connections, state)
     if options.json:
         print_json([{"command": op.command, "item": op.item, "text": op.text} for op in operations])

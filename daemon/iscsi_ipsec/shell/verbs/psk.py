@@ -15,7 +15,7 @@ from typing import Any
 from iscsi_ipsec.base.model import IdType, IkeId
 from iscsi_ipsec.core import policyfields
 from iscsi_ipsec.core.flags import encode, flag_names
-from iscsi_ipsec.core.keyfile import CredentialRef, KeyFileRef
+from iscsi_ipsec.core.keyfile import CredentialRef, KeyFileRef, moment_text
 from iscsi_ipsec.core.keytext import file_name
 from iscsi_ipsec.shell import keyinput
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, print_table
@@ -136,6 +136,7 @@ def _get(options: argparse.Namespace, paths: Paths) -> Exit:
             ),
             ("portals", ", ".join(row["portals"]) or "all"),
             ("key", row["key_source"]),
+            ("previous key", row["previous_until"] and f"valid beside it until {row['previous_until']}"),
             ("description", row["description"]),
         ):
             if value:
@@ -169,7 +170,7 @@ def _list(options: argparse.Namespace, paths: Paths) -> Exit:
         print_json(rows)
     else:
         print_table(
-            ("NAME", "ID", "TYPE", "FLAGS", "PORTALS", "PERSISTENT", "KEY"),
+            ("NAME", "ID", "TYPE", "FLAGS", "PORTALS", "PERSISTENT", "KEY", "PREVIOUS UNTIL"),
             [
                 (
                     row["name"],
@@ -179,6 +180,7 @@ def _list(options: argparse.Namespace, paths: Paths) -> Exit:
                     ", ".join(row["portals"]) or "all",
                     "yes" if row["persistent"] else "no",
                     row["key_source"],
+                    row["previous_until"] or "-",
                 )
                 for row in rows
             ],
@@ -209,6 +211,7 @@ def _row(stored: Stored) -> dict[str, Any]:
         "portals": [str(pattern) for pattern in draft.portals],
         "persistent": stored.persistent,
         "key_source": source,
+        "previous_until": moment_text(draft.previous.until) if draft.previous else None,
         "description": stored.description,
     }
 

@@ -117,13 +117,20 @@ def _print(document: dict[str, Any]) -> None:
         else f"charon  unreachable at {charon['socket']}\n"
     )
     sys.stdout.write(
-        f"keys    {len(document['keys'])}, {sum(1 for k in document['keys'] if k['in_use'])} in use\n"
+        f"keys    {len(document['keys'])}, {sum(1 for k in document['keys'] if k['in_use'])} in use"
+        f"{_rotations(document['keys'])}\n"
     )
     if document["problems"]:
         sys.stdout.write("\n")
     for problem in document["problems"]:
         colour = 31 if problem["severity"] == "error" else 33
         sys.stdout.write(paint(f"{problem['severity']}: {sentence(problem)}", colour) + "\n")
+
+
+def _rotations(keys: list[dict[str, Any]]) -> str:
+    """How many keys have a previous one beside them, and until when at most."""
+    until = [key["previous_until"] for key in keys if key["previous_until"]]
+    return f", {len(until)} with a previous key until {max(until)}" if until else ""
 
 
 def _guard_words(guard: dict[str, Any]) -> str:
