@@ -98,7 +98,9 @@ class Shelf:
     def state_lost(self, *, running: bool) -> None:
         """What cannot be read again is forgotten at the next start, which may be now."""
         self.unstored = {
-            path for path in self.known if path not in self.disk or isinstance(self.disk[path], Bad)
+            path
+            for path in self.known
+            if path not in self.disk or isinstance(self.disk[path], Bad) or folder_of(path) in self.lost
         }
         if not running:
             self.known.clear()
