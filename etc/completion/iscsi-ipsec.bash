@@ -34,7 +34,7 @@ _iscsi_ipsec()
             --config-dir=*) etc=${words[i]#*=} ;;
             --runtime-dir) run=${words[++i]} ;;
             --runtime-dir=*) run=${words[i]#*=} ;;
-            --default-bitmap | --description | --encoding | --flags | --format | --id | --id-type | --key-file | --local | --name | --nodes-dir | --portal | --state-dir | --sysfs-dir | --timeout | --vendor-dir | --vici-socket)
+            --default-bitmap | --description | --encoding | --flags | --format | --id | --id-type | --keep-previous | --key-file | --local | --name | --nodes-dir | --portal | --state-dir | --sysfs-dir | --timeout | --vendor-dir | --vici-socket)
                 last=${words[i]}
                 ((i++))
                 ;;
@@ -58,7 +58,7 @@ _iscsi_ipsec()
         --name) free=names ;;
         --portal) free=portals ;;
         --id-type) free=types ;;
-        --default-bitmap | --description | --encoding | --id | --local | --timeout) return ;;
+        --default-bitmap | --description | --encoding | --id | --keep-previous | --local | --timeout) return ;;
     esac
     if [[ ! $free ]]; then
         $split && return
@@ -104,7 +104,7 @@ _iscsi_ipsec()
                 free='set get list remove'
                 ;;
             "psk set")
-                options='--id-type --name --id --flags --portal --description --runtime --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate'
+                options='--id-type --name --id --flags --portal --description --runtime --keep-previous --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate'
                 free='names'
                 ;;
             "psk get")
@@ -124,7 +124,7 @@ _iscsi_ipsec()
                 free='set remove'
                 ;;
             "group-psk set")
-                options='--flags --portal --description --runtime --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate --name'
+                options='--flags --portal --description --runtime --keep-previous --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate --name'
                 free=''
                 ;;
             "group-psk remove")
