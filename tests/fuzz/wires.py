@@ -168,7 +168,7 @@ def run_netlink(data: bytes) -> None:
         state = kernel.parse_state(payload, 1_700_000_000)
         assert state is None or state.age >= 0
         assert all(0 <= kind < 1 << 14 for kind, _ in kernel.attributes(payload))
-    for name in monitor.table_names(data):
+    for _, name in monitor.tables(data):
         assert len(name) <= len(data)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.packaging.source import TOP
 
-# shown to readers as samples: a group key that is printed in the README, on both ends of it
-SAMPLES = {("README.md", "Base64 High Entropy String"), ("README.md", "Secret Keyword")}
+# keys that pages show their readers, on both ends of a connection; they protect nothing
+SAMPLES = {"README.md", "docs/by-hand.md", "docs/howto/linux-target.md", "docs/howto/ontap.md"}
 
 
 def tool(*words: str) -> str:
@@ -40,4 +40,4 @@ def test_no_secret_lies_in_the_source() -> None:
             r"^(tests|build|dist|\.[^/]*)/|\.egg-info/",
         )
     )["results"]
-    assert {(file, secret["type"]) for file, secrets in found.items() for secret in secrets} == SAMPLES
+    assert set(found) == SAMPLES
