@@ -13,7 +13,7 @@ from tests.chaos.stage import make_stage
 from tests.netlab import missing_for_lab
 
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
-STEPS = int(os.environ.get("CHAOS_STEPS") or 120)
+STEPS = int(os.environ.get("CHAOS_STEPS") or 60)
 SECONDS_A_STEP = 3
 """Far more than one takes, so that only a hang is ended."""
 

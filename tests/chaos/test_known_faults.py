@@ -69,7 +69,7 @@ def test_a_portal_stays_closed_although_the_database_and_then_its_files_are_lost
     assert closed_and_orphaned(run)
 
 
-@HOWS
+@pytest.mark.parametrize("how", ["truncate", "garbage"])
 def test_a_portal_stays_closed_whose_files_and_database_went_while_the_daemon_was_away(
     run: Run, how: str
 ) -> None:
