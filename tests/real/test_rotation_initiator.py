@@ -137,7 +137,7 @@ def test_at_the_end_of_its_time_the_old_key_is_gone_with_its_sa_and_nobody_had_t
         timeout=12, detail=session.daemon.tail,
     )  # fmt: skip
     assert not set(session.host.secrets()) & old_secrets
-    assert session.row["previous_until"] is None
+    wait_until(lambda: session.row["previous_until"] is None, "status says so too")
     assert any("out of use since" in said for said in session.daemon.problems())
     session.target.forget_sas()  # whose charon takes the old key and no other
     mark = session.target.log_mark()
