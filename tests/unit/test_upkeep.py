@@ -216,6 +216,27 @@ def test_the_sa_of_a_changed_key_ends_on_the_served_side_as_well() -> None:
     assert ended
 
 
+def test_a_peer_that_came_anew_ends_its_own_old_sa_and_no_other_peers() -> None:
+    # all peers that use the group key share one connection
+    new = ike_sa(child_sa(CHILD), unique_id=7, initiator=False, remote_id="10.0.0.1")
+    old = ike_sa(child_sa(OLD_SETTINGS), unique_id=4, initiator=False, remote_id="10.0.0.1")
+    others = ike_sa(child_sa(OLD_SETTINGS), unique_id=5, initiator=False, remote_id="10.0.0.2")
+    made = operations([upheld(initiator=False, wanted_now=False)], [others, new, old])
+    assert [getattr(o, "ike_id", None) for o in made] == [4]
+
+
+def test_another_peers_sa_of_a_changed_key_has_its_grace_though_one_came_anew() -> None:
+    new = ike_sa(child_sa(CHILD), unique_id=7, initiator=False, remote_id="10.0.0.1")
+    others = ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=5, initiator=False, remote_id="10.0.0.2")
+    memory, now, ended = dict[str, Attempts](), 0.0, list[float]()
+    for _ in range(40):
+        made, memory = act([upheld(initiator=False, wanted_now=False)], [others, new], memory, now)
+        ended += [now for o in made if isinstance(o, TerminateIke) and o.ike_id == 5]
+        now += 10
+    assert ended
+    assert ended[0] > sum(RETRY_DELAYS)
+
+
 def test_the_sa_of_a_removed_key_ends_at_once() -> None:
     made = operations([upheld()], [ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=4)], revoked=[OLD_KEY])
     assert [type(o) for o in made] == [TerminateIke, Initiate]

@@ -114,7 +114,13 @@ def plan_sas(
             if i.unique_id in gone
         ]
         mine = [ike for ike in mine if ike.unique_id not in gone]
-        if any(child.child_name == wanted.child for ike in mine for child in carrying(ike)):
+        current = [ike for ike in mine if any(child.child_name == wanted.child for child in carrying(ike))]
+        if current and not wanted.initiator:
+            # many peers may share a served connection: one that came anew says nothing of the others
+            came = {ike.remote_id for ike in current}
+            operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id in came])
+            mine = [ike for ike in mine if ike.remote_id not in came]
+        elif current:
             operations += _end_outdated(wanted, mine)
             continue
         outdated = any(carrying(ike) for ike in mine)
