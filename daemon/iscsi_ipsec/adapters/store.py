@@ -167,8 +167,9 @@ class Store:
         )
 
     def _select(self) -> str:
-        previous = "previous" if self._has_previous else "NULL"  # read only, of an older program
-        return f"SELECT path, kind, raw, key, signature, {previous} FROM last_good"  # noqa: S608  # no foreign text
+        if self._has_previous:
+            return "SELECT path, kind, raw, key, signature, previous FROM last_good"
+        return "SELECT path, kind, raw, key, signature, NULL FROM last_good"  # read only, of an older program
 
     def drop_last_good(self, paths: Iterable[str]) -> None:
         """Forget the files; their bytes in the database are overwritten."""
