@@ -12,6 +12,7 @@ from tests.vm.combination import CONFIG
 from tests.vm.conftest import install, purge
 from tests.vm.machine import Machine, wait_until
 from tests.vm.test_first_session import assert_only_esp, esp_spis, policy, portal_status
+from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
 
 FIRST_KEY = "both ends, the first key: 0123456789abcdef"
@@ -81,6 +82,7 @@ def test_a_key_rotated_at_both_ends_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
+@unproven
 def test_an_identity_that_the_target_does_not_know_is_refused_and_nothing_passes(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
