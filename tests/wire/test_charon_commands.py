@@ -159,6 +159,17 @@ def test_apply_writes_a_window_before_it_reads(socket_path: Path) -> None:
     assert [request.message["id"] for request in fake.requests] == [str(n).encode() for n in range(192)]
 
 
+def test_apply_keeps_a_second_window_under_way_and_tells_of_each(socket_path: Path) -> None:
+    told: list[int] = []
+    with FakeCharon(socket_path, window=128) as fake:  # answers nothing before it has read two windows
+        charon = Charon(fake.path, timeout=5)
+        messages = [("load-shared", {"id": str(number)}) for number in range(256)]
+        results = charon.apply(messages, lambda: told.append(len(fake.requests)))
+        charon.close()
+    assert results == (None,) * 256
+    assert len(told) == 4
+
+
 def test_apply_of_nothing_sends_nothing(fake: FakeCharon, charon: Charon) -> None:
     assert charon.apply([]) == ()
     assert fake.requests == []

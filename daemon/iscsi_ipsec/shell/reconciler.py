@@ -8,9 +8,12 @@ caches, or listed in :class:`Reconciler`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from iscsi_ipsec.adapters import kernel
@@ -67,6 +70,10 @@ AFTERLOOK = 2.0
 POLICY_REASONS = frozenset({PolicyMonitor.reason, "start", "resync", "reload"})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
 
+BULK = 100
+"""So many operations at once are told in one line, and charon's own lines about them are not listened to:
+journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -114,12 +121,15 @@ class Reconciler:
         earlier: EarlierSessions,
         charon: Charon,
         evidence: Evidence,
+        without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         charon_settled: Callable[[], bool],
+        progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looker, self._reader, self._managed = looker, reader, managed
         self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
-        self._charon_settled, self._clock = charon_settled, clock
+        self._without_log, self._charon_settled = without_log, charon_settled
+        self._progress, self._clock = progress, clock
         self._unsettled_since: float | None = None
         self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
@@ -141,6 +151,7 @@ class Reconciler:
         return outcome
 
     def _pass(self, reasons: frozenset[str]) -> Outcome:
+        self._evidence.expect_gone(())
         problems: list[Problem] = []
         if reasons & GuardMonitor.reasons:
             self._guard.restore(gone=GuardMonitor.gone in reasons)
@@ -171,7 +182,7 @@ class Reconciler:
             if operations:
                 settled = self._has_settled()
                 if settled:
-                    self._apply(operations, look, problems)
+                    self._apply(operations, look, state, problems)
                     state = self._charon.observe()
             if settled:
                 sas = self._keep_sas(look, state)
@@ -291,14 +302,26 @@ class Reconciler:
                     causes[connection.name] = AGGRESSIVE_OFF
         return causes
 
-    def _apply(self, operations: tuple[Operation, ...], look: Look, problems: list[Problem]) -> None:
+    def _apply(
+        self, operations: tuple[Operation, ...], look: Look, state: CharonState, problems: list[Problem]
+    ) -> None:
         self.counters.vici_writes += len(operations)
-        results = self._charon.apply([(op.command, op.message) for op in operations])
+        bulk = len(operations) > BULK
+        going = {op.item for op in operations if op.command.startswith("unload-")}
+        self._evidence.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
+        with self._without_log() if bulk else contextlib.nullcontext():
+            results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
+        done = Counter[str]()
+        level = logging.DEBUG if bulk else logging.INFO
         for operation, refused in zip(operations, results, strict=True):
             if refused is None:
-                _log.info("%s", _past(operation), extra=fields(item=operation.item))
+                done[operation.command] += 1
+                if _log.isEnabledFor(level):
+                    _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
             else:
                 problems.append(_refused_problem(operation, refused, look))
+        if bulk:
+            _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
     def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()

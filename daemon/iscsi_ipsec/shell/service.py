@@ -116,13 +116,14 @@ class _Daemon:
             wake, resolve=partial(resolve_through, paths.names_socket), remembered=store.names()
         )
         self._watch = FileWatch(wake)
+        events = CharonEvents(
+            paths.vici_socket,
+            self._evidence.on_event,
+            lambda: wake("charon-up"),
+            lambda: wake("charon-down"),
+        )
         self._producers = (
-            CharonEvents(
-                paths.vici_socket,
-                self._evidence.on_event,
-                lambda: wake("charon-up"),
-                lambda: wake("charon-down"),
-            ),
+            events,
             RouteMonitor(wake),
             GuardMonitor(wake),
             PolicyMonitor(wake),
@@ -143,7 +144,9 @@ class _Daemon:
             earlier=EarlierSessions(paths.earlier_file),
             charon=self._charon,
             evidence=self._evidence,
+            without_log=events.without_log,
             charon_settled=systemd.charon_settled,
+            progress=systemd.watchdog,
         )
         self._reporter = Reporter(paths)
 

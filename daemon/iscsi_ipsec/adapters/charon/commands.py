@@ -10,7 +10,8 @@ command streams as its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -35,7 +36,8 @@ OWN_PREFIX = "iscsi-ipsec-"
 """What the names of our connections, children and secrets begin with."""
 
 WINDOW = 64
-"""Requests written before their answers are read; measured best of 1, 16, 64 and 256."""
+"""Requests written as one piece. The next piece is written before the answers to this one are
+read: charon works on it while we read, and never waits for us."""
 
 STREAM_TIMEOUTS = 12
 """A streamed answer as a whole may take this many times the timeout of one packet."""
@@ -64,13 +66,16 @@ class Charon:
         """All IKE_SAs of our connections, with their CHILD_SAs."""
         return self._on_session(self._sas)
 
-    def apply(self, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[CharonRefused | None, ...]:
+    def apply(
+        self, messages: Iterable[tuple[str, Mapping[str, Any]]], progress: Callable[[], None] = lambda: None
+    ) -> tuple[CharonRefused | None, ...]:
         """Send (command, message) pairs in order; one result each: None for success.
 
-        Messages hold str, bytes, Secret, lists and mappings. After
+        Messages hold str, bytes, Secret, lists and mappings, and are taken one window at a
+        time; ``progress`` is called after each window of answers. After
         :class:`CharonUnavailable` it is unknown how many had an effect.
         """
-        return self._on_session(lambda session: self._apply(session, messages))
+        return self._on_session(lambda session: self._apply(session, messages, progress))
 
     def initiate(self, conn: str, child: str) -> None:
         """Have charon begin to negotiate a child; returns at once, without the outcome.
@@ -142,20 +147,33 @@ class Charon:
         return self._on_session(work)
 
     def _apply(
-        self, session: Session, messages: Sequence[tuple[str, Mapping[str, Any]]]
+        self,
+        session: Session,
+        messages: Iterable[tuple[str, Mapping[str, Any]]],
+        progress: Callable[[], None],
     ) -> tuple[CharonRefused | None, ...]:
         results: list[CharonRefused | None] = []
         queue = iter(messages)
-        while window := tuple(islice(queue, WINDOW)):
-            requests = [encode_request(command, message) for command, message in window]
-            session.send(request for request in requests if request is not None)
-            for (command, message), request in zip(window, requests, strict=True):
-                item = _item(message)
-                if request is None:
-                    results.append(_too_long(command, item))
-                else:
-                    results.append(_refusal(command, item, _answer(session, command)))
-        return tuple(results)
+        under_way: deque[list[tuple[str, str, bool]]] = deque()
+        while True:
+            if window := list(islice(queue, WINDOW)):
+                requests = [encode_request(command, message) for command, message in window]
+                session.send(request for request in requests if request is not None)
+                under_way.append(
+                    [
+                        (command, _item(message), request is not None)
+                        for (command, message), request in zip(window, requests, strict=True)
+                    ]
+                )
+            if not under_way:
+                return tuple(results)
+            if window and len(under_way) == 1:
+                continue
+            for command, item, sent in under_way.popleft():
+                results.append(
+                    _refusal(command, item, _answer(session, command)) if sent else _too_long(command, item)
+                )
+            progress()
 
     def _observe(self, session: Session) -> CharonState:
         # get-shared comes last: charon drops an answer over 512 KiB without
