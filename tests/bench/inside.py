@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,10 +36,12 @@ class TimedCharon(Charon):
 
     seconds = 0.0
 
-    def apply(self, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[CharonRefused | None, ...]:
+    def apply(
+        self, messages: Iterable[tuple[str, Mapping[str, Any]]], progress: Callable[[], None] = lambda: None
+    ) -> tuple[CharonRefused | None, ...]:
         began = time.perf_counter()
         try:
-            return super().apply(messages)
+            return super().apply(messages, progress)
         finally:
             TimedCharon.seconds = time.perf_counter() - began
 
