@@ -19,7 +19,7 @@ from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
-from iscsi_ipsec.core.desired import Contest, Desired, Rotation, SecretEntry
+from iscsi_ipsec.core.desired import Connection, Contest, Desired, Rotation, SecretEntry
 from iscsi_ipsec.core.disks import disk_problems
 from iscsi_ipsec.core.messages import (
     SpelledConnection,
@@ -67,6 +67,7 @@ class _Decided:
     sources: Mapping[tuple[Address, str], Address | None]
     desired: Desired
     spelled: Mapping[SecretEntry, SpelledSecret]
+    known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
     secrets: tuple[SpelledSecret, ...]
     connections: tuple[SpelledConnection, ...]
 
@@ -190,6 +191,14 @@ class Looker:
         known = self._decided.spelled if self._decided else {}
         spelled = {entry: known.get(entry) or spell_secret(entry, digest_key) for entry in desired.secrets}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
+        before = self._decided.known if self._decided else {}
+        connections = {}
+        for connection in desired.connections:
+            name, rotation = connection.name, staged.get(connection.name)
+            was = before.get(name)
+            if was is None or was[0] != connection or was[1] != rotation:
+                was = connection, rotation, spell_connection(connection, digest_key, rotation)
+            connections[name] = was
         self._decided = _Decided(
             generation=generation,
             told_apart=_told_apart(world),
@@ -198,9 +207,8 @@ class Looker:
             desired=desired,
             spelled=spelled,
             secrets=tuple(spelled.values()),
-            connections=tuple(
-                spell_connection(c, digest_key, staged.get(c.name)) for c in desired.connections
-            ),
+            known=connections,
+            connections=tuple(known for _, _, known in connections.values()),
         )
         return self._decided
 
