@@ -54,7 +54,9 @@ def many(charon: Charon, daemon: Daemon) -> Daemon:
     return daemon
 
 
-def test_a_file_is_opened_and_charon_is_written_to_only_for_what_changed(charon: Charon, many: Daemon) -> None:
+def test_a_file_is_opened_and_charon_is_written_to_only_for_what_changed(
+    charon: Charon, many: Daemon
+) -> None:
     held, before = our_secrets(charon), counters(many)
     write(key_path(many, 200), 200, 1)
     wait_until(lambda: our_secrets(charon) - held, "the changed key is loaded", timeout=LONG)
