@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import stat
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -284,7 +286,7 @@ def test_what_takes_the_files_place_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
 ) -> None:
     victim, path = put(tmp_path / "victim"), tmp_path / "db1.toml"
-    monkeypatch.setattr(files, "_final_path", lambda path: path)
+    monkeypatch.setattr(files, "_final_path", lambda path, _: path)
     path.symlink_to(victim)
     assert refusal(path, private=private).code == "unreadable"
     path.unlink()
@@ -418,10 +420,57 @@ def test_ten_thousand_files_are_listed_fast_and_without_opening_one(
 ) -> None:
     for number in range(10_000):
         os.close(os.open(f"{tmp_path}/k{number}.toml", os.O_CREAT | os.O_WRONLY, 0o600))
-    monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("a file was opened"))
+    really = os.open
+
+    def folders_only(path: str, flags: int, *more: int, **which: int) -> int:
+        assert flags & os.O_DIRECTORY, f"{path} was opened"
+        return really(path, flags, *more, **which)
+
+    monkeypatch.setattr(os, "open", folders_only)
     begin = time.process_time()
     assert len(find_config([str(tmp_path)]).files) == 10_000
     assert time.process_time() - begin < 2
+
+
+def test_a_search_finds_the_very_same_until_something_differs(tmp_path: Path) -> None:
+    high, low = tmp_path / "etc", tmp_path / "usr"
+    put(high / "a.toml")
+    put(low / "a.toml")
+    put(low / "b.toml")
+    search = files.ConfigSearch([str(high), str(low), str(tmp_path / "run")])
+    found = search.find()
+    assert search.find() is found
+    for change in (
+        lambda: put(low / "a.toml", b"hidden, and yet"),
+        lambda: (high / "a.toml").chmod(0o640),
+        lambda: (high / "b.toml").symlink_to("/dev/null"),
+        (high / "b.toml").unlink,
+        (tmp_path / "run").mkdir,
+        (low / "b.toml").unlink,
+        lambda: high.chmod(0o777),
+        lambda: high.chmod(0o755),
+    ):
+        change()
+        now = search.find()
+        assert now is not found
+        assert now == find_config([str(high), str(low), str(tmp_path / "run")])
+        found = now
+    assert search.find() is found
+
+
+def test_a_folder_that_is_missing_keeps_nothing_of_the_pass_that_missed_it(tmp_path: Path) -> None:
+    class Caller:
+        """Stands for what the callers of a search hold."""
+
+    def look(search: files.ConfigSearch) -> weakref.ref[Caller]:
+        caller = Caller()
+        search.find()
+        return weakref.ref(caller)
+
+    search = files.ConfigSearch([str(tmp_path / "missing")])
+    held = look(search)
+    gc.collect()
+    assert held() is None
 
 
 def test_a_kubernetes_secret_is_read_and_its_exchange_changes_the_signature(tmp_path: Path) -> None:

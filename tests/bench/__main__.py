@@ -34,6 +34,11 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keys", type=int, default=1000, help="key files; a tenth as many portals (%(default)s)"
     )
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(size) for size in text.split(",")],
+        help="numbers of key files to load, for growth (default: a tenth, a third and all of --keys)",
+    )
     parser.add_argument("--runs", type=int, default=3, help="rounds of each measure (%(default)s)")
     parser.add_argument("--changes", type=int, default=20, help="changes of one file (%(default)s)")
     parser.add_argument("--rest", type=float, default=10.0, help="seconds of idleness measured (%(default)s)")
@@ -62,9 +67,11 @@ def main(words: Sequence[str] | None = None) -> int:
         probe = lab.ike_only(NODE)
         report = Report(describe(probe))
         probe.kill()
-        sizes = [Shape.of(keys) for keys in (options.keys // 10, options.keys // 3, options.keys)]
+        sizes = [Shape.of(n) for n in options.sizes or (options.keys // 10, options.keys // 3, options.keys)]
         loading.measure(lab, NODE, sizes, options.runs, options.limit, report, say)
-        living.measure(lab, NODE, sizes[-1], options.runs, options.changes, options.rest, report, say)
+        living.measure(
+            lab, NODE, Shape.of(options.keys), options.runs, options.changes, options.rest, report, say
+        )
     report.save(RESULT, {"keys": options.keys, "runs": options.runs, "seconds": time.monotonic() - began})
     sys.stdout.write(f"{report.table()}\n\nraw numbers: {RESULT.relative_to(CHECKOUT)}\n")
     return 1 if report.broken else 0

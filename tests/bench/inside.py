@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,10 +37,12 @@ class TimedCharon(Charon):
 
     seconds = 0.0
 
-    def apply(self, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[CharonRefused | None, ...]:
+    def apply(
+        self, messages: Iterable[tuple[str, Mapping[str, Any]]], progress: Callable[[], None] = lambda: None
+    ) -> tuple[CharonRefused | None, ...]:
         began = time.perf_counter()
         try:
-            return super().apply(messages)
+            return super().apply(messages, progress)
         finally:
             TimedCharon.seconds = time.perf_counter() - began
 
@@ -54,6 +57,12 @@ class Opened:
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open" and str(args[0]).endswith(".toml"):
             self.count += 1
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the programs that it ran."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class Passes:
@@ -75,11 +84,12 @@ class Passes:
 
     def run(self, reason: str) -> tuple[Outcome, dict[str, float]]:
         """A pass as the loop makes it, and how long its two parts took."""
-        began = time.perf_counter()
+        began, used = time.perf_counter(), _cpu_seconds()
         outcome = self._daemon._reconciler.run(frozenset({reason}))
         decided = time.perf_counter()
         self._daemon._reporter.tell(outcome)
-        return outcome, {"pass": decided - began, "tell": time.perf_counter() - decided}
+        told = time.perf_counter()
+        return outcome, {"pass": decided - began, "tell": told - decided, "cpu": _cpu_seconds() - used}
 
     def end(self) -> None:
         self._daemon._end()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 from tests.bench.loading import LONG, holds, python, timed, writes_of
 from tests.bench.machine import cpu_seconds, resident
@@ -143,6 +146,49 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     report.check(f"{what}: VICI writes of regular passes", writes_of(daemon) - writes, 0)
 
 
+WATCHDOG = 2.0
+"""Seconds; the daemon says that it is alive twice in them, and while it loads."""
+
+
+def burst(lab: Lab, name: str, shape: Shape, report: Report) -> None:
+    """All files appear, are changed and half of them vanish, one after the other and as fast as they can be written."""
+    charon = lab.ike_only(name)
+    daemon = lab.daemon(name, charon)
+    daemon.start(watchdog=WATCHDOG)
+    mark = charon.log_mark()
+    paths = [daemon.psk / f"{key_name(number)}.toml" for number in range(shape.keys)]
+    began = time.perf_counter()
+    for version in range(2):
+        for number, path in enumerate(paths):
+            beside = path.with_name(f".{path.name}.new")
+            beside.touch(mode=0o600)
+            beside.write_text(key_text(number, version))
+            beside.replace(path)
+    for path in paths[::2]:
+        path.unlink()
+    written = time.perf_counter() - began
+    left = len(paths) - len(paths[::2])
+
+    def converged() -> bool:
+        files = [row for row in daemon.status().get("files", []) if row["kind"] == "psk"]
+        return len(files) == left and len(charon.secrets()) == left
+
+    wait_until(converged, "charon holds what the files say", timeout=LONG, interval=0.5)
+    lasted = time.perf_counter() - began
+    quiet(daemon)
+    loads = Counter(re.findall(r"for: '(?:fqdn:)?(k\d+)\.bench", charon.log_text(mark)))
+    what = f"burst: appear, change, half vanish, {shape.keys:,} files"
+    report.add(what, "writing them", [written])
+    report.add(what, "until charon holds what is left", [lasted], note=f"{sum(loads.values()):,} loads")
+    gaps = [after - before for before, after in pairwise(daemon.alive)]
+    report.add(
+        what, "longest silence of the loop", [max(gaps, default=0.0)], note="the unit's watchdog is 60 s"
+    )
+    report.check(f"{what}: loads of one key at most", max(loads.values(), default=0) <= 2, True)
+    report.check(f"{what}: keys in charon", len(charon.secrets()), left)
+    clean(lab.node(name), charon, daemon)
+
+
 def measure(
     lab: Lab,
     name: str,
@@ -162,6 +208,8 @@ def measure(
     footprint(daemon, shape, rest, report)
     regular_pass(daemon, shape, report)
     clean(lab.node(name), charon, daemon)
+    say(f"{shape}: a burst")
+    burst(lab, name, shape, report)
     restarted = Shape(min(shape.keys, 1000), min(shape.keys, 1000) // 5)
     say(f"{restarted}: charon killed and started again")
     restart(lab, name, restarted, runs, report)

@@ -73,7 +73,7 @@ def frames(data: bytes) -> bytes:
 def charon_observes(path: str) -> None:
     with closing(Charon(path, timeout=2.0)) as charon:
         state = charon.observe()
-    assert all(name.startswith(OWN_PREFIX) for name in (*state.secrets, *state.conns))
+    assert all(name.startswith(OWN_PREFIX) for name in (*(state.secrets or ()), *state.conns))
 
 
 def charon_lists(path: str) -> None:

@@ -72,6 +72,8 @@ class Daemon:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self._notify_path))
         self._said: list[str] = []
+        self.alive: list[float] = []
+        """When it said that it is alive, by :func:`time.monotonic`."""
         # the kernel holds about ten datagrams; then sd_notify(3) blocks, and the daemon with it
         self._listener = threading.Thread(target=self._listen, name="notify", daemon=True)
         self._listener.start()
@@ -88,13 +90,16 @@ class Daemon:
         assert self._child is not None, "the daemon was never started"
         return self._child.pid
 
-    def start(self, *more: str, wait: bool = True, timeout: float = 60.0) -> None:
-        """Start as systemd would (Type=notify) and return at READY=1."""
+    def start(self, *more: str, wait: bool = True, timeout: float = 60.0, watchdog: float = 0.0) -> None:
+        """Start as systemd would (Type=notify, WatchdogSec=*watchdog*) and return at READY=1."""
         assert not self.running, "the daemon runs already"
         self.notifications()
         self._said.clear()
         argv = [*command("iscsi-ipsecd"), *self.options, *more]
-        self._child = self.node.spawn(argv, log=self.log, env={"NOTIFY_SOCKET": str(self._notify_path)})
+        env = {"NOTIFY_SOCKET": str(self._notify_path)}
+        if watchdog:
+            env["WATCHDOG_USEC"] = str(int(watchdog * 1_000_000))
+        self._child = self.node.spawn(argv, log=self.log, env=env)
         if wait:
             wait_until(self._ready, "the daemon says READY=1", timeout=timeout, detail=self.tail)
 
@@ -110,7 +115,10 @@ class Daemon:
     def _listen(self) -> None:
         with self._notify:
             while said := self._notify.recv(4096):
-                self._said += said.decode().split("\n")
+                lines = said.decode().split("\n")
+                self._said += lines
+                if "WATCHDOG=1" in lines:
+                    self.alive.append(time.monotonic())
 
     def terminate(self) -> int:
         return self._child.terminate(grace=10) if self._child else 0

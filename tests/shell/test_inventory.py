@@ -679,3 +679,14 @@ def test_an_empty_previous_key_is_a_mistake_and_an_equal_one_is_told(host: Host)
     host.write("etc/psk.d/db1.toml", same)
     assert codes(host.read()) == ["same-key"]
     assert previous_of(host.read()) is None
+
+
+def test_as_long_as_nothing_differs_the_inventory_is_the_very_same(host: Host) -> None:
+    host.write("etc/psk.d/db1.toml", GOOD)
+    before = host.read()
+    assert host.read() is before
+    host.write("etc/psk.d/db1.toml", NEWER)
+    after = host.read()
+    assert after is not before
+    assert after.generation != before.generation
+    assert host.read() is after

@@ -24,6 +24,7 @@ class Counters:
     vici_writes: int = 5
     guard_loads: int = 2
     initiations: int = 3
+    files_opened: int = 4
     seconds: float = 1.5
     last_seconds: float = 0.25
     failures: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +102,7 @@ def test_charon_guard_and_counters_are_told() -> None:
     found = samples(told())
     expected = {
         "charon_reachable": 1, "guard_installed": 1, "guard_dropped_packets": 4, "passes_total": 7,
-        "pass_seconds_total": 1.5, "last_pass_seconds": 0.25, "vici_writes_total": 5, "guard_loads_total": 2, "initiations_total": 3,
+        "pass_seconds_total": 1.5, "last_pass_seconds": 0.25, "vici_writes_total": 5, "guard_loads_total": 2, "initiations_total": 3, "files_opened_total": 4,
         "last_success_timestamp_seconds": 1000,
     }  # fmt: skip
     assert {name: found[name,] for name in expected} == expected

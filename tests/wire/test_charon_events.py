@@ -99,6 +99,38 @@ def test_events_in_one_piece_are_all_delivered(fake: FakeCharon, start: Start) -
     heard.wait_for(["up", *[LOG_HEARD] * 500])
 
 
+def test_without_the_log_it_is_unsubscribed_and_then_subscribed_again(fake: FakeCharon, start: Start) -> None:
+    events, heard = start()
+    heard.wait_for(["up"])
+    with events.without_log():
+        wait_until(lambda: fake.asked("unregister:log"), "the log is unsubscribed")
+        assert len(fake.asked("register:log")) == 1
+    wait_until(lambda: len(fake.asked("register:log")) == 2, "the log is subscribed again")
+    fake.clients[0].send(LOG)
+    heard.wait_for(["up", LOG_HEARD])
+
+
+def test_a_charon_that_came_meanwhile_is_not_asked_for_its_log_twice(fake: FakeCharon, start: Start) -> None:
+    events, heard = start()
+    heard.wait_for(["up"])
+    with events.without_log():
+        fake.restart()
+        heard.wait_for(["up", "down", "up"])
+        count = len(fake.asked("register:log"))
+    before = len(fake.asked("unregister:log"))
+    with events.without_log():  # what was said before this is heard before it
+        wait_until(lambda: len(fake.asked("unregister:log")) > before, "the log is unsubscribed")
+        assert len(fake.asked("register:log")) == count
+
+
+def test_without_a_charon_there_is_no_log_to_do_without(socket_path: Path, start: Start) -> None:
+    events, heard = start()
+    with events.without_log():
+        pass
+    with FakeCharon(socket_path):
+        heard.wait_for(["up"])
+
+
 def test_an_event_that_charon_does_not_have_is_done_without(fake: FakeCharon, start: Start) -> None:
     fake.on("register:child-rekey", lambda client, _: client.send(UNKNOWN_EVENT))
     _, heard = start()

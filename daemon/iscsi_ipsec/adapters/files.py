@@ -13,9 +13,11 @@ import os
 import shlex
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NoReturn
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
@@ -28,9 +30,11 @@ _ATTEMPTS = 5
 """How often a file that changes while we read it is read again before we leave it to the next wakeup."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """The part of ``struct stat`` that tells whether a file was changed; times in nanoseconds."""
+class FileStat(NamedTuple):
+    """The part of ``struct stat`` that tells whether a file was changed; times in nanoseconds.
+
+    A tuple, since thousands are compared in each pass.
+    """
 
     dev: int
     ino: int
@@ -44,9 +48,7 @@ class FileStat:
     @classmethod
     def of(cls, st: os.stat_result) -> FileStat:
         """Take the fields from :func:`os.stat`'s result."""
-        return cls(
-            st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_mode, st.st_uid, st.st_gid
-        )
+        return cls._make(_STAT_FIELDS(st))
 
     @property
     def signature(self) -> str:
@@ -62,8 +64,12 @@ class FileStat:
         return not 0 <= now_ns - self.mtime_ns < granularity_ns
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+_STAT_FIELDS = attrgetter(
+    "st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_mode", "st_uid", "st_gid"
+)  # fmt: skip
+
+
+class FoundFile(NamedTuple):
     """A file on the search path that no other hides; nothing is said about its content or rights."""
 
     path: str
@@ -94,7 +100,7 @@ def find_config(
 ) -> Found:
     """List ``*.toml`` in ``folders``, the first folder first; of files of one name the first wins.
 
-    ``remembered`` tells the names that a folder had, which is asked where one
+    ``remembered`` tells the names that a folder had, which counts where one
     is missing or unusable: they go on hiding what is in weaker folders.
     ``unmounted`` folders count as missing: what is there is only where they were.
 
@@ -102,58 +108,127 @@ def find_config(
     10,000 of them cost one ``stat`` each. What is not a regular file is listed
     too, so that it hides what is below and :func:`read_config` can refuse it.
     """
-    files: dict[str, FoundFile | None] = {}
-    masked: list[str] = []
-    missing: list[str] = []
-    unusable: list[str] = []
-    problems: list[Problem] = []
-    for folder in folders:
+    return ConfigSearch(folders).find({folder: tuple(remembered(folder)) for folder in folders}, unmounted)
+
+
+class ConfigSearch:
+    """:func:`find_config` again and again: as long as nothing differs, the very same :class:`Found`."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self._folders = folders
+        self._listings: dict[str, dict[str, FileStat] | OSError | ConfigError] = {}
+        self._hidden: dict[str, Sequence[str]] = {}
+        self._found: Found | None = None
+
+    def find(
+        self, remembered: Mapping[str, Sequence[str]] = MappingProxyType({}), unmounted: Collection[str] = ()
+    ) -> Found:
+        """Look at every folder and every file in them, with one ``stat`` each.
+
+        ``remembered``: for each folder the names that it had; this and ``unmounted`` are as in
+        :func:`find_config`.
+        """
+        differs = self._found is None
+        for folder in self._folders:
+            differs |= self._look_at(folder, folder in unmounted)
+        lost = (f for f in self._folders if not isinstance(self._listings[f], dict))
+        hidden = {folder: remembered.get(folder, ()) for folder in lost}
+        differs |= hidden != self._hidden
+        self._hidden = hidden
+        if self._found is None or differs:
+            self._found = self._arranged(
+                {file.path: file for file in self._found.files} if self._found else {}
+            )
+        return self._found
+
+    def _look_at(self, folder: str, unmounted: bool) -> bool:
+        """List one folder; whether that gave something else than the last time."""
+        before = self._listings.get(folder)
+        known = before if isinstance(before, dict) else {}
+        listing: dict[str, FileStat] | OSError | ConfigError
         try:
-            if folder in unmounted:
+            if unmounted:
                 raise FileNotFoundError(folder)
             check_folder(folder)
-            with os.scandir(folder) as entries:
-                listing = sorted((e for e in entries if _is_config_name(e.name)), key=lambda e: e.name)
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                listing, differs = _listing(folder, fd, known)
+            finally:
+                os.close(fd)
         except (OSError, ConfigError) as err:
-            (missing if isinstance(err, FileNotFoundError) else unusable).append(folder)
-            if isinstance(err, ConfigError):
-                problems.extend(err.problems)
-            elif not isinstance(err, FileNotFoundError):
-                problems.append(
-                    Problem(code="unreadable", file=folder, message=f"cannot list the folder: {_why(err)}")
-                )
-            for name in remembered(folder):
+            # a traceback would keep the frames of this pass, and they the one before, for ever
+            listing, differs = err.with_traceback(None), str(before) != str(err)
+        self._listings[folder] = listing
+        return differs or not isinstance(before, type(listing))
+
+    def _arranged(self, known: dict[str, FoundFile]) -> Found:
+        files: dict[str, FoundFile | None] = {}
+        masked: list[str] = []
+        missing: list[str] = []
+        unusable: list[str] = []
+        problems: list[Problem] = []
+        for folder in self._folders:
+            listing = self._listings[folder]
+            for name in self._hidden.get(folder, ()):
                 files.setdefault(name, None)
-            continue
-        for entry in listing:
-            if not entry.name.isprintable():  # surrogates of names that are not UTF-8, control characters
+            if isinstance(listing, FileNotFoundError):
+                missing.append(folder)
+            elif isinstance(listing, ConfigError):
+                unusable.append(folder)
+                problems.extend(listing.problems)
+            elif isinstance(listing, OSError):
+                unusable.append(folder)
                 problems.append(
                     Problem(
-                        code="bad-name",
-                        file=os.path.join(folder, ascii(entry.name)[1:-1]),
-                        message="the file's name is not printable UTF-8",
-                        hint="rename it",
+                        code="unreadable", file=folder, message=f"cannot list the folder: {_why(listing)}"
                     )
                 )
-                continue
-            name = entry.name.removesuffix(SUFFIX)
-            if name in files:
+            else:
+                for file in sorted(listing):
+                    name, path = file.removesuffix(SUFFIX), os.path.join(folder, file)
+                    if not file.isprintable():  # surrogates of names that are not UTF-8, control characters
+                        problems.append(_bad_name(folder, file))
+                    elif name in files:
+                        continue
+                    elif _is_mask(path, listing[file]):
+                        masked.append(path)
+                        files[name] = None
+                    else:
+                        seen = known.get(path)
+                        same = seen is not None and seen.stat is listing[file]
+                        files[name] = seen if same else FoundFile(path, name, listing[file])
+        return Found(
+            files=tuple(sorted((f for f in files.values() if f), key=lambda f: f.name)),
+            masked=tuple(masked),
+            missing=tuple(missing),
+            unusable=tuple(unusable),
+            problems=tuple(problems),
+        )
+
+
+def _listing(folder: str, fd: int, known: Mapping[str, FileStat]) -> tuple[dict[str, FileStat], bool]:
+    """The configuration files of an open folder, and whether they differ from what is known."""
+    listing: dict[str, FileStat] = {}
+    differs = False
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = entry.name
+            if not _is_config_name(name):
                 continue
             try:
-                if _is_mask(entry):
-                    masked.append(entry.path)
-                    files[name] = None
-                    continue
-                files[name] = FoundFile(entry.path, name, stat_config(entry))
+                if entry.is_symlink():
+                    fields: tuple[int, ...] = stat_config(os.path.join(folder, name))
+                else:
+                    fields = _STAT_FIELDS(os.stat(name, dir_fd=fd, follow_symlinks=False))
             except OSError:
                 continue  # gone since the listing: the next wakeup tells
-    return Found(
-        files=tuple(sorted((f for f in files.values() if f), key=lambda f: f.name)),
-        masked=tuple(masked),
-        missing=tuple(missing),
-        unusable=tuple(unusable),
-        problems=tuple(problems),
-    )
+            before = known.get(name)
+            if before == fields:
+                listing[name] = before
+            else:
+                listing[name] = FileStat._make(fields)
+                differs = True
+    return listing, differs or listing.keys() != known.keys()
 
 
 def device_of(folder: str) -> int:
@@ -172,14 +247,24 @@ def has_config(folder: str) -> bool:
         return False
 
 
-def read_config(path: str, *, private: bool) -> bytes:
+def _bad_name(folder: str, file: str) -> Problem:
+    return Problem(
+        code="bad-name",
+        file=os.path.join(folder, ascii(file)[1:-1]),
+        message="the file's name is not printable UTF-8",
+        hint="rename it",
+    )
+
+
+def read_config(path: str, *, private: bool, checked: dict[str, str] | None = None) -> bytes:
     """Read a file of at most 64 KiB that only root or our own user can have written.
 
     ``private``: it holds or names a key, so nobody else may read it either
-    and it has no second name. Raises :class:`ConfigError` with one problem,
-    whose hint is the command that mends it.
+    and it has no second name. ``checked``: folders that were found safe a moment
+    ago, with where they really are; grows as files are read. Raises
+    :class:`ConfigError` with one problem, whose hint is the command that mends it.
     """
-    return _read(_final_path(path), path, private=private)
+    return _read(_final_path(path, {} if checked is None else checked), path, private=private)
 
 
 def read_key_file(path: str, relative_to: str) -> Secret:
@@ -271,7 +356,7 @@ def _check_one_folder(path: str, st: os.stat_result, *, strict: bool) -> None:
         )
 
 
-def _final_path(path: str) -> str:
+def _final_path(path: str, checked: dict[str, str]) -> str:
     """Where the file really is: itself, or what a link inside the same folder leads to.
 
     Kubernetes mounts ``db1.toml -> ..data/db1.toml``, ``..data -> ..2026_01_01``:
@@ -281,7 +366,7 @@ def _final_path(path: str) -> str:
         _refuse("bad-name", path.replace("\0", "\\0"), "a file's name cannot hold a NUL")
     folder, name = os.path.split(path)
     try:
-        folder = check_folder(folder or ".")
+        folder = checked.get(folder) or checked.setdefault(folder, check_folder(folder or "."))
         parts = deque([name])
         current, links = folder, 0
         while True:
@@ -400,28 +485,31 @@ def _is_config_name(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".") and name != SUFFIX
 
 
-def _is_mask(entry: os.DirEntry[str]) -> bool:
-    return (
-        entry.is_symlink()
-        and os.path.realpath(entry.path) == "/dev/null"
-        and _is_ours(entry.stat(follow_symlinks=False).st_uid)
-    )
+def _is_mask(path: str, st: FileStat) -> bool:
+    """Whether it is a link of ours to /dev/null."""
+    if not stat.S_ISCHR(st.mode):
+        return False
+    try:
+        own = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(own.st_mode) and os.path.realpath(path) == "/dev/null" and _is_ours(own.st_uid)
 
 
-def stat_config(path: str | os.DirEntry[str]) -> FileStat:
+def stat_config(path: str) -> FileStat:
     """Of what a link leads to (its content is what changes), of the link itself if that is nothing.
 
     The link's own change counts as well: its owner decides whether it is followed.
     Raises :class:`OSError` where there is nothing.
     """
-    own = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
-    if not stat.S_ISLNK(own.st_mode):
-        return FileStat.of(own)
+    own = FileStat.of(os.lstat(path))
+    if not stat.S_ISLNK(own.mode):
+        return own
     try:
-        led_to = FileStat.of(path.stat() if isinstance(path, os.DirEntry) else os.stat(path))
+        led_to = FileStat.of(os.stat(path))
     except OSError:
-        return FileStat.of(own)
-    return replace(led_to, ctime_ns=max(led_to.ctime_ns, own.st_ctime_ns))
+        return own
+    return led_to._replace(ctime_ns=max(led_to.ctime_ns, own.ctime_ns))
 
 
 def _parts(path: str) -> list[str]:

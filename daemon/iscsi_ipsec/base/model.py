@@ -380,12 +380,19 @@ class Tuning:
 
     def over(self, below: Tuning) -> Tuning:
         """This one where it says something, else ``below``."""
+        if self == _SILENT:
+            return below
+        if below == _SILENT:
+            return self
         return Tuning(
             **{
                 name: mine if (mine := getattr(self, name)) is not None else getattr(below, name)
                 for name in Tuning.__dataclass_fields__
             }
         )
+
+
+_SILENT = Tuning()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

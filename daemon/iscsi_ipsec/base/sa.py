@@ -14,12 +14,13 @@ from dataclasses import dataclass
 class CharonState:
     """What charon holds: our secrets' ids, our connections with their children, and how many are not ours.
 
-    VICI never gives a secret's data back, hence ids that change with the data.
+    VICI never gives a secret's data back, hence ids that change with the data. ``secrets``
+    None: charon holds more (others' counted in) than one answer of its can list.
     """
 
     version: str
     plugins: frozenset[str]
-    secrets: frozenset[str]
+    secrets: frozenset[str] | None
     conns: Mapping[str, frozenset[str]]
     foreign_conns: int
 

@@ -71,14 +71,21 @@ def _networks(lookup: Lookup, *, closed: bool) -> tuple[PortalRange, ...]:
     """
     if lookup.world.settings.require_ipsec:
         return EVERYWHERE if closed else ()
-    named: list[PortalPattern] = []
-    for policy in lookup.world.policies:
-        if policy.role is Role.INITIATOR and pick_choice(lookup, policy, None, []).required is closed:
-            named += policy.patterns
+    named = [
+        pattern
+        for policy in lookup.world.policies
+        if policy.role is Role.INITIATOR
+        for pattern in policy.patterns
+        if _is_network(pattern) and pick_choice(lookup, policy, None, []).required is closed
+    ]
     for broken in lookup.world.broken:
         if broken.role is Role.INITIATOR and broken.is_policy and closed:
-            named += broken.patterns
-    return tuple(pattern for pattern in named if isinstance(pattern, PortalRange) and not pattern.single)
+            named += filter(_is_network, broken.patterns)
+    return tuple(pattern for pattern in named if isinstance(pattern, PortalRange))
+
+
+def _is_network(pattern: PortalPattern) -> bool:
+    return isinstance(pattern, PortalRange) and not pattern.single
 
 
 def _opened(lookup: Lookup, views: list[PortalView]) -> tuple[PortalRange, ...]:
@@ -134,14 +141,16 @@ def _share_connections(views: list[PortalView]) -> list[PortalView]:
 
     The traps of two would have the same selectors, and charon can only hold one.
     """
+    count = Counter(view.seat.portal for view in views if view.role is Role.INITIATOR)
     first: dict[Connection, Connection] = {}
     shared = []
     for view in views:
         connection = view.connection
-        if connection and view.role is Role.INITIATOR:
-            unnamed = dataclasses.replace(connection, name="", seat=Seat(view.seat.portal))
-            connection = first.setdefault(unnamed, connection)
-        shared.append(dataclasses.replace(view, connection=connection))
+        if connection is None or view.role is not Role.INITIATOR or count[view.seat.portal] == 1:
+            shared.append(view)
+            continue
+        unnamed = dataclasses.replace(connection, name="", seat=Seat(view.seat.portal))
+        shared.append(dataclasses.replace(view, connection=first.setdefault(unnamed, connection)))
     return shared
 
 

@@ -57,10 +57,12 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
             return uncovered_view(world, view, held, reasons)
         choice = pick_choice(lookup, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
-        view = dataclasses.replace(view, managed=True, key=key_name, key_path=key_path, choice=choice)
+        view = PortalView(
+            seat=seat, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,
+            policy=view.policy, key=key_name, key_path=key_path, choice=choice,
+        )  # fmt: skip
         if not choice.required:
             return clear_view(world, view, reasons)
-        view = dataclasses.replace(view, closed=True)
         if picked is None:
             raise Refused(
                 "no-key", f"no key applies to {portal}",

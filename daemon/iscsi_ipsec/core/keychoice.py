@@ -35,6 +35,9 @@ from iscsi_ipsec.core.world import Lookup
 
 K = TypeVar("K", PerIdKey, GroupKey)
 
+BUILT_IN = dataclasses.replace(default_choice(), esp=None)
+"""The choice where nobody said anything: the outer address decides about the ESP mode."""
+
 _NAMED_AT_MOST = 5
 
 
@@ -157,4 +160,4 @@ def pick_choice(
             reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
             return choice
     reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
-    return dataclasses.replace(default_choice(), esp=None)
+    return BUILT_IN

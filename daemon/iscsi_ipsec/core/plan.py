@@ -36,12 +36,14 @@ def plan(
     A changed connection is unloaded right before it is loaded: charon does
     not uninstall the trap of a child that only changed its name
     (vici_config.c, replace_children), and its SAs stay in either case.
+    Secrets that charon cannot list are left as they are.
     """
-    wanted_secrets = {secret.id: secret for secret in secrets}
+    held = state.secrets
+    wanted_secrets = {secret.id: secret for secret in secrets} if held is not None else {}
     wanted_conns = {connection.name: connection for connection in connections}
     operations: list[Operation] = []
     for secret_id, secret in wanted_secrets.items():
-        if secret_id not in state.secrets or (secret.above and secret.above not in state.secrets):
+        if held is None or secret_id not in held or (secret.above and secret.above not in held):
             operations.append(
                 Operation(
                     command="load-shared", item=secret_id, message=secret.message,
@@ -66,7 +68,7 @@ def plan(
     ]
     operations += [
         _unload("unload-shared", "id", secret_id, f"unload secret {secret_id}: no key is this")
-        for secret_id in sorted(state.secrets)
+        for secret_id in sorted(held or ())
         if secret_id not in wanted_secrets and secret_id.startswith(PREFIX)
     ]
     return tuple(operations)

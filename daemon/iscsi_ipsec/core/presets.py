@@ -6,6 +6,7 @@ algorithms of one kind in a proposal are alternatives in that order, in IKEv2.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from iscsi_ipsec.base.model import EspMode, IkeMode, IpsecChoice, Tuning
@@ -99,6 +100,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+@functools.cache
 def default_ike_proposals(ike: IkeMode, *, fast_aes: bool) -> tuple[str, ...]:
     """What phase 1 offers by default.
 
@@ -113,6 +115,7 @@ def default_ike_proposals(ike: IkeMode, *, fast_aes: bool) -> tuple[str, ...]:
     return (gcm, cbc) if fast_aes else (chacha, gcm, cbc)
 
 
+@functools.cache
 def default_esp_proposals(ike: IkeMode, *, pfs: bool, fast_aes: bool, esn: bool) -> tuple[str, ...]:
     """What ESP offers by default; the groups are those of phase 1, so PFS is never weaker than it.
 

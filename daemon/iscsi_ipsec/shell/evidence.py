@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ _BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IK
 
 _WIPED = re.compile(r"\b(unload|remov|uninstall|clear)", re.IGNORECASE)
 
+_NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
+
 
 @dataclass(frozen=True, slots=True)
 class _Told:
@@ -72,7 +74,12 @@ class Evidence:
         self._counted: dict[str, set[str]] = {}
         self._failures: Counter[str] = Counter()
         self._doubts: dict[str, tuple[str, int]] = {}
+        self._going: frozenset[str] = frozenset()
         self.nameless = False
+
+    def expect_gone(self, names: Iterable[str]) -> None:
+        """We unload these ourselves now: charon's lines about it are no news."""
+        self._going = frozenset(names)
 
     def on_event(self, event: str, message: Mapping[str, Any]) -> None:
         """Take one VICI event."""
@@ -83,7 +90,7 @@ class Evidence:
         line = message.get("msg")
         if not isinstance(line, str):
             return
-        if PREFIX in line and _WIPED.search(line):
+        if PREFIX in line and _WIPED.search(line) and self._going.isdisjoint(_NAME.findall(line)):
             # swanctl --load-* throws ours away, and no event tells: its log does
             self._wake("wiped")
         conn = message.get("ikesa-name")

@@ -48,7 +48,12 @@ class FileRow:
     path: str
     kind: str
     state: str
-    signature: str
+    stat: FileStat | None
+
+    @property
+    def signature(self) -> str:
+        """Differs when the content does; empty for a masked file."""
+        return self.stat.signature if self.stat else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,11 @@ class _Entry:
     previous_line: int = 0
     broken: BrokenFile | None = None
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing but its ``stat`` can tell that it must be read again."""
+        return self.state == "ok" and self.settled and not self.beside
+
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
@@ -96,13 +106,25 @@ class _Parsed:
 
 
 @dataclass(slots=True)
-class _Folders:
-    kind: str
+class _Kind:
+    """The files of one kind.
+
+    ``restless`` are those that are looked at though their ``stat`` is as it was; ``hiding``
+    masks and refused files: nothing of them is in force, and nothing of weaker ones of their
+    name; ``remembered`` for each folder the names that it had; ``devices`` the file systems on
+    which folders lay: an empty one in place of another is only where it was mounted.
+    """
+
+    name: str
+    folders: Sequence[str]
     entries: dict[str, _Entry] = field(default_factory=dict)
+    found: files.Found | None = None
+    restless: tuple[FoundFile, ...] = ()
     hiding: tuple[str, ...] = ()
-    """Masks and refused files: nothing of them is in force, and nothing of weaker ones of their name."""
+    remembered: dict[str, list[str]] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
-    """The file systems on which folders lay; an empty one in place of another is only where it was mounted."""
+    rows: tuple[FileRow, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 class FileReader:
@@ -114,93 +136,96 @@ class FileReader:
 
     def __init__(self, paths: Paths, store: Store | None, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._paths, self._store, self._clock = paths, store, clock
-        self._kinds = {kind: _Folders(kind) for kind in ("psk", "portal", "settings")}
+        self._settings = _Kind("settings", (paths.config_dir,))
+        self._keys, self._policies = _Kind("psk", paths.psk_folders), _Kind("portal", paths.portal_folders)
+        self._searches = {
+            kind.name: files.ConfigSearch(kind.folders) for kind in (self._keys, self._policies)
+        }
         self._stored: dict[str, LastGood] | None = None
         self._unsaved: dict[str, LastGood] = {}
         self._forgotten: set[str] = set()
+        self._checked: dict[str, str] = {}
         self._generation = 0
         self._renewals = store.renewals if store else 0
+        self._renewed = False
         self._over: frozenset[str] = frozenset()
+        self._inventory: Inventory | None = None
         self.opened = 0
 
     def read(self) -> Inventory:
         """Look at every file and return what is in force. Never raises for what a file holds."""
         if self._stored is None:
             self._stored = self._load_store()
+            for kind in (self._keys, self._policies):
+                self._remember(kind)
         if self._store is not None and self._store.renewals != self._renewals:
-            self._renewals = self._store.renewals
+            self._renewals, self._renewed = self._store.renewals, True
             self.forget()  # what is good is read and stored again
-        problems: list[Problem] = []
-        rows: list[FileRow] = []
-        settings_path = self._paths.settings_file
-        settings_file = _find_one(settings_path)
-        gone = not settings_file and not os.path.isdir(self._paths.config_dir)
-        found_settings = files.Found(
-            files=(settings_file,) if settings_file else (), missing=(self._paths.config_dir,) if gone else ()
-        )
-        self._refresh("settings", found_settings, (self._paths.config_dir,), problems, rows)
-        self._refresh(
-            "psk", self._find("psk", self._paths.psk_folders), self._paths.psk_folders, problems, rows
-        )
-        self._refresh(
-            "portal",
-            self._find("portal", self._paths.portal_folders),
-            self._paths.portal_folders,
-            problems,
-            rows,
-        )
-        settings = next((e.value for e in self._kinds["settings"].entries.values()), None)
-        beside = {
-            os.path.dirname(path)
-            for k in self._kinds.values()
-            for e in k.entries.values()
-            for path in e.beside
-        }
-        keys, expires_in = self._keys_in_force(problems)
+        self._checked.clear()
+        differs = self._refresh(self._settings, self._find_settings())
+        for kind in (self._keys, self._policies):
+            differs |= self._refresh(kind, self._find(kind))
+        if self._inventory is None or differs:
+            self._inventory = self._together()
+        return self._in_force(self._inventory)
+
+    def _find_settings(self) -> files.Found:
+        file = _find_one(self._paths.settings_file)
+        gone = not file and not os.path.isdir(self._paths.config_dir)
+        found = files.Found(files=(file,) if file else (), missing=(self._paths.config_dir,) if gone else ())
+        before = self._settings.found
+        return before if before == found else found
+
+    def _together(self) -> Inventory:
+        """What the files say, whatever the time is."""
+        kinds = (self._settings, self._keys, self._policies)
+        settings = next((e.value for e in self._settings.entries.values()), None)
+        beside = {os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.beside}
         return Inventory(
             generation=self._generation,
             settings=settings if isinstance(settings, Settings) else Settings(),
-            keys=keys,
-            policies=_values(self._kinds["portal"], PortalPolicy),
-            broken=tuple(e.broken for k in self._kinds.values() for e in k.entries.values() if e.broken),
-            rows=tuple(rows),
-            problems=tuple(problems),
+            keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
+            policies=_values(self._policies, PortalPolicy),
+            broken=tuple(e.broken for kind in kinds for e in kind.entries.values() if e.broken),
+            rows=tuple(row for kind in kinds for row in kind.rows),
+            problems=tuple(problem for kind in kinds for problem in kind.problems),
             watched=(
                 self._paths.config_dir,
                 *self._paths.psk_folders,
                 *self._paths.portal_folders,
                 *sorted(beside),
             ),
-            expires_in=expires_in,
         )
 
-    def _keys_in_force(self, problems: list[Problem]) -> tuple[tuple[Key, ...], float | None]:
-        """The keys, without previous ones whose time is over, and the seconds until the next one's is."""
-        psk = self._kinds["psk"]
-        keys: tuple[Key, ...] = (*_values(psk, PerIdKey), *_values(psk, GroupKey))
-        staged = {key.path: key.previous.until for key in keys if key.previous}
+    def _in_force(self, files_say: Inventory) -> Inventory:
+        """The same without previous keys whose time is over, and the seconds until the next one's is."""
+        staged = {key.path: key.previous.until for key in files_say.keys if key.previous}
         if not staged and not self._over:
-            return keys, None
+            return files_say
         now = datetime.fromtimestamp(self._clock() / 1e9, UTC)
         over = frozenset(path for path, until in staged.items() if until <= now)
         if over != self._over:
             self._over = over
             self._generation += 1
-        problems.extend(
-            previous_over_problem(path, psk.entries[path].previous_line, staged[path])
+            files_say = self._inventory = replace(files_say, generation=self._generation)
+        told = tuple(
+            previous_over_problem(path, self._keys.entries[path].previous_line, staged[path])
             for path in sorted(over)
         )
         left = [(until - now).total_seconds() for path, until in staged.items() if path not in over]
-        return (
-            tuple(replace(key, previous=None) if key.path in over else key for key in keys),
-            min(left, default=None),
+        return replace(
+            files_say,
+            keys=tuple(replace(key, previous=None) if key.path in over else key for key in files_say.keys),
+            problems=(*files_say.problems, *told),
+            expires_in=min(left, default=None),
         )
 
     def forget(self) -> None:
         """Open every file at the next :meth:`read`, also those whose ``stat`` is as it was."""
-        for folders in self._kinds.values():
-            for entry in folders.entries.values():
+        for kind in (self._settings, self._keys, self._policies):
+            for entry in kind.entries.values():
                 entry.settled = False
+            kind.found = None
 
     def save(self) -> Problem | None:
         """Write what is new and good to the store; a problem where it cannot be written.
@@ -224,47 +249,36 @@ class FileReader:
 
     # -- one kind of file
 
-    def _find(self, kind: str, folders: Sequence[str]) -> files.Found:
-        """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
-        known = self._kinds[kind]
-        stored = [path for path, last in (self._stored or {}).items() if last.kind == kind]
+    def _find(self, kind: _Kind) -> files.Found:
         unmounted = set()
-        for folder in folders:
+        for folder in kind.folders:
             device = files.device_of(folder)
-            if known.devices.get(folder, device) != device and not files.has_config(folder):
+            if kind.devices.get(folder, device) != device and not files.has_config(folder):
                 unmounted.add(folder)
             elif device:
-                known.devices[folder] = device
-        return files.find_config(
-            folders,
-            lambda folder: [
-                _name(path)
-                for path in (*known.entries, *known.hiding, *stored)
-                if os.path.dirname(path) == folder
-            ],
-            unmounted,
-        )
+                kind.devices[folder] = device
+        return self._searches[kind.name].find(kind.remembered, unmounted)
 
-    def _refresh(
-        self,
-        kind: str,
-        found: files.Found,
-        folders: Sequence[str],
-        problems: list[Problem],
-        rows: list[FileRow],
-    ) -> None:
-        old = self._kinds[kind].entries
+    def _refresh(self, kind: _Kind, found: files.Found) -> bool:
+        """Read what is new or may be; whether anything is told otherwise than before."""
+        if found is kind.found and all(
+            self._is_current(kind.entries[file.path], file) for file in kind.restless
+        ):
+            return False
+        old = kind.entries
         new: dict[str, _Entry] = {}
+        problems = list(found.problems)
         for file in found.files:
             entry = old.get(file.path)
             if entry is None or not self._is_current(entry, file):
-                entry = self._read_file(kind, file, entry)
+                entry = self._read_file(kind.name, file, entry)
             new[file.path] = entry
         lost = {*found.missing, *found.unusable}
-        masked = (*found.masked, *(p for p in self._kinds[kind].hiding if os.path.dirname(p) in lost))
-        problems.extend(found.problems)
-        self._keep_lost(kind, found, folders, masked, new, problems)
-        stored = {path for path, last in (self._stored or {}).items() if last.kind == kind}
+        masked = (*found.masked, *(path for path in kind.hiding if os.path.dirname(path) in lost))
+        if lost:
+            self._keep_lost(kind, found, masked, new, problems)
+            new = dict(sorted(new.items(), key=lambda item: _name(item[0])))
+        stored = {path for path, last in (self._stored or {}).items() if last.kind == kind.name}
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
         if old.keys() != new.keys() or any(
@@ -272,29 +286,43 @@ class FileReader:
             for path, entry in new.items()
         ):
             self._generation += 1
-        refused = (path for path, entry in new.items() if entry.value is None)
-        self._kinds[kind].hiding = (*masked, *refused)
-        self._kinds[kind].entries = dict(sorted(new.items(), key=lambda item: _name(item[0])))
-        for path, entry in self._kinds[kind].entries.items():
-            problems.extend(entry.problems)
-            rows.append(FileRow(path=path, kind=kind, state=entry.state, signature=entry.stat.signature))
-        rows.extend(FileRow(path=path, kind=kind, state="masked", signature="") for path in found.masked)
+        kind.hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
+        kind.found, kind.entries = found, new
+        kind.restless = tuple(file for file in found.files if not new[file.path].at_rest)
+        kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.problems))
+        kind.rows = (
+            *(FileRow(path=p, kind=kind.name, state=e.state, stat=e.stat) for p, e in new.items()),
+            *(FileRow(path=path, kind=kind.name, state="masked", stat=None) for path in found.masked),
+        )
+        self._remember(kind)
+        return True
+
+    def _remember(self, kind: _Kind) -> None:
+        """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
+        kind.remembered = {}
+        stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
+        for path in (*kind.entries, *kind.hiding, *stored):
+            kind.remembered.setdefault(os.path.dirname(path), []).append(_name(path))
 
     def _keep_lost(
-        self, kind: str, found: files.Found, folders: Sequence[str], masked: Sequence[str],
-        new: dict[str, _Entry], problems: list[Problem],
-    ) -> None:  # fmt: skip
+        self,
+        kind: _Kind,
+        found: files.Found,
+        masked: Sequence[str],
+        new: dict[str, _Entry],
+        problems: list[Problem],
+    ) -> None:
         """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
         lost = {*found.missing, *found.unusable}
         kept: dict[str, int] = {}
-        known = {
-            path: entry for path, entry in self._kinds[kind].entries.items() if os.path.dirname(path) in lost
-        }
+        known = {path: entry for path, entry in kind.entries.items() if os.path.dirname(path) in lost}
         for path, last in (self._stored or {}).items():
-            if last.kind == kind and os.path.dirname(path) in lost and path not in known:
-                known[path] = self._from_store(kind, path, _NO_STAT, ())
+            if last.kind == kind.name and os.path.dirname(path) in lost and path not in known:
+                known[path] = self._from_store(kind.name, path, _NO_STAT, ())
         taken = {_name(path) for path in (*new, *masked)}
-        for path, entry in sorted(known.items(), key=lambda item: folders.index(os.path.dirname(item[0]))):
+        for path, entry in sorted(
+            known.items(), key=lambda item: kind.folders.index(os.path.dirname(item[0]))
+        ):
             if entry.value is not None and _name(path) not in taken:
                 taken.add(_name(path))
                 new[path] = replace(entry, settled=False, state="last-good", problems=())
@@ -307,7 +335,7 @@ class FileReader:
                 hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}"
                 " (where it was unmounted: restart iscsi-ipsecd)",
             )
-            for folder in folders
+            for folder in kind.folders
             if folder in kept and folder in found.missing
         ]
 
@@ -321,7 +349,7 @@ class FileReader:
         self.opened += 1
         text = ""
         try:
-            raw = files.read_config(file.path, private=kind == "psk")
+            raw = files.read_config(file.path, private=kind == "psk", checked=self._checked)
             text = files.decode_config(raw, file.path)
             parsed = self._parse(kind, file, raw, text)
         except ConfigError as err:
@@ -333,7 +361,7 @@ class FileReader:
                 old, stat=file.stat, settled=settled, state="last-good", problems=_told(err.problems)
             )
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
-            self._unsaved[file.path] = LastGood(
+            last = LastGood(
                 path=file.path,
                 kind=kind,
                 raw=Secret(parsed.raw),
@@ -341,6 +369,9 @@ class FileReader:
                 previous=parsed.previous,
                 signature=file.stat.signature,
             )
+            # from now on it is in memory, and thousands of texts need not be
+            if (self._stored or {}).pop(file.path, None) != last or self._renewed:
+                self._unsaved[file.path] = last
             self._forgotten.discard(file.path)
         return _Entry(
             parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
@@ -437,8 +468,8 @@ def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
 
 
-def _values(folders: _Folders, kind: type[T]) -> tuple[T, ...]:
-    return tuple(e.value for e in folders.entries.values() if isinstance(e.value, kind))
+def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:
+    return tuple(e.value for e in kind.entries.values() if isinstance(e.value, type_))
 
 
 def _name(path: str) -> str:

@@ -19,7 +19,7 @@ from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
 from iscsi_ipsec.core.derive import derive
-from iscsi_ipsec.core.desired import Contest, Desired, Rotation, SecretEntry
+from iscsi_ipsec.core.desired import Connection, Contest, Desired, Rotation, SecretEntry
 from iscsi_ipsec.core.disks import disk_problems
 from iscsi_ipsec.core.messages import (
     SpelledConnection,
@@ -31,10 +31,11 @@ from iscsi_ipsec.core.messages import (
 from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
 from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.sources import Sources
 from iscsi_ipsec.shell.telling import kernel_problem, state_problem
 
 ROUTE_REASONS = frozenset({RouteMonitor.reason, "start", "resync", "reload"})
-"""Wakeups after which the kernel is asked anew for source addresses."""
+"""Wakeups after which the kernel is asked anew for addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class _Decided:
     sources: Mapping[tuple[Address, str], Address | None]
     desired: Desired
     spelled: Mapping[SecretEntry, SpelledSecret]
+    known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
     secrets: tuple[SpelledSecret, ...]
     connections: tuple[SpelledConnection, ...]
 
@@ -100,7 +102,7 @@ class Looker:
         self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
         self.plugins = plugins
         self._records = openiscsi.RecordCache()
-        self._sources: dict[tuple[Address, str], Address | None] = {}
+        self._sources = Sources(routes)
         self._local: frozenset[Address] = frozenset()
         self._decided: _Decided | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
@@ -132,7 +134,7 @@ class Looker:
         records = openiscsi.read_records(self.nodes_dirs(inventory), self._records)
         problems.extend(records.problems)
         if reasons & ROUTE_REASONS or not self._local:
-            self._sources.clear()
+            self._sources.forget(reasons)
             self._local = self._local_addresses(problems)
         bound = tuple(self._bound(record) for record in records.records)
         world = World(
@@ -155,7 +157,7 @@ class Looker:
             wanted = before.wanted
         else:
             wanted = wanted_sources(Lookup(world))
-        world = dataclasses.replace(world, sources=self._source_addresses(wanted, problems))
+        world = dataclasses.replace(world, sources=self._sources.of(wanted, problems))
         if not before or before.wanted is not wanted or before.sources != world.sources:
             before = self._decide(inventory.generation, world, wanted)
         return Look(
@@ -189,6 +191,14 @@ class Looker:
         known = self._decided.spelled if self._decided else {}
         spelled = {entry: known.get(entry) or spell_secret(entry, digest_key) for entry in desired.secrets}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
+        before = self._decided.known if self._decided else {}
+        connections = {}
+        for connection in desired.connections:
+            name, rotation = connection.name, staged.get(connection.name)
+            was = before.get(name)
+            if was is None or was[0] != connection or was[1] != rotation:
+                was = connection, rotation, spell_connection(connection, digest_key, rotation)
+            connections[name] = was
         self._decided = _Decided(
             generation=generation,
             told_apart=_told_apart(world),
@@ -197,9 +207,8 @@ class Looker:
             desired=desired,
             spelled=spelled,
             secrets=tuple(spelled.values()),
-            connections=tuple(
-                spell_connection(c, digest_key, staged.get(c.name)) for c in desired.connections
-            ),
+            known=connections,
+            connections=tuple(known for _, _, known in connections.values()),
         )
         return self._decided
 
@@ -247,14 +256,3 @@ class Looker:
             for name, reason in sorted(stale.items())
         )
         return {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
-
-    def _source_addresses(
-        self, wanted: frozenset[tuple[Address, str]], problems: list[Problem]
-    ) -> Mapping[tuple[Address, str], Address | None]:
-        self._sources = {key: value for key, value in self._sources.items() if key in wanted}
-        try:
-            for address, oif in wanted - self._sources.keys():
-                self._sources[address, oif] = self._routes.source_for(address, oif)
-        except KernelUnavailable as err:
-            problems.append(kernel_problem(err))
-        return dict(self._sources)

@@ -42,6 +42,7 @@ class Counters(Protocol):
     vici_writes: int
     guard_loads: int
     initiations: int
+    files_opened: int
     seconds: float
     last_seconds: float
     failures: Mapping[str, int]
@@ -166,6 +167,7 @@ def _families(told: Mapping[str, Any], counters: Counters, last_success: int) ->
         ("vici_writes", "Secrets and connections loaded into or unloaded from charon.", counters.vici_writes),
         ("guard_loads", "Times that the guard was loaded into the kernel.", counters.guard_loads),
         ("initiations", "Negotiations that the daemon began itself.", counters.initiations),
+        ("files_opened", "Files of the configuration opened since the start.", counters.files_opened),
         ("pass_seconds", "Time that all passes took together.", counters.seconds),
     ):
         yield CounterMetricFamily(_PREFIX + name, text, value=value)

@@ -8,9 +8,12 @@ caches, or listed in :class:`Reconciler`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from iscsi_ipsec.adapters import kernel
@@ -44,7 +47,7 @@ from iscsi_ipsec.shell.guardkeeper import GuardKeeper
 from iscsi_ipsec.shell.inventory import FileReader
 from iscsi_ipsec.shell.look import Look, Looker
 from iscsi_ipsec.shell.managed import ManagedPortals
-from iscsi_ipsec.shell.telling import fields
+from iscsi_ipsec.shell.telling import fields, unlisted_problem
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +63,19 @@ UNSETTLED_AT_MOST = 20.0
 NAMES_AGAIN = 6.0
 """Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
 
+FORGETTING = frozenset({"charon-down", "wiped", "reload"})
+"""Wakeups after which charon may hold less than it confirmed."""
+
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
 
 POLICY_REASONS = frozenset({PolicyMonitor.reason, "start", "resync", "reload"})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
+
+BULK = 100
+"""So many operations at once are told in one line, and charon's own lines about them are not listened to:
+journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,7 @@ class _Counters:
     vici_writes: int = 0
     guard_loads: int = 0
     initiations: int = 0
+    files_opened: int = 0
     seconds: float = 0.0
     last_seconds: float = 0.0
     failures: Mapping[str, int] = field(default_factory=dict)
@@ -100,8 +111,9 @@ class Reconciler:
     """Runs passes. Main thread only.
 
     Remembered between passes: attempts to bring SAs up (their backoff), the
-    keys that connections had (so that a removed key's SAs end at once), and which
-    of two valid keys goes first; what its parts remember, they say themselves.
+    keys that connections had (so that a removed key's SAs end at once), which of two
+    valid keys goes first, and what charon confirmed to have loaded, for when it has
+    more than it can list; what its parts remember, they say themselves.
     """
 
     def __init__(
@@ -114,12 +126,16 @@ class Reconciler:
         earlier: EarlierSessions,
         charon: Charon,
         evidence: Evidence,
+        without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         charon_settled: Callable[[], bool],
+        progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looker, self._reader, self._managed = looker, reader, managed
         self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
-        self._charon_settled, self._clock = charon_settled, clock
+        self._without_log, self._charon_settled = without_log, charon_settled
+        self._progress, self._clock = progress, clock
+        self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
         self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
@@ -141,6 +157,7 @@ class Reconciler:
         return outcome
 
     def _pass(self, reasons: frozenset[str]) -> Outcome:
+        self._evidence.expect_gone(())
         problems: list[Problem] = []
         if reasons & GuardMonitor.reasons:
             self._guard.restore(gone=GuardMonitor.gone in reasons)
@@ -150,6 +167,7 @@ class Reconciler:
             self._reader.forget()
             self._try_new_keys()
         look = self._looker.look(reasons, held, self._lagging())
+        self.counters.files_opened = self._reader.opened
         guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
         self._managed.remember(look.desired.portals, problems)
@@ -159,7 +177,9 @@ class Reconciler:
         operations: tuple[Operation, ...] = ()
         settled = True
         try:
-            state = self._charon.observe()
+            if reasons & FORGETTING:
+                self._confirmed = frozenset()
+            state = self._observe(problems)
             if state.plugins != self._looker.plugins:
                 self._looker.plugins = state.plugins
                 look = self._looker.look(frozenset(), held, self._lagging())
@@ -171,12 +191,13 @@ class Reconciler:
             if operations:
                 settled = self._has_settled()
                 if settled:
-                    self._apply(operations, look, problems)
-                    state = self._charon.observe()
+                    self._apply(operations, look, state, problems)
+                    state = self._observe(problems)
             if settled:
                 sas = self._keep_sas(look, state)
         except CharonUnavailable as err:
             state, settled = None, True
+            self._confirmed = frozenset()
             self._attempts.clear()
             problems.append(
                 Problem(
@@ -220,6 +241,16 @@ class Reconciler:
             _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
+    def _observe(self, problems: list[Problem]) -> CharonState:
+        """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
+        state = self._charon.observe()
+        if state.secrets is not None:
+            self._confirmed = frozenset()
+            return state
+        if unlisted_problem() not in problems:
+            problems.append(unlisted_problem())
+        return replace(state, secrets=self._confirmed)
+
     def _has_settled(self) -> bool:
         """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
         if self._charon_settled():
@@ -259,8 +290,7 @@ class Reconciler:
         loaded = frozenset(
             c.name for c in look.connections if state and state.conns.get(c.name) == frozenset({c.child})
         )
-        if state and not {s.id for s in look.secrets} <= state.secrets:
-            missing = {s.id for s in look.secrets} - state.secrets
+        if state and (missing := {s.id for s in look.secrets} - (state.secrets or frozenset())):
             pairs = {
                 e.owners for e, s in zip(look.desired.secrets, look.secrets, strict=True) if s.id in missing
             }
@@ -291,14 +321,30 @@ class Reconciler:
                     causes[connection.name] = AGGRESSIVE_OFF
         return causes
 
-    def _apply(self, operations: tuple[Operation, ...], look: Look, problems: list[Problem]) -> None:
+    def _apply(
+        self, operations: tuple[Operation, ...], look: Look, state: CharonState, problems: list[Problem]
+    ) -> None:
         self.counters.vici_writes += len(operations)
-        results = self._charon.apply([(op.command, op.message) for op in operations])
+        bulk = len(operations) > BULK
+        going = {op.item for op in operations if op.command.startswith("unload-")}
+        self._evidence.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
+        with self._without_log() if bulk else contextlib.nullcontext():
+            results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
+        done = Counter[str]()
+        level = logging.DEBUG if bulk else logging.INFO
         for operation, refused in zip(operations, results, strict=True):
             if refused is None:
-                _log.info("%s", _past(operation), extra=fields(item=operation.item))
+                done[operation.command] += 1
+                if _log.isEnabledFor(level):
+                    _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
             else:
                 problems.append(_refused_problem(operation, refused, look))
+        took = {op.item for op, refused in zip(operations, results, strict=True) if refused is None}
+        loaded = {op.item for op in operations if op.command == "load-shared"}
+        unloaded = {op.item for op in operations if op.command == "unload-shared"}
+        self._confirmed = self._confirmed - (took & unloaded) | (took & loaded)
+        if bulk:
+            _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
     def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()
@@ -318,7 +364,7 @@ class Reconciler:
 
     def _learn_fronts(self, look: Look, state: CharonState, held: frozenset[tuple[Portal, Role]]) -> Look:
         """After a start: what charon holds is kept, so that nothing is loaded anew for our sake."""
-        known = self._looker.fronts_in(look, state.secrets)
+        known = self._looker.fronts_in(look, state.secrets or frozenset())
         doubts, now = 0, self._clock()
         self._fronts = {c: Front(lagging=lagging, since=now, doubts=doubts) for c, lagging in known.items()}
         return self._looker.look(frozenset(), held, self._lagging()) if known else look

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iscsi_ipsec import __version__
@@ -16,6 +16,7 @@ from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import Key, PerIdKey, Problem, Severity
 from iscsi_ipsec.core import status
 from iscsi_ipsec.core.keyfile import moment_text
+from iscsi_ipsec.shell.inventory import FileRow
 from iscsi_ipsec.shell.metrics import Metrics
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.reconciler import Outcome
@@ -28,7 +29,10 @@ BYPASS_LAN = "bypass-lan"
 
 
 def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, Any]:
-    """The status document of docs/status.md; it never holds a key."""
+    """The status document of docs/status.md; it never holds a key.
+
+    Of keys and files it has the values; :class:`Reporter` makes rows of them.
+    """
     look, charon, guard = outcome.look, outcome.charon, outcome.guard
     rows = status.portal_rows(look.desired.portals, outcome.observed)
     problems = [status.problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
@@ -38,7 +42,6 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
         for row in rows
         if row["problem"] and (row["portal"], row["problem"]["code"]) not in told
     ]
-    in_use = {row["key"] for row in rows if row["connection"]}
     return {
         "schema": status.SCHEMA,
         "version": __version__,
@@ -60,11 +63,8 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
             "dropped": sum(guard.dropped.values()) if guard else None,
         },
         "portals": rows,
-        "keys": [_key_row(key, key.name in in_use) for key in look.inventory.keys],
-        "files": [
-            {"path": row.path, "kind": row.kind, "state": row.state, "signature": row.signature}
-            for row in look.inventory.rows
-        ],
+        "keys": look.inventory.keys,
+        "files": look.inventory.rows,
         "problems": problems,
     }
 
@@ -79,6 +79,15 @@ def _key_row(key: Key, in_use: bool) -> dict[str, Any]:
         "in_use": in_use,
         "previous_until": moment_text(key.previous.until) if key.previous else None,
     }
+
+
+def _file_row(row: FileRow) -> dict[str, str]:
+    return {"path": row.path, "kind": row.kind, "state": row.state, "signature": row.signature}
+
+
+def _json_list(rows: Iterable[object]) -> str:
+    # row by row: 10,000 rows as values take more memory than the daemon has otherwise
+    return f"[{', '.join(map(json.dumps, rows))}]"
 
 
 def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
@@ -99,6 +108,7 @@ class Reporter:
         self._generation = 0
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._metrics = Metrics(paths.metrics_file)
+        self._lists: tuple[tuple[object, ...], str] = ((), "")
 
     def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
@@ -113,9 +123,22 @@ class Reporter:
     def write(self, told: dict[str, Any]) -> None:
         """Replace the status file; where that fails, the log says so and the daemon goes on."""
         try:
-            write_private(self._paths.status_file, (json.dumps(told) + "\n").encode())
+            write_private(self._paths.status_file, self._rendered(told).encode())
         except (NotPermitted, StateUnavailable) as err:
             _log.error("%s", err)
+
+    def _rendered(self, told: Mapping[str, Any]) -> str:
+        """The document as JSON. The long lists are made anew when they differ, and that is seldom."""
+        keys, rows = told.get("keys", ()), told.get("files", ())
+        in_use = frozenset(row["key"] for row in told.get("portals", ()) if row["connection"])
+        made_of, text = self._lists
+        if made_of != (keys, rows, in_use):
+            key_rows = (_key_row(key, key.name in in_use) for key in keys)
+            text = f'"keys": {_json_list(key_rows)}, "files": {_json_list(map(_file_row, rows))}'
+            self._lists = (keys, rows, in_use), text
+        # the problems come last, as ever
+        head = {name: value for name, value in told.items() if name not in ("keys", "files", "problems")}
+        return f'{json.dumps(head)[:-1]}, {text}, "problems": {json.dumps(told.get("problems", ()))}}}\n'
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}

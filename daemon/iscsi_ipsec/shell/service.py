@@ -43,7 +43,7 @@ from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.paths import Paths, add_options, paths_of
 from iscsi_ipsec.shell.reconciler import Reconciler
 from iscsi_ipsec.shell.report import Reporter, summary
-from iscsi_ipsec.shell.telling import fields
+from iscsi_ipsec.shell.telling import fields, unlisted_problem
 
 _log = logging.getLogger(__name__)
 
@@ -116,13 +116,14 @@ class _Daemon:
             wake, resolve=partial(resolve_through, paths.names_socket), remembered=store.names()
         )
         self._watch = FileWatch(wake)
+        events = CharonEvents(
+            paths.vici_socket,
+            self._evidence.on_event,
+            lambda: wake("charon-up"),
+            lambda: wake("charon-down"),
+        )
         self._producers = (
-            CharonEvents(
-                paths.vici_socket,
-                self._evidence.on_event,
-                lambda: wake("charon-up"),
-                lambda: wake("charon-down"),
-            ),
+            events,
             RouteMonitor(wake),
             GuardMonitor(wake),
             PolicyMonitor(wake),
@@ -143,7 +144,9 @@ class _Daemon:
             earlier=EarlierSessions(paths.earlier_file),
             charon=self._charon,
             evidence=self._evidence,
+            without_log=events.without_log,
             charon_settled=systemd.charon_settled,
+            progress=systemd.watchdog,
         )
         self._reporter = Reporter(paths)
 
@@ -261,9 +264,13 @@ def _unload_all(paths: Paths) -> int:
     code = EXIT_FINE
     charon = Charon(paths.vici_socket)
     try:
-        operations = plan((), (), charon.observe())
+        state = charon.observe()
+        operations = plan((), (), state)
         sas = charon.sas()
-        for refused in charon.apply([(op.command, op.message) for op in operations]):
+        if state.secrets is None:
+            _log.error("%s", unlisted_problem())
+            code = EXIT_FAILED
+        for refused in charon.apply((op.command, op.message) for op in operations):
             if refused:
                 _log.error("%s", refused)
                 code = EXIT_FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Literal, TypeAlias
 
-from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.model import Problem, Severity
 
 MESSAGES = uuid.UUID("237140c4-159d-48a9-b86d-159e326711c5")
 """Journal MESSAGE_IDs are drawn from this and a problem's code or a note's name, so they never change."""
@@ -50,3 +50,14 @@ def fields(portal: str = "", item: str = "", note: Note | None = None) -> dict[s
         "ISCSI_PORTAL": portal, "IPSEC_CONNECTION": item, "MESSAGE_ID": message_id(note) if note else ""
     }  # fmt: skip
     return {"fields": {name: value for name, value in about.items() if value}}
+
+
+def unlisted_problem() -> Problem:
+    """Charon cannot say which secrets it holds."""
+    return Problem(
+        code="secrets-unlisted",
+        message="charon holds more secrets than it can list (about 16,000 in all): what others unload of ours is"
+        " noticed by charon's log alone, and a secret that was to go while the daemon was down may still be there",
+        hint="use fewer keys, or shorter names for the secrets in swanctl.conf; a restart of strongSwan drops what is left over",
+        severity=Severity.WARNING,
+    )

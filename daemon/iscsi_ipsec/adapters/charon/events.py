@@ -8,11 +8,12 @@ else; what a callback raises is logged and goes no further.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vici.protocol import Packet
@@ -55,6 +56,24 @@ class CharonEvents(threading.Thread):
         self._on_event, self._on_up, self._on_down = on_event, on_up, on_down
         self._stopping = threading.Event()
         self._session: Session | None = None
+        self._listening: Session | None = None
+
+    @contextlib.contextmanager
+    def without_log(self) -> Iterator[None]:
+        """From another thread: charon tells nothing of its log inside, so look at all of it afterwards.
+
+        It has at least one line for each message that it gets, and telling them takes as long as
+        the messages themselves.
+        """
+        muted = self._listening
+        if muted is not None:
+            muted.say(encode_registration("log", register=False))
+        try:
+            yield
+        finally:
+            # a session begun meanwhile has subscribed by itself, and twice would bring each line twice
+            if muted is not None and muted is self._listening:
+                muted.say(encode_registration("log"))
 
     def stop(self) -> None:
         """End the thread and wait for it; from a callback: end it after the callback."""
@@ -84,6 +103,7 @@ class CharonEvents(threading.Thread):
                 return False
             early = self._subscribe(session)
             subscribed = True
+            self._listening = session
             self._call(self._on_up)
             for received in early:
                 self._deliver(session, received)
@@ -92,6 +112,7 @@ class CharonEvents(threading.Thread):
             if subscribed and not self._stopping.is_set():
                 _log.info("charon's event session ended: %s", err.reason)
         finally:
+            self._listening = None
             if session is not None:
                 session.close()
             if subscribed:

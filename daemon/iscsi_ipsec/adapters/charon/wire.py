@@ -165,6 +165,13 @@ class Session:
         except OSError as err:
             raise self._failed(_os_reason(err)) from err
 
+    def say(self, packet: Secret) -> None:
+        """From another thread: write a few bytes beside the one that reads; what fails, the reader hears."""
+        try:
+            self._socket.send(packet.reveal())
+        except OSError:
+            self.abort()
+
     def receive(self, deadline: float | None = None) -> Received:
         """Read one packet, at the latest by ``deadline`` (:func:`time.monotonic`; default: ``timeout`` from now)."""
         if deadline is None:

@@ -19,6 +19,7 @@ from iscsi_ipsec.shell.inventory import FileReader
 from iscsi_ipsec.shell.look import Looker
 from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.paths import Paths
+from iscsi_ipsec.shell.telling import unlisted_problem
 
 
 def add(subparsers: Verbs) -> None:
@@ -54,9 +55,13 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     )
     held = ManagedPortals(paths, store).held([])
     look = looker.look(frozenset({"start"}), held)
-    if fronts := looker.fronts_in(look, state.secrets):  # the daemon keeps to what charon shows
+    if fronts := looker.fronts_in(
+        look, state.secrets or frozenset()
+    ):  # the daemon keeps to what charon shows
         look = looker.look(frozenset(), held, fronts)
     operations = plan(look.secrets, look.connections, state)
+    if state.secrets is None:
+        sys.stderr.write(f"{unlisted_problem()}\n")
     if options.json:
         print_json([{"command": op.command, "item": op.item, "text": op.text} for op in operations])
     else:

@@ -1,0 +1,52 @@
+"""The addresses that packets to portals leave with, as the kernel's routes have it.
+
+Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
+addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and
+whatever happened unheard, a resync asks the oldest answers again, a quarter of them but at
+least :data:`AT_LEAST`: what was missed is healed by the fourth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.model import Address, Problem
+from iscsi_ipsec.shell.telling import kernel_problem
+
+ANEW = frozenset({RouteMonitor.reason, "start", "reload"})
+"""Wakeups after which no answer is believed."""
+
+AT_LEAST = 64
+"""So many answers, or all of them, are asked again at each resync."""
+
+
+class Sources:
+    """Asks and remembers; of the thread that made ``routes``."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._known: dict[tuple[Address, str], Address | None] = {}
+
+    def forget(self, reasons: frozenset[str]) -> None:
+        """Drop the answers that these wakeups make doubtful."""
+        if reasons & ANEW:
+            self._known.clear()
+        elif "resync" in reasons:
+            # the oldest come first: an answer that is asked again goes to the end
+            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 4)))):
+                del self._known[at]
+
+    def of(
+        self, wanted: frozenset[tuple[Address, str]], problems: list[Problem]
+    ) -> Mapping[tuple[Address, str], Address | None]:
+        """For each address and interface the source address; None where it cannot be reached."""
+        self._known = {at: source for at, source in self._known.items() if at in wanted}
+        try:
+            for address, oif in wanted - self._known.keys():
+                self._known[address, oif] = self._routes.source_for(address, oif)
+        except KernelUnavailable as err:
+            problems.append(kernel_problem(err))
+        return dict(self._known)

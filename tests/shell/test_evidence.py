@@ -1,0 +1,24 @@
+"""What charon's log says, and whom it wakes."""
+
+from __future__ import annotations
+
+from iscsi_ipsec.shell.evidence import Evidence
+
+NAME = "iscsi-ipsec-00aa11bb22cc33dd"
+
+
+def told(evidence: Evidence, line: str) -> None:
+    evidence.on_event("log", {"group": "CFG", "msg": line})
+
+
+def test_what_we_unload_ourselves_wakes_nobody_and_what_others_do_wakes() -> None:
+    woken: list[str] = []
+    evidence = Evidence(woken.append)
+    evidence.expect_gone([NAME])
+    told(evidence, f"unloaded shared key with id '{NAME}'")
+    assert woken == []
+    told(evidence, "unloaded shared key with id 'iscsi-ipsec-ffffffffffffffff'")
+    assert woken == ["wiped"]
+    evidence.expect_gone([])
+    told(evidence, f"unloaded shared key with id '{NAME}'")
+    assert woken == ["wiped", "wiped"]
