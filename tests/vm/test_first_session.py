@@ -8,6 +8,7 @@ initiator's doing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.vm.wire import Wire
 
 KEY = "first session, not a secret: fedcba9876543210"
 CONFIG = "/etc/iscsi-ipsec"
+UNITS = {"iscsi-ipsecd.service", "iscsi-ipsec-guard.service", "iscsi-ipsec-names.service"}
 GROUP_KEY = f'group = true\nkey = "{KEY}"\n'
 
 
@@ -177,15 +179,17 @@ def test_a_portal_by_name_is_looked_up_by_the_unit_that_has_a_network_and_no_rig
     )
     named = product.run("systemctl is-active iscsi-ipsec-names.service")
     of_whom = product.run("ps -o user= -p $(systemctl show -P MainPID iscsi-ipsec-names.service)").out.strip()
-    exposed = product.run("systemd-analyze security --no-pager | grep '^iscsi-ipsec'").out
+    exposed = product.run(
+        f"systemd-analyze security --no-pager {' '.join(UNITS)} | grep 'exposure level'"
+    ).out
     product.run(f"rm {CONFIG}/portal.d/named.toml; sed -i /san-by-name/d /etc/hosts")
     product.run(f"iscsi-ipsec release {SECOND_IP}", timeout=60)
 
     assert named.out.strip() == "active"
     assert of_whom not in ("", "root")
-    levels = {line.split()[0]: float(line.split()[1]) for line in exposed.splitlines()}
-    assert {f"iscsi-ipsec{unit}.service" for unit in ("d", "-guard", "-names")} <= set(levels)
-    assert max(levels.values()) <= 2.0
+    levels = re.findall(r"exposure level for (\S+): ([0-9.]+)", exposed)
+    assert {unit for unit, _ in levels} == UNITS, exposed
+    assert all(float(level) <= 2.0 for _, level in levels), exposed
 
 
 def test_restarting_the_daemon_under_io_leaves_the_sas_alone(
