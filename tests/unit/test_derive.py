@@ -907,6 +907,16 @@ def test_on_a_host_of_both_roles_the_own_key_lets_no_initiator_in() -> None:
         assert matching == {connection.key.secret} or told
 
 
+def test_an_identity_that_is_our_own_under_another_key_is_let_in_nowhere() -> None:
+    # the secret [10.0.0.1] of such an initiator would match our own connection as well
+    serving = serves(target_id=identity("san.example.com"))
+    desired = derived(per_id(SOURCE), group(), policy(psk="group"), serving, record())
+    assert [c.key.name for c in desired.connections] == ["group"]
+    assert [p.code for p in desired.problems if p.portal == f"{SOURCE}:3260"] == ["shared-identity"]
+    same = derived(per_id(SOURCE), serving, record())
+    assert {c.role for c in same.connections} == {Role.INITIATOR, Role.TARGET}
+
+
 def test_the_same_world_gives_the_same_outcome() -> None:
     parts = (
         per_id(SOURCE),

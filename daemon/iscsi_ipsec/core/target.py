@@ -119,6 +119,7 @@ def _portal_views(
         nobody = False
         try:
             only(keys, f"for the identity {keys[0].id}", portal)
+            _check_peer(keys[0], ours)
         except Refused as refusal:
             yield dataclasses.replace(base, problem=refusal.problem(portal))
             continue
@@ -142,6 +143,18 @@ def _portal_views(
 
 def _ends(connections: Iterable[Connection]) -> list[IkeId]:
     return [e for c in connections for e in (c.local_id, c.remote_id) if isinstance(e, IkeId)]
+
+
+def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
+    for connection in ours:
+        mine = isinstance(connection.local_id, IkeId) and connection.local_id.match_key == key.id.match_key
+        if mine and connection.key.secret != key.secret:
+            raise Refused(
+                "shared-identity",
+                f"{key.id} is this host's own identity towards {connection.remote_id}, there with the key"
+                f" {connection.key.path}: charon would accept the keys of both",
+                "give this host the key as an initiator as well, or narrow portals of one of the two", key.path,
+            )  # fmt: skip
 
 
 def _check_portal(portal: Portal, policy: PortalPolicy, taken: list[IkeId], *, again: bool) -> None:
