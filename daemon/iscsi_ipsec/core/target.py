@@ -147,7 +147,7 @@ def _ends(connections: Iterable[Connection]) -> list[IkeId]:
 
 def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
     for connection in ours:
-        mine = isinstance(connection.local_id, IkeId) and connection.local_id.match_key == key.id.match_key
+        mine = connection.local_id.match_key == key.id.match_key
         if mine and connection.key.secret != key.secret:
             raise Refused(
                 "shared-identity",
