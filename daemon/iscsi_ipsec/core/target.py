@@ -147,13 +147,13 @@ def _ends(connections: Iterable[Connection]) -> list[IkeId]:
 
 def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
     for connection in ours:
-        mine = connection.local_id.match_key == key.id.match_key
-        if mine and connection.key.secret != key.secret:
+        ends = {end.match_key for end in _ends([connection])}
+        if key.id.match_key in ends and connection.key.secret != key.secret:
             raise Refused(
                 "shared-identity",
-                f"{key.id} is this host's own identity towards {connection.remote_id}, there with the key"
-                f" {connection.key.path}: charon would accept the keys of both",
-                "give this host the key as an initiator as well, or narrow portals of one of the two", key.path,
+                f"{key.id} is also an end of this host's connection as an initiator, there with the key"
+                f" {connection.key.path}: charon cannot keep the two apart",
+                "use one key in both directions, or narrow portals of one of the two", key.path,
             )  # fmt: skip
 
 
