@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.netlab import Charon, Daemon, Lab, missing_for_lab, wait_until
-from tests.real.ike import TARGET, Ike, connection
+from tests.real.admin import key_file, portal_file, wait_for_connection
+from tests.real.ike import KEY_A, TARGET, Ike, connection
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,14 @@ def daemon(lab: Lab, charon: Charon) -> Iterator[Daemon]:
     daemon.close()
     # what outlives the daemon by design would be the next test's start
     lab.node("initiator").run(["nft", "delete", "table", "inet", "iscsi_ipsec"], check=False)
+
+
+@pytest.fixture
+def managed(charon: Charon, daemon: Daemon) -> Daemon:
+    """A running daemon with one key and one portal in charon."""
+    daemon.put_key("a", key_file("a.lab", KEY_A))
+    daemon.put_portal("san", portal_file())
+    daemon.start()
+    wait_for_connection(charon, daemon)
+    daemon.settle()
+    return daemon

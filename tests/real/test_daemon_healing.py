@@ -37,17 +37,6 @@ secrets {
 """
 
 
-@pytest.fixture
-def managed(charon: Charon, daemon: Daemon) -> Daemon:
-    """A running daemon with one key and one portal in charon."""
-    daemon.put_key("a", key_file("a.lab", KEY_A))
-    daemon.put_portal("san", portal_file())
-    daemon.start()
-    wait_for_connection(charon, daemon)
-    daemon.settle()
-    return daemon
-
-
 @pytest.mark.parametrize("again", ["--load-all", "--load-creds", "--load-conns"])
 def test_what_swanctl_wipes_is_back_within_two_seconds(charon: Charon, managed: Daemon, again: str) -> None:
     secrets = our_secrets(charon)

@@ -14,8 +14,7 @@ from contextlib import closing
 import pytest
 
 from tests.netlab import Charon, Daemon, Lab, Node, Result, wait_until
-from tests.real.admin import PORTAL, key_file, portal_file, wait_for_connection
-from tests.real.ike import KEY_A
+from tests.real.admin import PORTAL
 
 INITIATOR = "10.10.0.1"
 
@@ -54,16 +53,11 @@ def session(lab: Lab) -> Iterator[None]:
 
 
 @pytest.fixture
-def managed(charon: Charon, daemon: Daemon) -> Daemon:
-    """A portal that is ready; the daemon is stopped in its tracks, so that it heals nothing meanwhile."""
-    daemon.put_key("a", key_file("a.lab", KEY_A))
-    daemon.put_portal("san", portal_file())
-    daemon.start()
-    wait_for_connection(charon, daemon)
-    wait_until(lambda: traps(daemon.node) == 2, "the trap is in the kernel", detail=daemon.tail)
-    daemon.settle()
-    daemon.send(signal.SIGSTOP)
-    return daemon
+def managed(managed: Daemon) -> Daemon:
+    """The same, with the daemon stopped in its tracks, so that it heals nothing meanwhile."""
+    wait_until(lambda: traps(managed.node) == 2, "the trap is in the kernel", detail=managed.tail)
+    managed.send(signal.SIGSTOP)
+    return managed
 
 
 def failing(answer: Result) -> str:

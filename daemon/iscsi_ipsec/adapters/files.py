@@ -50,6 +50,14 @@ class FileStat(NamedTuple):
         """Take the fields from :func:`os.stat`'s result."""
         return cls._make(_STAT_FIELDS(st))
 
+    @classmethod
+    def at(cls, path: str) -> FileStat | None:
+        """Those of what is at a path, behind links; None where nothing can be looked at."""
+        try:
+            return cls.of(os.stat(path))
+        except OSError:
+            return None
+
     @property
     def signature(self) -> str:
         """``dev:ino:size:mtime_ns``: differs when the content does (see :meth:`settled`)."""

@@ -128,7 +128,7 @@ def _portal_views(
         )
     if group:
         own = [keys[0].id for keys in peers.values()] + [key.id for key, _ in lookup.may_apply(portal)]
-        own += _ends(c for c in ours if c.key.secret != group.secret)
+        own += _ends(_under_other_keys(ours, group))
         for peer in _group_peers(policy, own):
             nobody = False
             yield _view(lookup, base, policy, _Admission(peer, group), alone=True)
@@ -141,14 +141,17 @@ def _portal_views(
         yield dataclasses.replace(base, problem=problem)
 
 
+def _under_other_keys(connections: Iterable[Connection], key: Key) -> Iterator[Connection]:
+    return (c for c in connections if c.key.secret != key.secret)
+
+
 def _ends(connections: Iterable[Connection]) -> list[IkeId]:
     return [e for c in connections for e in (c.local_id, c.remote_id) if isinstance(e, IkeId)]
 
 
 def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
-    for connection in ours:
-        ends = {end.match_key for end in _ends([connection])}
-        if key.id.match_key in ends and connection.key.secret != key.secret:
+    for connection in _under_other_keys(ours, key):
+        if key.id.match_key in {end.match_key for end in _ends([connection])}:
             raise Refused(
                 "shared-identity",
                 f"{key.id} is also an end of this host's connection as an initiator, there with the key"

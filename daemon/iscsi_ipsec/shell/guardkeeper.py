@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 
+from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.adapters.guard import Guard, GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor
@@ -34,7 +35,7 @@ class GuardKeeper:
         self._guard, self._path = guard, path
         self._text = ""
         self._state: GuardState | None = None
-        self._written: tuple[str, tuple[int, ...]] | None = None
+        self._written: tuple[str, FileStat | None] | None = None
         self.loads = 0
 
     def restore(self, *, gone: bool) -> None:
@@ -108,11 +109,11 @@ class GuardKeeper:
 
     def _keep_file(self, text: str) -> None:
         """Write the file unless it is as we wrote it; without it the next boot would begin open."""
-        if self._written == (text, _signature(self._path)):
+        if self._written == (text, FileStat.at(self._path)):
             return
         if read_text(self._path) != text:
             write_private(self._path, text.encode())
-        self._written = (text, _signature(self._path))
+        self._written = (text, FileStat.at(self._path))
 
     def _drop(self, reasons: frozenset[str], problems: list[Problem]) -> None:
         if not reasons & (GUARD_REASONS | GuardMonitor.reasons) and not self._text:
@@ -128,12 +129,3 @@ class GuardKeeper:
             self._text, self._state = "", None
         except (KernelUnavailable, OSError) as err:
             problems.append(state_problem(err))
-
-
-def _signature(path: str) -> tuple[int, ...]:
-    """Differs when somebody has changed the file; empty where there is none."""
-    try:
-        st = os.stat(path)
-    except OSError:
-        return ()
-    return (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)

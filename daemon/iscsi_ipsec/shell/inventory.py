@@ -342,7 +342,7 @@ class FileReader:
     def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
         if entry.state != "ok" or not entry.settled or entry.stat != file.stat:
             return False
-        return tuple(map(_stat, entry.beside)) == entry.beside_stats
+        return tuple(map(FileStat.at, entry.beside)) == entry.beside_stats
 
     def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
         settled = file.stat.settled(self._clock())
@@ -375,7 +375,7 @@ class FileReader:
             self._forgotten.discard(file.path)
         return _Entry(
             parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
-            tuple(map(_stat, parsed.beside)), parsed.previous_line,
+            tuple(map(FileStat.at, parsed.beside)), parsed.previous_line,
         )  # fmt: skip
 
     def _parse(self, kind: str, file: FoundFile, raw: bytes, text: str) -> _Parsed:
@@ -474,13 +474,6 @@ def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:
 
 def _name(path: str) -> str:
     return os.path.basename(path).removesuffix(".toml")
-
-
-def _stat(path: str) -> FileStat | None:
-    try:
-        return FileStat.of(os.stat(path))
-    except OSError:
-        return None
 
 
 def _find_one(path: str) -> FoundFile | None:

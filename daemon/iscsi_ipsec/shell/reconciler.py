@@ -331,18 +331,20 @@ class Reconciler:
         with self._without_log() if bulk else contextlib.nullcontext():
             results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
         done = Counter[str]()
+        confirmed = set(self._confirmed)
         level = logging.DEBUG if bulk else logging.INFO
         for operation, refused in zip(operations, results, strict=True):
             if refused is None:
                 done[operation.command] += 1
+                if operation.command == "load-shared":
+                    confirmed.add(operation.item)
+                elif operation.command == "unload-shared":
+                    confirmed.discard(operation.item)
                 if _log.isEnabledFor(level):
                     _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
             else:
                 problems.append(_refused_problem(operation, refused, look))
-        took = {op.item for op, refused in zip(operations, results, strict=True) if refused is None}
-        loaded = {op.item for op in operations if op.command == "load-shared"}
-        unloaded = {op.item for op in operations if op.command == "unload-shared"}
-        self._confirmed = self._confirmed - (took & unloaded) | (took & loaded)
+        self._confirmed = frozenset(confirmed)
         if bulk:
             _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
