@@ -266,8 +266,11 @@ def spoil(scene: Scene, hand: Hand, args: Args) -> None:
         case "owner":
             hand.run("chown", "-h", "65534", str(hand.at(path)))
         case "folder":
-            hand.remove(path)
-            hand.mkdir(path)
+            # in one step: a moment without the file would be its removal, and that counts
+            spare = f"{folder_of(path)}/..folder"
+            hand.mkdir(spare)
+            hand.exchange(path, spare)
+            hand.remove(spare)
         case "dangling":
             hand.link("..gone", path)
         case "outside":

@@ -7,6 +7,7 @@ relative to four folders (`etc`, `run`, `lib`, `iscsi`), commands run as root on
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -17,6 +18,11 @@ from tests.netlab import Charon, Daemon, Node
 from tests.netlab.process import run
 
 OURS = "iscsi-ipsec"
+
+# renameat2(2): what Python has no name for
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Hand(Protocol):
@@ -32,6 +38,9 @@ class Hand(Protocol):
         """Remove a file, a link or a whole folder, if it is there."""
 
     def rename(self, old: str, new: str) -> None: ...
+    def exchange(self, path: str, other: str) -> None:
+        """Each takes the other's place, in one step."""
+
     def chmod(self, path: str, mode: int) -> None: ...
     def touch(self, path: str) -> None: ...
     def link(self, target: str, path: str) -> None:
@@ -130,6 +139,11 @@ class LabHand:
 
     def rename(self, old: str, new: str) -> None:
         self.at(old).rename(self.at(new))
+
+    def exchange(self, path: str, other: str) -> None:
+        old, new = os.fsencode(self.at(path)), os.fsencode(self.at(other))
+        if _libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_EXCHANGE):
+            raise OSError(ctypes.get_errno(), "renameat2", str(self.at(path)))
 
     def chmod(self, path: str, mode: int) -> None:
         self.at(path).chmod(mode)

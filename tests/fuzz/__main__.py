@@ -9,6 +9,7 @@ small file of it in `tests/fuzz/findings/TARGET`, see the tests go red, and mend
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shutil
 import subprocess
@@ -45,6 +46,7 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
     # before the first import, as what is imported is instrumented on the way
     with atheris.instrument_imports(include=["iscsi_ipsec", "tomllib", "vici"], enable_loader_override=False):
         target = all_targets()[name]
+    logging.disable()  # this process is the fuzzer's alone; what is refused need not be told
     atheris.Setup([sys.argv[0], *arguments], target.run)
     atheris.Fuzz()
 

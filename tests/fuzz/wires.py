@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import struct
@@ -117,7 +116,6 @@ def run_vici(data: bytes) -> None:
         return
     if not _listener:
         _listener.append(Listener())
-        logging.getLogger("iscsi_ipsec").setLevel(logging.CRITICAL)
     answer = frames(data[1:]) if data[0] & 0x80 else data[1:]
     try:
         _listener[0].meet(answer[:65536], CALLS[(data[0] & 0x7F) % len(CALLS)])
