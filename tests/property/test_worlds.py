@@ -17,7 +17,8 @@ from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.desired import Connection, Desired, SecretEntry
 from iscsi_ipsec.core.messages import PREFIX
 from iscsi_ipsec.core.plan import plan
-from iscsi_ipsec.core.status import Observed, portal_rows, problem_row
+from iscsi_ipsec.core.rows import problem_row
+from iscsi_ipsec.core.status import Observed, portal_rows
 from iscsi_ipsec.core.world import Lookup, World, matches, wanted_names, wanted_sources
 from tests.property.worlds import CANARY, ModelCharon, shuffled, some_turned, worlds
 from tests.unit.making import spelled

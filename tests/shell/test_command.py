@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,8 @@ import pytest
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.core.desired import Desired
-from iscsi_ipsec.core.status import SCHEMA, Observed, portal_rows, problem_row
+from iscsi_ipsec.core.rows import SCHEMA, problem_row
+from iscsi_ipsec.core.status import Observed, portal_rows
 from iscsi_ipsec.shell.cli import main
 from tests.netlab.waiting import wait_until
 from tests.unit.making import (
@@ -577,3 +580,14 @@ def test_a_portal_is_named_alike_everywhere(running: Instance) -> None:
     for text in ("fd00::20", "[fd00::20]", "[FD00:0::20]:3260"):
         (row,) = json.loads(running.call("explain", "--json", text).out)
         assert row["portal"] == str(portal("fd00::20")) == "[fd00::20]:3260"
+
+
+@pytest.mark.parametrize("verb", ["status", "wait", "explain", "flags"])
+def test_a_verb_does_not_load_what_only_the_daemon_needs(verb: str) -> None:
+    """Scripts call the command again and again, and pyroute2 alone is half of the daemon's loading."""
+    program = (
+        f"import sys; from iscsi_ipsec.shell import cli; cli.build_parser([{verb!r}]); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"pyroute2", "prometheus_client", "watchdog", "sqlite3", "tomllib"}
+    assert not heavy & set(loaded.stdout.split())

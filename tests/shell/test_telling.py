@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Problem, Severity
-from iscsi_ipsec.core.status import problem_row
+from iscsi_ipsec.core.rows import problem_row, sentence
 from iscsi_ipsec.shell.evidence import YOUNG, Evidence
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.report import Reporter, sentence, summary
+from iscsi_ipsec.shell.report import Reporter, summary
 from iscsi_ipsec.shell.telling import message_id
 
 CONN = "iscsi-ipsec-10.0.0.20-3260"

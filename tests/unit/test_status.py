@@ -11,7 +11,8 @@ from iscsi_ipsec.base.model import EspMode, IkeMode
 from iscsi_ipsec.base.sa import ChildSa
 from iscsi_ipsec.core.causes import WRONG_KEY
 from iscsi_ipsec.core.desired import Desired
-from iscsi_ipsec.core.status import Observed, has_errors, portal_rows, problem_row
+from iscsi_ipsec.core.rows import has_errors, problem_row
+from iscsi_ipsec.core.status import Observed, portal_rows
 from tests.unit.making import (
     CLEAR,
     SOURCE,

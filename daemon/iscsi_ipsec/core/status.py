@@ -15,9 +15,8 @@ from iscsi_ipsec.base.sa import ChildSa, IkeSa
 from iscsi_ipsec.core.causes import Cause, in_mode
 from iscsi_ipsec.core.desired import Connection, PortalView
 from iscsi_ipsec.core.messages import SpelledRotation
+from iscsi_ipsec.core.rows import problem_row, session_row
 from iscsi_ipsec.core.upkeep import carrying
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,32 +263,3 @@ def _sa(ike: IkeSa, child: ChildSa, key: str) -> dict[str, Any]:
         "spi_in": child.spi_in,
         "spi_out": child.spi_out,
     }
-
-
-def session_row(session: IscsiSession) -> dict[str, Any]:
-    """A live iSCSI session as JSON."""
-    return {
-        "sid": session.sid,
-        "target": session.target,
-        "state": session.state,
-        "local": f"{session.local_address}:{session.local_port}" if session.local_address else None,
-        "remote": str(session.remote),
-    }
-
-
-def problem_row(problem: Problem) -> dict[str, Any]:
-    """A problem as JSON; a portal's row has no file, the list of all has."""
-    return {
-        "code": problem.code,
-        "severity": problem.severity.value,
-        "file": problem.file or None,
-        "line": problem.line or None,
-        "portal": problem.portal or None,
-        "message": problem.message,
-        "hint": problem.hint or None,
-    }
-
-
-def has_errors(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether any of the problem rows is more than a warning."""
-    return any(row.get("severity") == Severity.ERROR.value for row in rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.process import forbid_dumps
@@ -12,27 +13,16 @@ from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecEr
 from iscsi_ipsec.base.shown import printable
 from iscsi_ipsec.shell.client import CommandError, Exit
 from iscsi_ipsec.shell.paths import add_options, paths_of
-from iscsi_ipsec.shell.verbs import (
-    check,
-    clear_cache,
-    explain,
-    flags,
-    group_psk,
-    import_windows,
-    plan,
-    psk,
-    release,
-    status,
-    tunnel_address,
-    verify,
-    wait,
-)
 from iscsi_ipsec.shell.verbs.examples import add_examples
 
-_VERBS = (
-    status, verify, explain, check, plan, wait, release, flags,
-    psk, group_psk, tunnel_address, clear_cache, import_windows,
-)  # fmt: skip
+_VERBS = {
+    verb: f"iscsi_ipsec.shell.verbs.{verb.replace('-', '_')}"
+    for verb in (
+        "status", "verify", "explain", "check", "plan", "wait", "release", "flags",
+        "psk", "group-psk", "tunnel-address", "clear-cache",
+    )
+} | {"import": "iscsi_ipsec.shell.verbs.import_windows"}  # fmt: skip
+"""Each verb's module, in the order of the help."""
 
 _EPILOG = """first steps:
   iscsi-ipsec group-psk set        write the key that the target gave you (or: psk set --id ...)
@@ -45,8 +35,8 @@ exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 4 charon unreachable, 5 not permitted"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, also read by the tests of the manual."""
+def build_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
+    """The command line with these verbs; the whole is also read by the tests of the manual."""
     parser = argparse.ArgumentParser(
         prog="iscsi-ipsec",
         description="Shows and checks what iscsi-ipsecd does to keep iSCSI sessions inside IPsec.",
@@ -56,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_options(parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in _VERBS:
-        verb.add(subparsers)
+    for verb in verbs:
+        import_module(_VERBS[verb]).add(subparsers)
     for name, subparser in subparsers.choices.items():
         add_options(subparser, again=True)
         add_examples(name, subparser)
@@ -67,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process' exit code."""
     forbid_dumps()  # some verbs hold keys
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # a verb loads what it needs; without one all are asked, for what they say of themselves
+    options = build_parser([verb for verb in _VERBS if verb in arguments] or _VERBS).parse_args(arguments)
     try:
         return int(options.run(options, paths_of(options)))
     except CommandError as err:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from iscsi_ipsec.base.errors import IscsiIpsecError
 from iscsi_ipsec.base.shown import printable
-from iscsi_ipsec.core.status import SCHEMA
+from iscsi_ipsec.core.rows import SCHEMA
 from iscsi_ipsec.shell.paths import Paths
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  # argparse has no public name for it

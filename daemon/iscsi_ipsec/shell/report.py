@@ -16,6 +16,7 @@ from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import Key, PerIdKey, Problem, Severity
 from iscsi_ipsec.core import status
 from iscsi_ipsec.core.keyfile import moment_text
+from iscsi_ipsec.core.rows import SCHEMA, problem_row, sentence
 from iscsi_ipsec.shell.inventory import FileRow
 from iscsi_ipsec.shell.metrics import Metrics
 from iscsi_ipsec.shell.paths import Paths
@@ -35,7 +36,7 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
     """
     look, charon, guard = outcome.look, outcome.charon, outcome.guard
     rows = status.portal_rows(look.desired.portals, outcome.observed)
-    problems = [status.problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
+    problems = [problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
     told = {(row["portal"], row["code"]) for row in problems}
     problems += [
         row["problem"]
@@ -43,7 +44,7 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
         if row["problem"] and (row["portal"], row["problem"]["code"]) not in told
     ]
     return {
-        "schema": status.SCHEMA,
+        "schema": SCHEMA,
         "version": __version__,
         "pid": os.getpid(),
         "generation": generation,
@@ -114,7 +115,7 @@ class Reporter:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
         told = document(outcome, self._generation, self._paths.vici_socket or default_socket())
-        told["problems"] += [status.problem_row(problem) for problem in more]
+        told["problems"] += [problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         self.write(told)
         self._metrics.tell(told, outcome.counters)
@@ -152,15 +153,6 @@ class Reporter:
                 about = _journal_fields(problem) | {"MESSAGE_ID": message_id("solved")}
                 _log.info("solved: %s", sentence(problem), extra={"fields": about})
         self._told = now
-
-
-def sentence(problem: dict[str, Any]) -> str:
-    """A problem row as one line: where, what, what to do."""
-    where = problem["file"] or problem["portal"] or ""
-    if problem["file"] and problem["line"]:
-        where = f"{where}:{problem['line']}"
-    hint = f" ({problem['hint']})" if problem["hint"] else ""
-    return f"{where}: {problem['message']}{hint}" if where else f"{problem['message']}{hint}"
 
 
 def summary(told: dict[str, Any]) -> str:

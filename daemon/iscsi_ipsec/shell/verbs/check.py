@@ -22,8 +22,8 @@ from iscsi_ipsec.core.keyfile import (
     weak_key_problem,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
+from iscsi_ipsec.core.rows import problem_row
 from iscsi_ipsec.core.settings import parse_settings
-from iscsi_ipsec.core.status import problem_row
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json
 from iscsi_ipsec.shell.paths import Paths
 

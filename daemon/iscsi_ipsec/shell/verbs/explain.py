@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from iscsi_ipsec.base.model import parse_portal
+from iscsi_ipsec.core.rows import sentence
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, read_status
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.report import sentence
 
 
 def add(subparsers: Verbs) -> None:

@@ -30,7 +30,7 @@ from iscsi_ipsec.core.keytext import (
     shown_key_text,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.status import problem_row
+from iscsi_ipsec.core.rows import problem_row
 from iscsi_ipsec.core.winimport import KINDS, parse, take_default
 from iscsi_ipsec.core.winvalues import FoundKey, FoundPortal, Harvest, Rules
 from iscsi_ipsec.core.world import Lookup, World

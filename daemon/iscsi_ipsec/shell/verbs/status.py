@@ -14,10 +14,9 @@ from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.model import Role
 from iscsi_ipsec.base.sa import ChildSa
-from iscsi_ipsec.core.status import has_errors, session_row
+from iscsi_ipsec.core.rows import has_errors, sentence, session_row
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, paint, print_json, print_table, read_status
 from iscsi_ipsec.shell.paths import Paths
-from iscsi_ipsec.shell.report import sentence
 
 _HEAD = (
     "PORTAL",
