@@ -1,6 +1,6 @@
 """Libreswan as the far end: another IKE implementation, asked what it made of us.
 
-Its law: it is configured as the documentation says, with its own algorithms and lifetimes, so that
+Its law: it is configured as the documentation says, which leaves algorithms and lifetimes to it, so that
 what comes up is what two strangers agree on; and what is told of an SA is what Libreswan says.
 """
 
@@ -60,6 +60,7 @@ def configure(target: Machine, initiator: Machine, wanted: Combination) -> None:
         rightid=peer,
         type=wanted.mode,
         ikev2="insist" if wanted.ike == "IKEv2" else "no",
+        ike="aes_gcm256-sha2_256;dh31" if wanted.ike == "IKEv2" else "aes256-sha2_256;dh14",
         aggressive="yes" if wanted.ike == "IKEv1 aggressive" else "no",
         pfs="yes" if wanted.pfs else "no",
     )

@@ -38,13 +38,6 @@ def write_key(initiator: Machine, key: str) -> None:
     initiator.write(f"{CONFIG}/psk.d/group.toml", f'group = true\nkey = "{key}"\n', 0o600)
 
 
-def carrying(initiator: Machine, target: Machine) -> tuple[str, str, str]:
-    """What the portal's SA is: IKE version and mode wanted, ESP mode in use, and the child's name."""
-    row = portal_status(initiator, f"{target.ip}:3260")
-    sa = row["sa"] or {"mode": "", "child": ""}
-    return row["ike"], sa["mode"], sa["child"] if row["protected"] and not row["problem"] else ""
-
-
 @pytest.fixture(scope="module")
 def peer(target: Machine, initiator: Machine) -> Peer:
     """The far end's connection before any change."""
@@ -67,72 +60,6 @@ def device(installed: Machine, target: Machine, peer: Peer) -> Iterator[str]:
     farend.unguard(target)
 
 
-def test_a_key_rotated_here_and_then_there_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, device: str, peer: Peer
-) -> None:
-    openiscsi.write_and_read_back(installed, device)
-    before = carrying(installed, target)
-    mark = wire.mark()
-    busy = openiscsi.keep_busy(installed, device, seconds=45)
-
-    write_key(installed, SECOND_KEY)
-    installed.wait("iscsi-ipsec status --json | grep -q outdated-sa", timeout=30)
-    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
-    wait_until(lambda: carrying(installed, target)[2] not in ("", before[2]), 60, "the new key carries")
-    ended = busy.result()
-
-    assert ended.rc == 0, str(ended)
-    assert_only_esp(wire, mark, installed.ip, target.ip)
-    assert farend.sas(target), "the far end has an SA"
-    assert len(farend.sas(target)) == 1, "the old key's SA is gone"
-
-
-def test_another_esp_mode_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, device: str, peer: Peer
-) -> None:
-    mark = wire.mark()
-    busy = openiscsi.keep_busy(installed, device, seconds=30)
-
-    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY, mode="tunnel"))
-    flags = 'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "TUNNEL_MODE_PREFERRED", "PFS_ENABLED"]\n'
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
-    wait_until(lambda: carrying(installed, target)[1] == "tunnel", 60, "the tunnel carries")
-    ended = busy.result()
-
-    assert ended.rc == 0, str(ended)
-    openiscsi.write_and_read_back(installed, device)
-    assert_only_esp(wire, mark, installed.ip, target.ip)
-    verified = installed.run("iscsi-ipsec verify")
-    assert verified.rc == 0, str(verified)
-
-
-def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, device: str, peer: Peer
-) -> None:
-    mark = wire.mark()
-    busy = openiscsi.keep_busy(installed, device, seconds=30)
-
-    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY, mode="tunnel", version=1))
-    flags = (
-        'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "TUNNEL_MODE_PREFERRED",'
-        ' "PFS_ENABLED"]\n'
-    )
-    before = carrying(installed, target)
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
-    wait_until(
-        lambda: (
-            carrying(installed, target)[0] == "IKEv1 main"
-            and carrying(installed, target)[2] not in ("", before[2])
-        ),
-        60,
-        "IKEv1 carries",
-    )
-    ended = busy.result()
-
-    assert ended.rc == 0, str(ended)
-    assert_only_esp(wire, mark, installed.ip, target.ip)
-
-
 @pytest.fixture
 def stream(installed: Machine, device: str) -> Iterator[Stream]:
     """I/O on the session's disk, for as long as the test takes."""
@@ -148,6 +75,62 @@ def told_sa(initiator: Machine, target: Machine) -> dict[str, Any]:
     return {**sa, "identity": row["identity"]} if sa else {}
 
 
+def test_a_key_rotated_here_and_then_there_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    before = told_sa(installed, target)["child"]
+    mark = wire.mark()
+    stream.mark()
+
+    write_key(installed, SECOND_KEY)
+    installed.wait("iscsi-ipsec status --json | grep -q outdated-sa", timeout=120)
+    stream.wait_until_it_flows()
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
+    wait_until(lambda: told_sa(installed, target).get("child", before) != before, 120, "the new key carries")
+    stream.wait_until_it_flows()
+
+    report("a key is changed here and then there", f"{stream.stall():.1f}")
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+    wait_until(lambda: len(farend.sas(target)) == 1, 60, "the old key's SA is gone")
+
+
+def test_another_esp_mode_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    mark = wire.mark()
+    stream.mark()
+
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY, mode="tunnel"))
+    flags = 'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "TUNNEL_MODE_PREFERRED", "PFS_ENABLED"]\n'
+    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
+    wait_until(lambda: told_sa(installed, target).get("mode") == "tunnel", 120, "the tunnel carries")
+    stream.wait_until_it_flows()
+
+    report("transport mode becomes tunnel mode", f"{stream.stall():.1f}")
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+    verified = installed.run("iscsi-ipsec verify")
+    assert verified.rc == 0, str(verified)
+
+
+def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
+    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+) -> None:
+    mark = wire.mark()
+    stream.mark()
+
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY, mode="tunnel", version=1))
+    flags = (
+        'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "TUNNEL_MODE_PREFERRED",'
+        ' "PFS_ENABLED"]\n'
+    )
+    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
+    wait_until(lambda: told_sa(installed, target).get("ike_version") == 1, 120, "IKEv1 carries")
+    stream.wait_until_it_flows()
+
+    report("IKEv2 becomes IKEv1", f"{stream.stall():.1f}")
+    assert_only_esp(wire, mark, installed.ip, target.ip)
+
+
 @unproven
 def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
@@ -161,7 +144,7 @@ def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
         before = told_sa(installed, target)["child"]
         text = policy(target.ip, flags=f"security_flags = {json.dumps(flags)}\n")
         installed.write(f"{CONFIG}/portal.d/san.toml", text, 0o600)
-        wait_until(lambda: told_sa(installed, target).get("child", before) != before, 60, "a new SA carries")
+        wait_until(lambda: told_sa(installed, target).get("child", before) != before, 120, "a new SA carries")
         assert bool(told_sa(installed, target)["dh_group"]) is pfs
         stream.wait_until_it_flows()
 
@@ -179,7 +162,7 @@ def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     """A host that had the group's key is given one of its own, under a name."""
     installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
-    wait_until(lambda: told_sa(installed, target).get("ike_version") == 2, 60, "IKEv2 carries again")
+    wait_until(lambda: told_sa(installed, target).get("ike_version") == 2, 120, "IKEv2 carries again")
     mark = wire.mark()
     stream.mark()
 
@@ -188,7 +171,7 @@ def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     key = f'id_type = "ID_FQDN"\nid = "db1.test.vm"\nkey = "{FIRST_KEY}"\n'
     installed.write(f"{CONFIG}/psk.d/db1.toml", key, 0o600)
     wait_until(
-        lambda: told_sa(installed, target).get("identity") == "db1.test.vm", 60, "the name's SA carries"
+        lambda: told_sa(installed, target).get("identity") == "db1.test.vm", 120, "the name's SA carries"
     )
     stream.wait_until_it_flows()
     report("another identity", f"{stream.stall():.1f}")
@@ -197,7 +180,7 @@ def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
     installed.run(f"rm {CONFIG}/psk.d/db1.toml", check=True)
     wait_until(
-        lambda: told_sa(installed, target).get("identity") == installed.ip, 60, "the address' SA carries"
+        lambda: told_sa(installed, target).get("identity") == installed.ip, 120, "the address' SA carries"
     )
     stream.wait_until_it_flows()
     report("a key is removed, and the group's takes its place", f"{stream.stall():.1f}")
