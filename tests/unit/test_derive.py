@@ -21,7 +21,7 @@ from iscsi_ipsec.base.model import (
     Start,
     Tuning,
 )
-from iscsi_ipsec.core.desired import PortalView
+from iscsi_ipsec.core.desired import Desired, PortalView
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
 from tests.unit.making import (
@@ -915,6 +915,33 @@ def test_an_identity_that_is_our_own_under_another_key_is_let_in_nowhere() -> No
     assert [p.code for p in desired.problems if p.portal == f"{SOURCE}:3260"] == ["shared-identity"]
     same = derived(per_id(SOURCE), serving, record())
     assert {c.role for c in same.connections} == {Role.INITIATOR, Role.TARGET}
+
+
+def crossed(ike: IkeMode) -> Desired:
+    """R1 shares a key with each of two identities of the host, one of which has another key for R2."""
+    r1, other_portal_of_r1, r2 = "10.0.0.20:3260", "10.0.0.20:3261", "10.0.0.21:3260"
+    keys = (per_id("a", name="a-r1"), per_id("a", name="a-r2"), per_id("b", name="b-r1"))
+    uses = {r1: "a-r1", r2: "a-r2", other_portal_of_r1: "b-r1"}
+    policies = (policy(at, name=key, psk=key, flags=choice(ike)) for at, key in uses.items())
+    return derived(*keys, *policies, *(record(*split_portal(at)) for at in uses))
+
+
+def split_portal(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def test_a_target_whose_key_would_let_it_pose_as_another_is_refused() -> None:
+    # an IKEv2 peer is believed with every key that matches either id, so R1's, of [a, R1], would do for R2
+    desired = crossed(IkeMode.V2)
+    assert {c.key.name for c in desired.connections} == {"a-r2", "b-r1"}
+    (problem,) = [p for p in desired.problems if p.code == "ambiguous-key"]
+    assert (problem.portal, "pose as the others" in problem.message) == ("10.0.0.20:3260", True)
+    assert portal("10.0.0.20") in desired.guarded
+
+
+def test_with_ikev1_which_takes_the_best_match_only_the_same_keys_are_served() -> None:
+    assert {c.key.name for c in crossed(IkeMode.AGGRESSIVE).connections} == {"a-r1", "a-r2", "b-r1"}
 
 
 def test_the_same_world_gives_the_same_outcome() -> None:

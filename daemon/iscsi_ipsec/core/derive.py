@@ -13,6 +13,7 @@ import dataclasses
 import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from iscsi_ipsec.base.model import (
     GroupKey,
@@ -41,7 +42,7 @@ def derive(lookup: Lookup) -> Desired:
     """Decide everything about every portal. Pure; the same world gives the same outcome."""
     views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
     views.extend(target_views(lookup, tuple(v.connection for v in views if v.connection)))
-    views = _share_connections(_refuse_shared_pairs(views))
+    views = _share_connections(_refuse_crossed(_refuse_shared_pairs(views)))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     owned = tuple(_owners(connections))
     rotations = _rotations(lookup.world, owned)
@@ -123,17 +124,48 @@ def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
                 f"different keys apply between {view.connection.local_id} and {view.connection.remote_id}: "
                 + ", ".join(paths)
             )
-            problem = Problem(
-                code="ambiguous-key",
-                message=message,
-                hint="let one key serve all portals of that target, or give them different target_id",
-                portal=str(view.seat.portal),
-            )
-            reasons = (*view.reasons, f"{message}: the portal stays closed")
-            refused.append(dataclasses.replace(view, connection=None, problem=problem, reasons=reasons))
+            hint = "let one key serve all portals of that target, or give them different target_id"
+            refused.append(_without_connection(view, message, hint))
         else:
             refused.append(view)
     return refused
+
+
+def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
+    """Close portals whose key would let their target pose as another one.
+
+    A secret must name the local id where other identities of this host have
+    another key for the target. If that local id has other keys for other targets,
+    an IKEv2 peer could prove itself to be one of them with this one (:func:`_owners`).
+    """
+    connections = [v.connection for v in views if v.connection and v.role is Role.INITIATOR]
+    of_local, of_remote = _valid_keys(connections, "local_id"), _valid_keys(connections, "remote_id")
+    v2 = _valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
+    refused = []
+    for view in views:
+        connection = view.connection
+        if (
+            connection
+            and connection.role is Role.INITIATOR
+            and len(of_local[connection.local_id]) > 1
+            and len(of_remote[connection.remote_id]) > 1
+            and v2.get(connection.local_id, set()) - {_valid(connection.key)}
+        ):
+            message = (
+                f"{connection.local_id} has other keys for other targets, and {connection.remote_id} another"
+                " key for another identity of this host: that target could pose as the others"
+            )
+            hint = "give the target one key for all identities of this host, or this host one identity"
+            refused.append(_without_connection(view, message, hint))
+        else:
+            refused.append(view)
+    return refused
+
+
+def _without_connection(view: PortalView, message: str, hint: str) -> PortalView:
+    problem = Problem(code="ambiguous-key", message=message, hint=hint, portal=str(view.seat.portal))
+    reasons = (*view.reasons, f"{message}: the portal stays closed")
+    return dataclasses.replace(view, connection=None, problem=problem, reasons=reasons)
 
 
 def _share_connections(views: list[PortalView]) -> list[PortalView]:
@@ -162,15 +194,21 @@ def _owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connection, t
     an IKEv2 peer is believed with any key that matches either id, so one
     target's key would do for the others.
     """
-    keys_of_local: dict[IkeId, set[tuple[Secret, ...]]] = {}
-    keys_of_remote: dict[Peer, set[tuple[Secret, ...]]] = {}
+    of_local, of_remote = _valid_keys(connections, "local_id"), _valid_keys(connections, "remote_id")
     for connection in connections:
-        keys_of_local.setdefault(connection.local_id, set()).add(_valid(connection.key))
-        keys_of_remote.setdefault(connection.remote_id, set()).add(_valid(connection.key))
-    for connection in connections:
-        crowded = len(keys_of_local[connection.local_id]) > 1
-        alone = len(keys_of_remote[connection.remote_id]) == 1
+        crowded = len(of_local[connection.local_id]) > 1
+        alone = len(of_remote[connection.remote_id]) == 1
         yield connection, (connection.remote_id,) if crowded and alone else connection.pair
+
+
+def _valid_keys(
+    connections: Iterable[Connection], end: Literal["local_id", "remote_id"]
+) -> dict[Peer, set[tuple[Secret, ...]]]:
+    """The different keys under which each local (or remote) id is an end of a connection."""
+    keys: dict[Peer, set[tuple[Secret, ...]]] = {}
+    for connection in connections:
+        keys.setdefault(getattr(connection, end), set()).add(_valid(connection.key))
+    return keys
 
 
 def _valid(key: Key) -> tuple[Secret, ...]:
