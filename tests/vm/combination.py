@@ -75,7 +75,7 @@ END
 chmod 600 {config}/psk.d/.matrix {config}/portal.d/.matrix
 mv {config}/psk.d/.matrix {config}/psk.d/matrix.toml
 mv {config}/portal.d/.matrix {config}/portal.d/matrix.toml
-iscsi-ipsec wait --timeout 60 {portal}
+iscsi-ipsec wait --timeout 150 {portal}
 iscsiadm -m node -T {iqn} -p {address}:3260,1 -o new >/dev/null  # by hand: discovery has its own test
 iscsiadm -m node -T {iqn} -p {address} --login >/dev/null
 for n in $(seq 100); do

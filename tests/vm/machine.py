@@ -18,6 +18,9 @@ from pathlib import Path
 # What the far end of a dead control connection costs at most.
 GRACE = 20.0
 
+# How much longer than named to wait for what must come: an emulated CPU is slow, and a busy host slower.
+PATIENCE = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -89,8 +92,8 @@ class Machine:
     def run(
         self, command: str, timeout: float = 60, check: bool = False, stdin: bytes | None = None
     ) -> Result:
-        """Run a bash command as root and wait for it."""
-        result = self.spawn(command, timeout, stdin).result()
+        """Run a bash command as root and wait for it; with patience, if it must succeed."""
+        result = self.spawn(command, timeout * PATIENCE if check else timeout, stdin).result()
         if check and result.rc:
             raise CommandFailed(f"{self.name}: {command}: {result}")
         return result
@@ -113,11 +116,11 @@ class Machine:
         """Wait in the machine until a bash command succeeds; return its last result."""
         result = self.run(
             f'until out=$( ( {condition}\n) 2>&1 ); do sleep {every}; done; printf %s "$out"',
-            timeout,
+            timeout * PATIENCE,
         )
         if result.rc:
             last = self.run(condition, timeout=30)
-            raise Timeout(f"{self.name}: not within {timeout} s: {condition}: {last}")
+            raise Timeout(f"{self.name}: not within {timeout * PATIENCE:g} s: {condition}: {last}")
         return result
 
     def boot_id(self) -> str:
@@ -148,10 +151,10 @@ class Machine:
 
 def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
     """Wait until something is true; say what was not, if it never is."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise Timeout(f"not within {timeout} s: {what}")
+            raise Timeout(f"not within {timeout * PATIENCE:g} s: {what}")
         time.sleep(0.2)
 
 

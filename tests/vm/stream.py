@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from tests.vm.machine import Machine, wait_until
+from tests.vm.machine import PATIENCE, Machine, wait_until
 
 # Runs in the machine: a line per block that went out and came back, with the time; ends at the
 # first error, which is its last line.
@@ -79,7 +79,7 @@ class Stream:
         ended = self.machine.run(
             f"told=/run/{self._name}; wanted=$(( $(wc -l <$told) + 4 ));"
             " until [ $(wc -l <$told) -ge $wanted ] || grep -q error $told; do sleep 0.2; done; tail -n1 $told",
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
         )
         assert ended.rc == 0, f"{self.device}: nothing goes through any more: {ended}"
         assert "error" not in ended.out, f"{self.device}: {ended.out}"

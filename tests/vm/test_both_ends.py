@@ -34,7 +34,7 @@ def served(target: Machine, ready: Machine, package: Path) -> Iterator[Machine]:
     target.write(f"{CONFIG}/portal.d/here.toml", policy(target.ip, flags='role = "target"\n'), 0o600)
     ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
     for machine in (target, ready):
-        machine.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+        machine.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     yield target
     purge(target)
 

@@ -117,7 +117,7 @@ def product(installed: Machine, target: Machine) -> Iterator[Machine]:
         write_key(installed, family)
     installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
     installed.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6, flags=TUNNEL), 0o600)
-    installed.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    installed.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     yield installed
     installed.run("systemctl start strongswan iscsi-ipsecd", timeout=90)
     openiscsi.forget_everything(installed)

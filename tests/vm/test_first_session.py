@@ -87,7 +87,7 @@ def protect(initiator: Machine, address: str, name: str = "san") -> None:
     """Drop the key and a policy into their folders and wait until they hold."""
     initiator.write(f"{CONFIG}/psk.d/group.toml", GROUP_KEY, 0o600)
     initiator.write(f"{CONFIG}/portal.d/{name}.toml", policy(address), 0o600)
-    initiator.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    initiator.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
 
 
 def assert_only_esp(wire: Wire, since: float, near: str, far: str) -> None:
@@ -146,7 +146,7 @@ def test_verify_fails_while_a_session_to_another_portal_is_in_clear(
         policy(SECOND_IP, flags='security_flags = ["VALID"]\n'),
         0o600,
     )
-    product.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    product.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     mark = wire.mark()
     openiscsi.discover(product, SECOND_IP)
     openiscsi.write_and_read_back(product, openiscsi.login(product, SECOND_IP))
@@ -170,7 +170,7 @@ def test_a_portal_by_name_is_looked_up_by_the_unit_that_has_a_network_and_no_rig
     """The daemon itself may open no internet socket, so it cannot have asked."""
     product.run(f"echo {SECOND_IP} san-by-name >>/etc/hosts", check=True)
     product.write(f"{CONFIG}/portal.d/named.toml", policy("san-by-name"), 0o600)
-    product.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    product.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
 
     wait_until(
         lambda: any(row["portal"] == f"{SECOND_IP}:3260" for row in status(product)["portals"]),
@@ -203,7 +203,7 @@ def test_restarting_the_daemon_under_io_leaves_the_sas_alone(
     busy = openiscsi.keep_busy(product, device, seconds=12)
     product.run("systemctl restart iscsi-ipsecd", timeout=90, check=True)
     product.run("systemctl kill -s KILL iscsi-ipsecd", check=True)
-    product.run("iscsi-ipsec wait --timeout 60", timeout=90)
+    product.run("iscsi-ipsec wait --timeout 150", timeout=180)
     ended = busy.result()
 
     assert ended.rc == 0, str(ended)
@@ -246,7 +246,7 @@ def test_with_daemon_and_charon_stopped_io_stalls_rather_than_leaks_and_then_rec
     assert not wire.tcp(3260, since=mark), wire.summary(mark)
 
     product.run("systemctl start iscsi-ipsecd", timeout=90, check=True)
-    product.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    product.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     product.wait(f"timeout 10 dd if={device} of=/dev/null bs=4k count=1 iflag=direct", timeout=180, every=1)
     assert not wire.tcp(3260, since=mark), wire.summary(mark)
 

@@ -70,7 +70,7 @@ def test_a_portal_behind_a_gateway_is_reached_through_a_tunnel_to_its_outer_addr
     ready.wait("iscsi-ipsec status --json | grep -q no-route", timeout=30)
     told = portal_status(ready, f"{gateway.PORTAL}:3260")["problem"]
     ready.run(f"ip route add {gateway.NETWORK} via {gateways.ip}", check=True)
-    ready.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     openiscsi.discover(ready, gateway.PORTAL)
     openiscsi.write_and_read_back(ready, openiscsi.login(ready, gateway.PORTAL))
     row = portal_status(ready, f"{gateway.PORTAL}:3260")
@@ -100,7 +100,7 @@ def test_the_inner_addresses_may_differ_from_the_outer_ones_at_both_ends(
 
     set_outer = f"iscsi-ipsec tunnel-address set {gateway.PORTAL} {gateways.ip} --local {ready.ip}"
     ready.run(set_outer, check=True)
-    ready.run("iscsi-ipsec wait --timeout 60", timeout=90, check=True)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     openiscsi.discover(ready, gateway.PORTAL)
     openiscsi.write_and_read_back(ready, openiscsi.login(ready, gateway.PORTAL))
     row = portal_status(ready, f"{gateway.PORTAL}:3260")
