@@ -24,11 +24,14 @@ from iscsi_ipsec.core.status import Observed, portal_rows
 from iscsi_ipsec.shell.cli import main
 from tests.netlab.waiting import wait_until
 from tests.unit.making import (
+    CLEAR,
     SOURCE,
     child_sa,
+    choice,
     derived,
     ike_sa,
     per_id,
+    policy,
     portal,
     record,
     session,
@@ -102,7 +105,8 @@ class Instance:
         document: dict[str, Any] = {
             "schema": SCHEMA, "version": "0", "pid": 1, "generation": 1, "time": 0,
             "charon": {"socket": self.socket, "reachable": True, "settled": True, "version": "5.9.8", "foreign_connections": 0},
-            "guard": {"wanted": True, "devices": [], "installed": True, "portals": [str(p) for p in desired.guarded], "dropped": 0},
+            "guard": {"wanted": True, "devices": [], "installed": True, "portals": [str(p) for p in desired.guarded], "dropped": 0,
+                      "networks": [*map(str, desired.networks)], "opened": [*map(str, desired.opened)]},
             "portals": rows, "keys": [], "files": [], "problems": [problem_row(p) for p in desired.problems],
             **more,
         }  # fmt: skip
@@ -353,6 +357,16 @@ def test_explain_of_an_unknown_portal_is_a_problem(running: Instance) -> None:
     answer = running.call("explain", "10.9.9.9")
     assert answer.code == PROBLEMS
     assert "10.9.9.9:3260 is unknown" in answer.err
+
+
+@pytest.mark.parametrize("unnamed", ["10.9.9.9", "[fd00:9::9]:3260"])
+def test_explain_of_an_unnamed_portal_tells_what_keeps_it_closed(running: Instance, unnamed: str) -> None:
+    nets = policy("10.9.9.0/24", "fd00:9::/64", flags=choice())
+    opened = policy("10.9.9.128/25", name="open", flags=CLEAR)
+    running.tell(derived(per_id(SOURCE), nets, opened))
+    assert "which is closed" in running.call("explain", unnamed).err
+    assert "which is closed" not in running.call("explain", "10.9.9.200").err
+    assert "which is closed" not in running.call("explain", "10.9.9.9:860").err
 
 
 def test_explain_of_a_closed_portal_tells_the_problem(running: Instance) -> None:

@@ -61,6 +61,8 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
             "devices": list(look.inventory.settings.guard_devices),
             "installed": guard is not None,
             "portals": sorted(str(p) for p in outcome.observed.guarded),
+            "networks": sorted(map(str, look.desired.networks)),
+            "opened": sorted(map(str, look.desired.opened)),
             "dropped": sum(guard.dropped.values()) if guard else None,
         },
         "portals": rows,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from iscsi_ipsec.base.model import parse_portal
+from iscsi_ipsec.base.model import Portal, PortalRange, parse_portal, parse_portal_pattern
 from iscsi_ipsec.core.rows import sentence
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, read_status
 from iscsi_ipsec.shell.paths import Paths
@@ -36,17 +36,34 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
 def rows_of(document: dict[str, Any], text: str) -> list[dict[str, Any]]:
     """The rows of a portal; :class:`CommandError` where it is no portal or unknown."""
     try:
-        portal = str(parse_portal(text))
+        portal = parse_portal(text)
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err
-    rows = [row for row in document["portals"] if row["portal"] == portal]
+    rows = [row for row in document["portals"] if row["portal"] == str(portal)]
     if not rows:
         raise CommandError(
             Exit.PROBLEMS,
-            f"{portal} is unknown: no open-iscsi record, session or policy names it",
+            f"{portal} is unknown: no open-iscsi record, session or policy names it{_closed_by(document, portal)}",
             "name it in a file of portal.d, or run iscsiadm -m discovery",
         )
     return rows
+
+
+def _closed_by(document: dict[str, Any], portal: Portal) -> str:
+    """What is dropped on the way to a portal that nobody has named, in words."""
+    guard = document["guard"]
+    closed, opened = (
+        next((n for n in guard.get(name, ()) if _contains(n, portal)), None)
+        for name in ("networks", "opened")
+    )
+    if not guard["installed"] or not closed or opened:
+        return ""
+    return f". It lies in {closed}, which is closed: nothing passes before it is named"
+
+
+def _contains(network: str, portal: Portal) -> bool:
+    pattern = parse_portal_pattern(network)
+    return isinstance(pattern, PortalRange) and pattern.contains(portal)
 
 
 def _print(row: dict[str, Any]) -> None:
