@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from tests.vm import farend, openiscsi
 from tests.vm.combination import CONFIG
 from tests.vm.conftest import install, purge
 from tests.vm.machine import Machine, wait_until
+from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import assert_only_esp, esp_spis, policy, portal_status
 from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
 
 FIRST_KEY = "both ends, the first key: 0123456789abcdef"
 SECOND_KEY = "both ends, the second key: fedcba9876543210"
+THIRD_KEY = "both ends, the third key: 1032547698badcfe"
 
 
 def key_file(identity: str, key: str) -> str:
@@ -64,21 +67,52 @@ def test_with_this_program_at_both_ends_the_same_key_file_brings_a_session_up(
 def test_a_key_rotated_at_both_ends_costs_no_frame_in_clear_and_no_io_error(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
-    device = openiscsi.disk(ready, served.ip)
     before = esp_spis(ready)
     mark = wire.mark()
-    busy = openiscsi.keep_busy(ready, device, seconds=20)
+    stream = Stream(ready, openiscsi.disk(ready, served.ip)).start()
 
     for machine in (served, ready):
         machine.write(f"{CONFIG}/psk.d/db1.toml", key_file("db1.test.vm", SECOND_KEY), 0o600)
     wait_until(lambda: not esp_spis(ready) & before, 60, "the SAs of the first key are gone")
-    ended = busy.result()
+    stream.wait_until_it_flows()
+    stream.stop()
 
-    assert ended.rc == 0, str(ended)
-    openiscsi.write_and_read_back(ready, device)
     assert portal_status(ready, f"{served.ip}:3260")["problem"] is None
     assert portal_status(served, f"{served.ip}:3260")["protected"] is True
     assert len(farend.sas(served)) == 1
+    assert_only_esp(wire, mark, ready.ip, served.ip)
+
+
+@unproven
+def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
+    ready: Machine, served: Machine, wire: Wire
+) -> None:
+    """The target holds both keys, the initiator changes when it likes, then the target lets go of the old one."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    both = f'previous_key = "{SECOND_KEY}"\nprevious_until = {tomorrow}\n'
+    stream = Stream(ready, openiscsi.disk(ready, served.ip)).start()
+    mark = wire.mark()
+    stream.mark()
+
+    def change(machine: Machine, text: str) -> None:
+        before = esp_spis(ready)
+        machine.write(f"{CONFIG}/psk.d/db1.toml", text, 0o600)
+        if machine is ready:
+            wait_until(lambda: not esp_spis(ready) & before, 60, "the SAs of the second key are gone")
+        else:
+            machine.run("iscsi-ipsec wait --timeout 150", timeout=180, check=True)
+        stream.wait_until_it_flows()
+
+    change(served, key_file("db1.test.vm", THIRD_KEY) + both)
+    assert portal_status(ready, f"{served.ip}:3260")["problem"] is None
+    change(ready, key_file("db1.test.vm", THIRD_KEY))
+    change(served, key_file("db1.test.vm", THIRD_KEY))
+    wait_until(lambda: portal_status(served, f"{served.ip}:3260")["protected"], 60, "it is protected")
+    stream.wait_until_it_flows()
+    stream.stop()
+
+    report("a staged rotation, from the first file to the last", f"{stream.stall():.1f}")
+    assert portal_status(ready, f"{served.ip}:3260")["problem"] is None
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
@@ -90,7 +124,7 @@ def test_an_identity_that_the_target_does_not_know_is_refused_and_nothing_passes
     ready.run(f"iscsiadm -m node -T {farend.IQN} -p {served.ip} --logout", timeout=60, check=True)
     mark = wire.mark()
 
-    ready.write(f"{CONFIG}/psk.d/db1.toml", key_file("stranger.test.vm", SECOND_KEY), 0o600)
+    ready.write(f"{CONFIG}/psk.d/db1.toml", key_file("stranger.test.vm", THIRD_KEY), 0o600)
     ready.wait("swanctl --list-conns | grep -q stranger.test.vm", timeout=30)
     for ike in farend.sas(ready):  # of the identity that was: a changed identity alone ends none
         ready.run(f"swanctl --terminate --ike-id {ike} --force --timeout 5")
