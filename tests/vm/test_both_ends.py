@@ -14,7 +14,6 @@ from tests.vm.conftest import install, purge
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import assert_only_esp, esp_spis, policy, portal_status
-from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
 
 FIRST_KEY = "both ends, the first key: 0123456789abcdef"
@@ -83,7 +82,6 @@ def test_a_key_rotated_at_both_ends_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
-@unproven
 def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
@@ -116,7 +114,6 @@ def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
-@unproven
 def test_an_identity_that_the_target_does_not_know_is_refused_and_nothing_passes(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:

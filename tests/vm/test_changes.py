@@ -20,7 +20,6 @@ from tests.vm.farend import Peer
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy, portal_status
-from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
 
 FIRST_KEY = "changes, the first key: 0011223344556677"
@@ -131,7 +130,6 @@ def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, installed.ip, target.ip)
 
 
-@unproven
 def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
@@ -155,7 +153,6 @@ def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, installed.ip, target.ip)
 
 
-@unproven
 def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
@@ -188,7 +185,6 @@ def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, installed.ip, target.ip)
 
 
-@unproven
 def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
     installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:

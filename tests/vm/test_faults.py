@@ -22,10 +22,7 @@ from tests.vm.farend import Peer
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy
-from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
-
-pytestmark = unproven
 
 KEYS = {"ip": "faults, not a secret: 0123456789abcdef", "ip6": "faults over IPv6: fedcba9876543210"}
 

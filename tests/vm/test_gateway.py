@@ -11,10 +11,7 @@ from tests.vm.combination import CONFIG
 from tests.vm.farend import Peer
 from tests.vm.machine import Machine
 from tests.vm.test_first_session import assert_only_esp, policy, portal_status
-from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
-
-pytestmark = unproven
 
 KEY = "gateway, not a secret: 0123456789abcdef"
 KEY_FILE = f'id_type = "ID_IPV4_ADDR"\nid = "{{id}}"\nkey = "{KEY}"\n'

@@ -16,10 +16,7 @@ from tests.vm import farend, libreswan
 from tests.vm.combination import ID_TYPES, IKES, MODES, Combination, log_out, play, rekey
 from tests.vm.machine import Machine
 from tests.vm.test_first_session import assert_only_esp
-from tests.vm.unproven import unproven
 from tests.vm.wire import Wire
-
-pytestmark = unproven
 
 WITH_LIBRESWAN = [
     Combination("ID_FQDN", "IKEv2", "transport", True),
