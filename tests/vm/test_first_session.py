@@ -254,7 +254,7 @@ def test_with_daemon_and_charon_stopped_io_stalls_rather_than_leaks_and_then_rec
 def test_a_removed_key_ends_its_sa_and_leaves_the_portal_closed(
     product: Machine, target: Machine, wire: Wire, device: str
 ) -> None:
-    """Losing a key file must never mean clear text."""
+    """Losing a key file must never mean clear text, and the journal's catalog says what it means."""
     openiscsi.write_and_read_back(product, device)
     mark = wire.mark()
 
@@ -262,8 +262,12 @@ def test_a_removed_key_ends_its_sa_and_leaves_the_portal_closed(
     product.run(f"rm {CONFIG}/psk.d/group.toml", check=True)
     wait_until(lambda: not esp_spis(product), 30, "the SAs of the removed key are gone")
     found = product.run(f"iscsiadm -m discovery -t st -p {target.ip}", timeout=12)
+    row = portal_status(product, f"{target.ip}:3260")
+    explained = f"Problem: {row['problem']['code']}  Portal: {row['portal']}"
+    product.wait(f"journalctl -b -x --no-pager -u iscsi-ipsecd | grep -q '{explained}'", timeout=30)
 
     assert found.rc != 0
+    assert row["closed"]
     assert not wire.tcp(3260, since=mark), wire.summary(mark)
     protect(product, target.ip)
     product.wait(f"timeout 10 dd if={device} of=/dev/null bs=4k count=1 iflag=direct", timeout=180, every=1)
