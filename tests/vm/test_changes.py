@@ -44,25 +44,25 @@ def peer(target: Machine, initiator: Machine) -> Peer:
 
 
 @pytest.fixture(scope="module")
-def device(installed: Machine, target: Machine, peer: Peer) -> Iterator[str]:
+def device(ready: Machine, target: Machine, peer: Peer) -> Iterator[str]:
     """The disk behind a protected session."""
     farend.configure_charon(target, farend.swanctl_conf(peer))
     farend.guard(target)
-    installed.run(f"rm -f {CONFIG}/*.d/*.toml")
-    write_key(installed, FIRST_KEY)
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
-    installed.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
-    openiscsi.discover(installed, target.ip)
-    yield openiscsi.login(installed, target.ip)
-    openiscsi.forget_everything(installed)
-    installed.run(f"rm -f {CONFIG}/*.d/*.toml")
+    ready.run(f"rm -f {CONFIG}/*.d/*.toml")
+    write_key(ready, FIRST_KEY)
+    ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
+    openiscsi.discover(ready, target.ip)
+    yield openiscsi.login(ready, target.ip)
+    openiscsi.forget_everything(ready)
+    ready.run(f"rm -f {CONFIG}/*.d/*.toml")
     farend.unguard(target)
 
 
 @pytest.fixture
-def stream(installed: Machine, device: str) -> Iterator[Stream]:
+def stream(ready: Machine, device: str) -> Iterator[Stream]:
     """I/O on the session's disk, for as long as the test takes."""
-    stream = Stream(installed, device).start()
+    stream = Stream(ready, device).start()
     yield stream
     stream.stop()
 
@@ -75,44 +75,44 @@ def told_sa(initiator: Machine, target: Machine) -> dict[str, Any]:
 
 
 def test_a_key_rotated_here_and_then_there_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
-    before = told_sa(installed, target)["child"]
+    before = told_sa(ready, target)["child"]
     mark = wire.mark()
     stream.mark()
 
-    write_key(installed, SECOND_KEY)
-    installed.wait("iscsi-ipsec status --json | grep -q outdated-sa", timeout=60)
+    write_key(ready, SECOND_KEY)
+    ready.wait("iscsi-ipsec status --json | grep -q outdated-sa", timeout=60)
     stream.wait_until_it_flows()
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
-    wait_until(lambda: told_sa(installed, target).get("child", before) != before, 60, "the new key carries")
+    wait_until(lambda: told_sa(ready, target).get("child", before) != before, 60, "the new key carries")
     stream.wait_until_it_flows()
 
     report("a key is changed here and then there", f"{stream.stall():.1f}")
-    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip, target.ip)
     wait_until(lambda: len(farend.sas(target)) == 1, 60, "the old key's SA is gone")
 
 
 def test_another_esp_mode_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     mark = wire.mark()
     stream.mark()
 
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY, mode="tunnel"))
     flags = 'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "TUNNEL_MODE_PREFERRED", "PFS_ENABLED"]\n'
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
-    wait_until(lambda: told_sa(installed, target).get("mode") == "tunnel", 60, "the tunnel carries")
+    ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
+    wait_until(lambda: told_sa(ready, target).get("mode") == "tunnel", 60, "the tunnel carries")
     stream.wait_until_it_flows()
 
     report("transport mode becomes tunnel mode", f"{stream.stall():.1f}")
-    assert_only_esp(wire, mark, installed.ip, target.ip)
-    verified = installed.run("iscsi-ipsec verify")
+    assert_only_esp(wire, mark, ready.ip, target.ip)
+    verified = ready.run("iscsi-ipsec verify")
     assert verified.rc == 0, str(verified)
 
 
 def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     mark = wire.mark()
     stream.mark()
@@ -122,16 +122,16 @@ def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
         'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "TUNNEL_MODE_PREFERRED",'
         ' "PFS_ENABLED"]\n'
     )
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
-    wait_until(lambda: told_sa(installed, target).get("ike_version") == 1, 60, "IKEv1 carries")
+    ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip, flags=flags), 0o600)
+    wait_until(lambda: told_sa(ready, target).get("ike_version") == 1, 60, "IKEv1 carries")
     stream.wait_until_it_flows()
 
     report("IKEv2 becomes IKEv1", f"{stream.stall():.1f}")
-    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
 def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """With IKEv1, whose every negotiation shows whether it had a Diffie-Hellman exchange."""
     names = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "TUNNEL_MODE_PREFERRED"]
@@ -139,109 +139,105 @@ def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     stream.mark()
 
     def switch(flags: list[str], pfs: bool) -> None:
-        before = told_sa(installed, target)["child"]
+        before = told_sa(ready, target)["child"]
         text = policy(target.ip, flags=f"security_flags = {json.dumps(flags)}\n")
-        installed.write(f"{CONFIG}/portal.d/san.toml", text, 0o600)
-        wait_until(lambda: told_sa(installed, target).get("child", before) != before, 60, "a new SA carries")
-        assert bool(told_sa(installed, target)["dh_group"]) is pfs
+        ready.write(f"{CONFIG}/portal.d/san.toml", text, 0o600)
+        wait_until(lambda: told_sa(ready, target).get("child", before) != before, 60, "a new SA carries")
+        assert bool(told_sa(ready, target)["dh_group"]) is pfs
         stream.wait_until_it_flows()
 
     switch(names, pfs=False)
     switch([*names, "PFS_ENABLED"], pfs=True)
 
     report("PFS is switched off and on", f"{stream.stall():.1f}")
-    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
 def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """A host that had the group's key is given one of its own, under a name."""
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
+    ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
-    wait_until(lambda: told_sa(installed, target).get("ike_version") == 2, 60, "IKEv2 carries again")
+    wait_until(lambda: told_sa(ready, target).get("ike_version") == 2, 60, "IKEv2 carries again")
     mark = wire.mark()
     stream.mark()
 
     named = dataclasses.replace(peer, name="named", key=FIRST_KEY, remote_id="fqdn:db1.test.vm")
     configure_far_end(target, named)
     key = f'id_type = "ID_FQDN"\nid = "db1.test.vm"\nkey = "{FIRST_KEY}"\n'
-    installed.write(f"{CONFIG}/psk.d/db1.toml", key, 0o600)
-    wait_until(
-        lambda: told_sa(installed, target).get("identity") == "db1.test.vm", 60, "the name's SA carries"
-    )
+    ready.write(f"{CONFIG}/psk.d/db1.toml", key, 0o600)
+    wait_until(lambda: told_sa(ready, target).get("identity") == "db1.test.vm", 60, "the name's SA carries")
     stream.wait_until_it_flows()
     report("another identity", f"{stream.stall():.1f}")
     assert "db1.test.vm" in target.run("swanctl --list-sas").out
 
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY))
-    installed.run(f"rm {CONFIG}/psk.d/db1.toml", check=True)
-    wait_until(
-        lambda: told_sa(installed, target).get("identity") == installed.ip, 60, "the address' SA carries"
-    )
+    ready.run(f"rm {CONFIG}/psk.d/db1.toml", check=True)
+    wait_until(lambda: told_sa(ready, target).get("identity") == ready.ip, 60, "the address' SA carries")
     stream.wait_until_it_flows()
     report("a key is removed, and the group's takes its place", f"{stream.stall():.1f}")
 
-    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
 def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
-    second = dataclasses.replace(peer, name="far6", local=target.ip6, remote=installed.ip6, key=SECOND_KEY)
+    second = dataclasses.replace(peer, name="far6", local=target.ip6, remote=ready.ip6, key=SECOND_KEY)
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY), second)
-    before = esp_spis(installed, installed.ip)
+    before = esp_spis(ready, ready.ip)
     mark = wire.mark()
     stream.mark()
 
-    installed.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6), 0o600)
-    installed.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
-    openiscsi.discover(installed, target.ip6)
-    openiscsi.write_and_read_back(installed, openiscsi.login(installed, target.ip6))
-    assert esp_spis(installed, installed.ip6)
+    ready.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6), 0o600)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
+    openiscsi.discover(ready, target.ip6)
+    openiscsi.write_and_read_back(ready, openiscsi.login(ready, target.ip6))
+    assert esp_spis(ready, ready.ip6)
     where = f"-T {farend.IQN} -p {openiscsi.portal(target.ip6)}"
-    installed.run(f"iscsiadm -m node {where} --logout && iscsiadm -m node {where} -o delete", 60, check=True)
-    installed.run(
+    ready.run(f"iscsiadm -m node {where} --logout && iscsiadm -m node {where} -o delete", 60, check=True)
+    ready.run(
         f"iscsiadm -m discoverydb -t st -p {openiscsi.portal(target.ip6)} -o delete; rm {CONFIG}/portal.d/san6.toml"
     )
     gone = f"[{target.ip6}]:3260"
-    wait_until(lambda: not portal_status(installed, gone)["policy"], 30, "the policy is gone")
+    wait_until(lambda: not portal_status(ready, gone)["policy"], 30, "the policy is gone")
     stream.wait_until_it_flows()
 
     report("another portal comes and goes", f"{stream.stall():.1f}")
-    assert esp_spis(installed, installed.ip) == before
-    assert portal_status(installed, gone)["closed"], "what was managed once stays closed"
-    assert_only_esp(wire, mark, installed.ip, target.ip)
-    assert_only_esp(wire, mark, installed.ip6, target.ip6)
+    assert esp_spis(ready, ready.ip) == before
+    assert portal_status(ready, gone)["closed"], "what was managed once stays closed"
+    assert_only_esp(wire, mark, ready.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip6, target.ip6)
 
 
 @pytest.mark.skipif(
     not os.environ.get("VM_FULL"), reason="a minute, for a session that must connect anew: VM_FULL=1"
 )
 def test_another_address_of_this_host_costs_no_frame_in_clear_and_no_io_error(
-    installed: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
+    ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """The TCP connection goes with the old address; open-iscsi connects anew, and that in ESP."""
     other = "10.32.60.11"
     first = dataclasses.replace(peer, key=SECOND_KEY)
     configure_far_end(target, first, dataclasses.replace(first, name="moved", remote=other))
-    device = installed.run(f"ip -o -4 address show to {installed.ip} | awk '{{print $2}}'").out.strip()
+    device = ready.run(f"ip -o -4 address show to {ready.ip} | awk '{{print $2}}'").out.strip()
     mark = wire.mark()
     stream.mark()
 
     def move(old: str, new: str) -> None:
-        installed.run(
+        ready.run(
             f"sysctl -qw net.ipv4.conf.{device}.promote_secondaries=1 && ip address add {new}/24 dev {device}"
             f" && ip address delete {old}/24 dev {device}",
             check=True,
         )
-        wait_until(lambda: told_sa(installed, target).get("identity") == new, 60, f"{new} carries")
+        wait_until(lambda: told_sa(ready, target).get("identity") == new, 60, f"{new} carries")
         stream.wait_until_it_flows(timeout=60)
         report(f"the address changes from {old} to {new}", f"{stream.stall():.1f}")
         stream.mark()
 
-    move(installed.ip, other)
-    move(other, installed.ip)
+    move(ready.ip, other)
+    move(other, ready.ip)
 
-    assert_only_esp(wire, mark, installed.ip, target.ip)
+    assert_only_esp(wire, mark, ready.ip, target.ip)
     assert_only_esp(wire, mark, other, target.ip)

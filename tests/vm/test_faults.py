@@ -100,26 +100,26 @@ def write_key(machine: Machine, family: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def product(installed: Machine, target: Machine) -> Iterator[Machine]:
+def product(ready: Machine, target: Machine) -> Iterator[Machine]:
     """The initiator with both portals protected; afterwards without sessions and files."""
     peers = [
-        Peer(name="far", local=target.ip, remote=installed.ip, key=KEYS["ip"]),
-        Peer(name="far6", local=target.ip6, remote=installed.ip6, key=KEYS["ip6"], mode="tunnel"),
+        Peer(name="far", local=target.ip, remote=ready.ip, key=KEYS["ip"]),
+        Peer(name="far6", local=target.ip6, remote=ready.ip6, key=KEYS["ip6"], mode="tunnel"),
     ]
     farend.configure_charon(target, farend.swanctl_conf(*peers))
     farend.guard(target)
-    farend.configure_charon(installed, farend.swanctl_conf(FOREIGN))
-    installed.run(f"rm -f {CONFIG}/*.d/*.toml; systemctl start nftables", check=True)
+    farend.configure_charon(ready, farend.swanctl_conf(FOREIGN))
+    ready.run(f"rm -f {CONFIG}/*.d/*.toml; systemctl start nftables", check=True)
     for family in KEYS:
-        write_key(installed, family)
-    installed.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
-    installed.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6, flags=TUNNEL), 0o600)
-    installed.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
-    yield installed
-    installed.run("systemctl start strongswan iscsi-ipsecd", timeout=90)
-    openiscsi.forget_everything(installed)
-    installed.run(f"rm -f {CONFIG}/*.d/*.toml")
-    farend.configure_charon(installed, "")
+        write_key(ready, family)
+    ready.write(f"{CONFIG}/portal.d/san.toml", policy(target.ip), 0o600)
+    ready.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6, flags=TUNNEL), 0o600)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
+    yield ready
+    ready.run("systemctl start strongswan iscsi-ipsecd", timeout=90)
+    openiscsi.forget_everything(ready)
+    ready.run(f"rm -f {CONFIG}/*.d/*.toml")
+    farend.configure_charon(ready, "")
     farend.unguard(target)
 
 
