@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Role
-from iscsi_ipsec.core.traps import lost_traps
-from tests.unit.making import connection, per_id, record
+from iscsi_ipsec.core.traps import lost_traps, stranded_sas
+from tests.unit.making import child_sa, connection, ike_sa, per_id, record
 from tests.unit.test_verify import policy
 
 TRAP = connection(per_id("db1.example"), record())
@@ -49,3 +49,26 @@ def test_a_selector_of_an_inner_address_is_compared_as_such() -> None:
     inner = dataclasses.replace(TRAP, local_ts="10.9.9.9/32[6]")
     assert lost_traps([inner], [policy("out")]) == NAME
     assert lost_traps([inner], [policy("out", src=ipaddress.ip_network("10.9.9.9"))]) == set()
+
+
+SERVED = dataclasses.replace(TRAP, role=Role.TARGET)
+COME_IN = ike_sa(child_sa("c"), conn=SERVED.name)
+
+
+def test_a_served_sa_through_which_nothing_can_be_sent_is_stranded() -> None:
+    assert stranded_sas([SERVED], [COME_IN], [policy("in"), policy("out", reqid=8)]) == (COME_IN,)
+
+
+def test_a_served_sa_with_its_policies_is_not() -> None:
+    assert stranded_sas([SERVED], [COME_IN], [policy("out")]) == ()
+
+
+@pytest.mark.parametrize("state", ["INSTALLING", "REKEYED", "DELETING"])
+def test_an_sa_that_comes_or_goes_may_have_none(state: str) -> None:
+    passing = ike_sa(child_sa("c", state=state), conn=SERVED.name)
+    assert stranded_sas([SERVED], [passing], []) == ()
+
+
+def test_what_is_not_served_or_not_in_the_kernel_is_none_of_these() -> None:
+    user_space = dataclasses.replace(SERVED, user_space_esp=True)
+    assert stranded_sas([TRAP], [COME_IN], []) == stranded_sas([user_space], [COME_IN], []) == ()

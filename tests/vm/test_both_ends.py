@@ -114,6 +114,22 @@ def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
+def test_policies_that_are_flushed_on_the_target_cost_no_frame_in_clear_and_come_back(
+    ready: Machine, served: Machine, wire: Wire
+) -> None:
+    """What charon sends without its policies, which it never looks at again, would go nowhere, for hours."""
+    stream = Stream(ready, openiscsi.disk(ready, served.ip)).start()
+    mark = wire.mark()
+    stream.mark()
+
+    served.run("ip xfrm policy flush", check=True)
+    stream.wait_until_it_flows()
+    stream.stop()
+
+    report("the target's policies are flushed", f"{stream.stall():.1f}")
+    assert_only_esp(wire, mark, ready.ip, served.ip)
+
+
 def test_an_identity_that_the_target_does_not_know_is_refused_and_nothing_passes(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:

@@ -1,8 +1,9 @@
-"""Which connections have lost their policy in the kernel, although charon still believes in it.
+"""Which connections have lost their policies in the kernel, although charon still believes in them.
 
-Law: pure. charon installs the policy of a trap when the connection is loaded
-and never looks at it again, so after `ip xfrm policy flush` nothing asks for
-an SA any more: the guard keeps the portal closed, and it stays closed.
+Law: pure. charon installs the policy of a trap when the connection is loaded,
+and those of an SA when it comes up, and never looks at them again. So after
+`ip xfrm policy flush` nothing asks for an SA any more, and on a target nothing
+is sent through one: the guard keeps the portal closed, and it stays closed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from iscsi_ipsec.base.model import Address, Network, Role
+from iscsi_ipsec.base.sa import IkeSa
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.desired import Connection
 
@@ -31,6 +33,20 @@ def lost_traps(connections: Iterable[Connection], policies: Iterable[KernelPolic
         and not connection.user_space_esp
         and (_source(connection), _host(connection.seat.portal.address), connection.seat.portal.port)
         not in leading
+    )
+
+
+def stranded_sas(
+    connections: Iterable[Connection], sas: Iterable[IkeSa], policies: Iterable[KernelPolicy]
+) -> tuple[IkeSa, ...]:
+    """The IKE_SAs of served portals with a child through which no policy of the kernel sends anything."""
+    served = {c.name for c in connections if c.role is Role.TARGET and not c.user_space_esp}
+    sending = {policy.reqid for policy in policies if policy.direction == "out"}
+    return tuple(
+        ike
+        for ike in sas
+        if ike.conn in served
+        and any(child.state == "INSTALLED" and child.reqid not in sending for child in ike.children)
     )
 
 

@@ -29,7 +29,7 @@ from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.rotation import Front, turn
 from iscsi_ipsec.core.status import Observed
-from iscsi_ipsec.core.traps import lost_traps
+from iscsi_ipsec.core.traps import lost_traps, stranded_sas
 from iscsi_ipsec.core.upkeep import (
     Attempts,
     Initiate,
@@ -225,17 +225,21 @@ class Reconciler:
     def _without_lost_traps(self, look: Look, state: CharonState) -> CharonState:
         """What charon holds, less the children whose policies the kernel does not have any more.
 
-        Their SAs end as well: as long as one lives, charon takes its policy for installed.
+        Their SAs end as well: as long as one lives, charon takes its policy for installed. So do
+        those of served portals, for the initiator to negotiate anew.
         """
+        # in this order: an SA that comes up in between has its policies, and is not judged
+        sas = self._charon.sas()
         try:
-            lost = lost_traps(look.desired.connections, kernel.policies()) & state.conns.keys()
+            policies = kernel.policies()
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
+        lost = lost_traps(look.desired.connections, policies) & state.conns.keys()
+        stranded = stranded_sas(look.desired.connections, sas, policies)
+        for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
+            self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
         if not lost:
             return state
-        for ike in self._charon.sas():
-            if ike.conn in lost:
-                self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
         for name in sorted(lost):
             about = fields(item=name, note="policies-gone")
             _log.warning("the kernel's policies of %s are gone", name, extra=about)
