@@ -136,7 +136,7 @@ coverage: $(VENV_STAMP)
 .PHONY: test
 test: lint
 	@$(NEED) $(TEST_PACKAGES)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: test-vm
 test-vm: $(VENV_STAMP) deb

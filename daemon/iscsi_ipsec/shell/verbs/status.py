@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
-import time
 from typing import Any
 
 from iscsi_ipsec.adapters import openiscsi
@@ -47,6 +47,8 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Show the status once, or again and again."""
     if not options.watch:
         return _show(options, paths)
+    # as an exception Ctrl-C could come up where it is lost, such as in a destructor: it is waited for
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         while True:
             sys.stdout.write(_CLEAR_SCREEN if sys.stdout.isatty() else "")
@@ -57,9 +59,10 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
                     raise
                 sys.stdout.write(f"{err.message}\n")  # it may be back in a moment: an upgrade, a restart
             sys.stdout.flush()
-            time.sleep(1)
-    except KeyboardInterrupt:
-        return Exit.FINE
+            if signal.sigtimedwait({signal.SIGINT}, 1):
+                return Exit.FINE
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _show(options: argparse.Namespace, paths: Paths) -> Exit:
