@@ -8,13 +8,13 @@ import json
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Portal, Problem, Role, parse_portal_pattern
+from iscsi_ipsec.base.model import IkeId, Portal, Problem, Role, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.causes import NO_PROPOSAL
 from iscsi_ipsec.core.keyfile import PLACEHOLDER, empty_key_problem, parse_key_file, placeholder_problem
 from iscsi_ipsec.core.keytext import make_portal_text
 from iscsi_ipsec.core.networks import without
-from iscsi_ipsec.core.nft import HOLDING, held_portals
+from iscsi_ipsec.core.nft import HOLDING, held_portals, parse_elements
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.upkeep import CARRYING, TerminateIke
 from iscsi_ipsec.core.winimport import parse
@@ -133,3 +133,32 @@ def test_an_outer_address_that_is_no_hosts_is_not_taken(outer: str) -> None:
     harvest = parse(f"iscsicli TunnelAddr * * 10.0.0.2 {outer} *\n", "x", Rules())
     assert harvest.portals == []
     assert len(harvest.problems) == 1
+
+
+# --- zones: Python takes any text behind the % of an address, and addresses become text for nft and charon
+
+ZONED = "fd00::1%x . 3260 } } ; flush ruleset #"
+
+
+def test_no_portal_and_no_identity_is_made_of_an_address_with_a_zone() -> None:
+    address = ipaddress.ip_address(ZONED)
+    with pytest.raises(ValueError, match="zone"):
+        Portal(address)
+    with pytest.raises(ValueError, match="zone"):
+        IkeId.address(address)
+
+
+@pytest.mark.parametrize(
+    "line", [f'target_id = "{ZONED}"', f'role = "target"\ninitiators = ["{ZONED}"]', 'role = "target"\ninitiators = ["fd00::%x/64"]']
+)  # fmt: skip
+def test_a_policy_that_names_a_peer_with_a_zone_is_refused(line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_portal_file(f'portals = ["10.0.0.1"]\n{line}\n', "x.toml", "x")
+    (problem,) = caught.value.problems
+    assert problem.code == "bad-id"
+    assert "zone" in problem.message
+
+
+def test_an_element_of_the_guards_file_with_a_zone_is_passed_over() -> None:
+    text = "set portals6 {\n elements = { fd00::1%x . 3260, fd00::2 . 3260 } }"
+    assert parse_elements(text) == ((portal("fd00::2"),), ())
