@@ -8,11 +8,12 @@ import json
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import IkeId, Portal, Problem, Role, parse_portal_pattern
+from iscsi_ipsec.base.model import IdType, IkeId, Portal, Problem, Role, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.causes import NO_PROPOSAL
+from iscsi_ipsec.core.connection import connection_name
 from iscsi_ipsec.core.keyfile import PLACEHOLDER, empty_key_problem, parse_key_file, placeholder_problem
-from iscsi_ipsec.core.keytext import make_portal_text
+from iscsi_ipsec.core.keytext import make_portal_text, shown_key_text
 from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.nft import HOLDING, held_portals, parse_elements
 from iscsi_ipsec.core.portalfile import parse_portal_file
@@ -48,6 +49,21 @@ def test_the_samples_key_and_an_empty_one_are_told_by_their_line() -> None:
     assert (sample.code, sample.line) == ("placeholder-key", 3)
     assert placeholder_problem(draft, Secret(b"another")) is None
     assert (empty_key_problem(draft).code, empty_key_problem(draft).line) == ("empty-key", 3)
+
+
+def test_where_the_key_lies_in_a_file_beside_it_is_shown_which() -> None:
+    draft = parse_key_file('group = true\nkey_file = "a.key"\n', "x.toml", "x")
+    assert 'key_file = "a.key"' in shown_key_text(draft).splitlines()
+
+
+def test_the_longest_name_may_hold_no_colon_since_charon_would_take_it_for_raw_bytes() -> None:
+    with pytest.raises(ValueError, match="colon"):
+        IkeId.parse(IdType.ID_FQDN, "a" * 254 + ":")
+    assert IkeId.parse(IdType.ID_FQDN, "a" * 253 + ":").text.endswith(":")
+
+
+def test_connections_are_named_after_portal_interface_and_peer() -> None:
+    assert connection_name(portal("10.0.0.20")) == "iscsi-ipsec-10.0.0.20-3260"
 
 
 def test_a_policy_with_initiators_is_written_as_it_is_read() -> None:
