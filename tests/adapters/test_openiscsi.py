@@ -358,6 +358,14 @@ def test_a_name_as_persistent_address_is_no_portal(sysfs: Sysfs) -> None:
     assert (session.remote, session.persistent) == (portal("10.0.0.20"), None)
 
 
+def test_a_session_on_a_link_is_read_without_the_link(sysfs: Sysfs) -> None:
+    zoned = "fe80::20%eth0 . 3260 } }; flush ruleset"
+    sysfs.session(host=1, sid=1, local="fe80::1%eth0", address=zoned, persistent_address=zoned)
+    (session,) = read_sessions(str(sysfs.root))
+    assert session.remote == session.persistent == portal("fe80::20")
+    assert session.local_address == ipaddress.ip_address("fe80::1")
+
+
 @pytest.mark.parametrize("local", ["(null)", "", None])
 def test_a_session_that_is_down_shows_where_it_will_connect_again(sysfs: Sysfs, local: str | None) -> None:
     connection = sysfs.session(host=1, sid=1, local=local, local_port="0")

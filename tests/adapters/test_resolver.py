@@ -266,7 +266,15 @@ def test_addresses_that_no_policy_can_name_are_left_out_and_mapped_ones_are_ipv4
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def answers(*_: object, **__: object) -> list[tuple[object, object, object, str, tuple[object, ...]]]:
-        found = ["fe80::1%eth0", "::ffff:10.0.0.20", "fd00::20"]
+        found = [
+            "fe80::1%eth0",
+            "::ffff:10.0.0.20",
+            "fd00::20",
+            "fd00::21%2",
+            "ff02::1",
+            "::",
+            "::ffff:0.0.0.0",
+        ]
         return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (text, 0, 0, 0)) for text in found]
 
     monkeypatch.setattr(socket, "getaddrinfo", answers)

@@ -81,6 +81,17 @@ def test_a_state_folder_that_others_may_write_is_refused_with_the_command(path: 
     assert caught.value.problems[0].hint == f"chmod 700 {tmp_path}/state"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+def test_a_state_folder_of_somebody_else_is_refused_with_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "his state"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, -1)
+    with pytest.raises(ConfigError) as caught:
+        Store(str(folder / "state.db"))
+    assert caught.value.problems[0].hint == f"chown root: '{folder}'"
+    assert os.listdir(folder) == []
+
+
 def test_last_good_files_survive_a_restart(path: str, store: Store) -> None:
     one, two = good("/etc/a.toml", b"\0\xff", b"key\n"), good("/etc/b.toml", b"", None)
     store.put_last_good([one, two])
@@ -182,6 +193,11 @@ def test_names_are_kept_with_their_addresses_and_replaced_as_a_whole(path: str, 
     again.set_names({})
     assert again.names() == {}
     again.close()
+
+
+def test_an_address_with_a_zone_that_was_kept_is_passed_over(path: str, store: Store) -> None:
+    store.set_names({"san": (ipaddress.ip_address("fd00::20%x"), ipaddress.ip_address("10.0.0.20"))})
+    assert store.names() == {"san": (ipaddress.ip_address("10.0.0.20"),)}
 
 
 def test_a_database_of_the_first_release_gets_a_place_for_names(path: str, store: Store) -> None:

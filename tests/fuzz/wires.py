@@ -8,12 +8,14 @@ import struct
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-from iscsi_ipsec.adapters import guard, kernel
+from iscsi_ipsec.adapters import guard, kernel, resolver
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX
 from iscsi_ipsec.adapters.netlink import monitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
+from iscsi_ipsec.base.model import Portal
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.nft import guard_table, parse_elements
 from iscsi_ipsec.shell.evidence import Evidence
 from tests.fuzz.target import Target
 from tests.wire.fake_charon import CONFIRM, CONN, UNKNOWN_COMMAND, UNKNOWN_EVENT, event, response
@@ -233,6 +235,27 @@ NFT_SEEDS = (
     ),
 )
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def run_names(data: bytes) -> None:
+    """What the process that asks DNS answers becomes elements of the guard, and nothing else."""
+    try:
+        addresses = resolver.addresses_in(data.decode("utf-8", "backslashreplace"))
+    except OSError as err:
+        assert str(err).isascii()
+        assert str(err).isprintable()
+        return
+    portals = sorted({Portal(address) for address in addresses}, key=lambda portal: portal.sort_key)
+    assert parse_elements(guard_table(portals, ())) == (tuple(portals), ())
+
+
+NAMES_SEEDS = (
+    b"address 10.0.0.20\naddress fd00::20\n",
+    b"failed Name or service not known\n",
+    b"address ::ffff:10.0.0.20\naddress fe80::1\n",
+)
+
 WIRES = (
     Target(
         name="vici",
@@ -249,4 +272,5 @@ WIRES = (
         words=('"concat": [', '"elem": ', '"rule": {', '"set": {', '"counter": {', '"packets": ', '"nftables": ', '"drop": null'),
         max_len=2048,
     ),
+    Target(name="names", run=run_names, seeds=NAMES_SEEDS, words=("address ", "failed ", "%", "::", " }", ";"), max_len=400),
 )  # fmt: skip

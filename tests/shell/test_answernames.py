@@ -115,6 +115,10 @@ def test_without_the_unit_names_are_looked_up_here(tmp_path: Path) -> None:
         (b"address 10.0.0.1\nfailed half\n", "half"),
         (b"address 10.0.0.1; drop\n", "no address"),
         (b"address \n", "no address"),
+        # Python takes anything for a zone, and an address becomes text that nft reads
+        (b"address fd00::1%x . 3260 } } ; flush ruleset #\n", "no address"),
+        (b"address fe80::1%eth0\n", "no address"),
+        (b"address fd00::1%\n", "no address"),
         (b"rubbish\n", "no answer"),
         (b"address 10.0.0.1\n" * (MAX_ANSWER // 10), "too long"),
     ],
@@ -130,6 +134,15 @@ def test_a_helper_that_was_taken_over_can_only_give_addresses_or_fail(
         with pytest.raises(OSError, match=told):
             resolve_through(path, "san")
     assert asked == [b"san\n"]
+
+
+def test_of_what_the_helper_answers_only_addresses_of_hosts_count(
+    liar: tuple[str, list[bytes], list[bytes]],
+) -> None:
+    path, answers, _ = liar
+    mapped, link, host = "::ffff:10.0.0.1", "fe80::1", "fd00::1"
+    answers.append("".join(f"address {a}\n" for a in (mapped, link, "224.0.0.1", "::", host)).encode())
+    assert set(resolve_through(path, "san")) == {ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address(host)}
 
 
 def test_a_helper_that_is_down_is_a_failure_and_not_a_hole(tmp_path: Path) -> None:

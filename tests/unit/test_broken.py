@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,14 @@ def test_a_served_portal_of_a_broken_policy_is_closed() -> None:
     desired = derived(broken=broken("10.0.0.0/24", role=Role.TARGET))
     assert desired.served == (portal(SOURCE),)
     assert desired.guarded == ()
+
+
+def test_a_served_portal_of_two_broken_policies_is_told_once_and_by_the_first() -> None:
+    first, second = broken(SOURCE, "10.0.0.0/24", role=Role.TARGET), broken(SOURCE, role=Role.TARGET)
+    desired = derived(broken=first + tuple(replace(file, path="other.toml") for file in second))
+    (view,) = [view for view in desired.portals if view.role is Role.TARGET]
+    assert view.problem
+    assert view.problem.file == "the/file.toml"
 
 
 def test_a_name_in_a_broken_policy_is_closed_where_it_leads() -> None:

@@ -8,13 +8,14 @@ import json
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Portal, Problem, Role, parse_portal_pattern
+from iscsi_ipsec.base.model import IdType, IkeId, Portal, Problem, Role, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.causes import NO_PROPOSAL
+from iscsi_ipsec.core.connection import connection_name
 from iscsi_ipsec.core.keyfile import PLACEHOLDER, empty_key_problem, parse_key_file, placeholder_problem
-from iscsi_ipsec.core.keytext import make_portal_text
+from iscsi_ipsec.core.keytext import make_portal_text, shown_key_text
 from iscsi_ipsec.core.networks import without
-from iscsi_ipsec.core.nft import HOLDING, held_portals
+from iscsi_ipsec.core.nft import HOLDING, held_portals, parse_elements
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.upkeep import CARRYING, TerminateIke
 from iscsi_ipsec.core.winimport import parse
@@ -48,6 +49,21 @@ def test_the_samples_key_and_an_empty_one_are_told_by_their_line() -> None:
     assert (sample.code, sample.line) == ("placeholder-key", 3)
     assert placeholder_problem(draft, Secret(b"another")) is None
     assert (empty_key_problem(draft).code, empty_key_problem(draft).line) == ("empty-key", 3)
+
+
+def test_where_the_key_lies_in_a_file_beside_it_is_shown_which() -> None:
+    draft = parse_key_file('group = true\nkey_file = "a.key"\n', "x.toml", "x")
+    assert 'key_file = "a.key"' in shown_key_text(draft).splitlines()
+
+
+def test_the_longest_name_may_hold_no_colon_since_charon_would_take_it_for_raw_bytes() -> None:
+    with pytest.raises(ValueError, match="colon"):
+        IkeId.parse(IdType.ID_FQDN, "a" * 254 + ":")
+    assert IkeId.parse(IdType.ID_FQDN, "a" * 253 + ":").text.endswith(":")
+
+
+def test_connections_are_named_after_portal_interface_and_peer() -> None:
+    assert connection_name(portal("10.0.0.20")) == "iscsi-ipsec-10.0.0.20-3260"
 
 
 def test_a_policy_with_initiators_is_written_as_it_is_read() -> None:
@@ -133,3 +149,32 @@ def test_an_outer_address_that_is_no_hosts_is_not_taken(outer: str) -> None:
     harvest = parse(f"iscsicli TunnelAddr * * 10.0.0.2 {outer} *\n", "x", Rules())
     assert harvest.portals == []
     assert len(harvest.problems) == 1
+
+
+# --- zones: Python takes any text behind the % of an address, and addresses become text for nft and charon
+
+ZONED = "fd00::1%x . 3260 } } ; flush ruleset #"
+
+
+def test_no_portal_and_no_identity_is_made_of_an_address_with_a_zone() -> None:
+    address = ipaddress.ip_address(ZONED)
+    with pytest.raises(ValueError, match="zone"):
+        Portal(address)
+    with pytest.raises(ValueError, match="zone"):
+        IkeId.address(address)
+
+
+@pytest.mark.parametrize(
+    "line", [f'target_id = "{ZONED}"', f'role = "target"\ninitiators = ["{ZONED}"]', 'role = "target"\ninitiators = ["fd00::%x/64"]']
+)  # fmt: skip
+def test_a_policy_that_names_a_peer_with_a_zone_is_refused(line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_portal_file(f'portals = ["10.0.0.1"]\n{line}\n', "x.toml", "x")
+    (problem,) = caught.value.problems
+    assert problem.code == "bad-id"
+    assert "zone" in problem.message
+
+
+def test_an_element_of_the_guards_file_with_a_zone_is_passed_over() -> None:
+    text = "set portals6 {\n elements = { fd00::1%x . 3260, fd00::2 . 3260 } }"
+    assert parse_elements(text) == ((portal("fd00::2"),), ())

@@ -158,7 +158,7 @@ def test_a_psk_of_which_no_file_is_in_force_closes_the_portal() -> None:
     view = view_of(derived(per_id(SOURCE), group(), policy(psk="gone")))
     assert (view.closed, view.connection) == (True, None)
     assert view.problem is not None
-    assert view.problem.code == "missing-key"
+    assert (view.problem.code, view.problem.file) == ("missing-key", "portal.d/san.toml")
     assert "psk.d/gone.toml" in view.problem.hint
 
 
@@ -166,7 +166,9 @@ def test_a_psk_whose_portals_leave_out_the_portal_closes_it() -> None:
     view = view_of(derived(per_id("db1", portals=["10.9.0.0/16"]), group(), policy(psk="db1")))
     assert (view.closed, view.connection) == (True, None)
     assert view.problem is not None
-    assert view.problem.code == "key-not-for-portal"
+    assert (view.problem.code, view.problem.file) == ("key-not-for-portal", "portal.d/san.toml")
+    assert f"portals leave out {TARGET}:3260" in view.problem.message
+    assert view.problem.hint == "add the portal to the key's portals"
 
 
 def test_a_policy_without_any_key_closes_its_portal() -> None:
@@ -684,6 +686,13 @@ def test_every_preset_alone_makes_a_connection(preset: str) -> None:
     assert connection_of(derived(group(), policy(preset=preset))).key.name == "group"
 
 
+def test_only_the_kernels_esp_is_offered_long_sequence_numbers() -> None:
+    flags = choice(esp=EspMode.TUNNEL)
+    for in_kernel in (True, False):
+        desired = derived(per_id(SOURCE, flags=flags), record(), user_space_esp=not in_kernel)
+        assert any("-esn" in proposal for proposal in connection_of(desired).esp_proposals) is in_kernel
+
+
 def test_user_space_esp_refuses_transport_mode_that_was_asked_for() -> None:
     flags = choice(esp=EspMode.TRANSPORT)
     view = view_of(derived(per_id(SOURCE, flags=flags), record(), user_space_esp=True))
@@ -861,6 +870,31 @@ def test_names_that_main_mode_cannot_tell_apart_are_refused() -> None:
 def test_addresses_in_main_mode_are_told_apart_by_where_they_come_from() -> None:
     desired = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5"), per_id("10.0.0.6"))
     assert {c.remote_address for c in desired.connections} == {address("10.0.0.5"), address("10.0.0.6")}
+
+
+def test_networks_in_main_mode_are_told_apart_by_where_they_come_from() -> None:
+    networks = tuple(map(ipaddress.ip_network, ("10.1.0.0/16", "10.2.0.0/16")))
+    desired = derived(serves(flags=choice(IkeMode.MAIN), initiators=networks), group())
+    assert {c.remote_address for c in desired.connections} == set(networks)
+
+
+def test_a_portal_that_two_patterns_serve_is_served_once() -> None:
+    desired = derived(serves(SOURCE, "10.0.0.0/24"), per_id("db1"))
+    assert len([c for c in desired.connections if c.role is Role.TARGET]) == 1
+
+
+def test_a_second_port_of_a_served_address_is_refused_since_charon_cannot_tell_them_apart() -> None:
+    desired = derived(serves(f"{SOURCE}:3260", f"{SOURCE}:3261"), per_id("db1"))
+    assert {c.seat.portal.port for c in desired.connections} == {3260}
+    (problem,) = desired.problems
+    assert (problem.code, problem.file) == ("served-twice", "portal.d/serves.toml")
+    assert set(desired.served) == {portal(f"{SOURCE}:3260"), portal(f"{SOURCE}:3261")}
+
+
+def test_where_the_policy_names_an_explicit_key_the_group_key_lets_nobody_in() -> None:
+    policy_of = serves(psk="db1", initiators=(identity("db1"), identity("db2")))
+    desired = derived(policy_of, per_id("db1"), group())
+    assert [c.key.name for c in desired.connections] == ["db1"]
 
 
 # -- secrets of keys that nothing uses

@@ -50,6 +50,10 @@ def test_a_folder_without_a_mount_of_its_own_belongs_to_the_one_above() -> None:
     assert [m.point for m in system_mounts(mounts, ["/var/lib/iscsi-ipsec", "/usr/lib"])] == ["/var", "/"]
 
 
+def test_where_nothing_is_mounted_nothing_is_needed() -> None:
+    assert system_mounts([Mount(point="/srv", device="8:1", source="")]) == ()
+
+
 def test_of_two_mounts_on_one_point_the_last_is_the_one_that_is_seen() -> None:
     mounts = [Mount(point="/", device="0:2", source="rootfs"), Mount(point="/", device="8:1", source="")]
 

@@ -67,25 +67,41 @@ def test_one_name_alone_is_a_text(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "bits"),
-    [(0x80, ["0x80"]), (0x181, ["0x80", "0x100"]), (1 << 31, ["0x80000000"]), ("0x1FF", ["0x80", "0x100"])],
+    [
+        (0x80, "0x80"),
+        (0x181, "0x80, 0x100"),
+        (0x281, "0x80, 0x200"),
+        (1 << 31, "0x80000000"),
+        (1 << 63, "0x8000000000000000"),
+        ("0x1FF", "0x80, 0x100"),
+    ],
 )
-def test_unknown_bits_are_named(value: int | str, bits: list[str]) -> None:
-    with pytest.raises(ValueError, match="unknown flag bits") as caught:
+def test_unknown_bits_are_named_and_no_others(value: int | str, bits: str) -> None:
+    with pytest.raises(ValueError, match=f"^unknown flag bits {bits} [(]known"):
         parse_flags(value)
-    assert all(bit in str(caught.value) for bit in bits)
 
 
 def test_unknown_names_are_all_named_with_what_was_meant() -> None:
     with pytest.raises(ValueError, match="unknown flag") as caught:
         parse_flags(["VALID", "PSF_ENABLED", "NONSENSE"])
     assert '"PSF_ENABLED" (did you mean "PFS_ENABLED"?)' in str(caught.value)
-    assert '"NONSENSE"' in str(caught.value)
+    assert str(caught.value).endswith(', "NONSENSE"')
     assert '"VALID"' not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["0xZZ", "1x", "", -1, "-1"])
-def test_what_is_no_flag_is_refused(value: int | str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("0xZZ", "'0xZZ' is not a number"),
+        ("1x", "not a number"),
+        ("", "flag"),
+        (-1, "negative"),
+        ("-1", "flag"),
+        (1 << 64, "beyond 64"),
+    ],
+)
+def test_what_is_no_flag_is_refused(value: int | str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         parse_flags(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -75,6 +76,10 @@ def child_of(spelled: SpelledConnection) -> Mapping[str, Any]:
 )
 def test_each_identity_type_has_charons_prefix_for_it(type: IdType, text: str, spelled: str) -> None:
     assert spell_id(IkeId.parse(type, text)) == spelled
+
+
+def test_a_network_of_initiators_is_spelled_as_it_is() -> None:
+    assert spell_id(ipaddress.ip_network("10.0.0.0/24")) == "10.0.0.0/24"
 
 
 # -- secrets

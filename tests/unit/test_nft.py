@@ -76,6 +76,81 @@ def test_a_table_of_others_stays() -> None:
     assert "table inet theirs" in done.stdout
 
 
+WHOLE = """\
+# Made by iscsi-ipsecd; loaded at boot by iscsi-ipsec-guard.service.
+# Portals in these sets are reached inside IPsec or not at all.
+
+table inet iscsi_ipsec
+delete table inet iscsi_ipsec
+table inet iscsi_ipsec {
+	set open4 {
+		type ipv4_addr . inet_service
+		flags interval
+		elements = { 10.1.2.0/23 . 3260 }
+	}
+	set open6 {
+		type ipv6_addr . inet_service
+		flags interval
+		elements = { fd01::1/128 . 3260 }
+	}
+	set portals4 {
+		type ipv4_addr . inet_service
+		elements = { 10.0.0.20 . 3260, 10.0.0.21 . 3260 }
+	}
+	set portals6 {
+		type ipv6_addr . inet_service
+		elements = { fd00::20 . 3261 }
+	}
+	set served4 {
+		type ipv4_addr . inet_service
+		elements = { 10.0.0.1 . 3260 }
+	}
+	set served6 {
+		type ipv6_addr . inet_service
+	}
+	chain output {
+		type filter hook output priority -150; policy accept;
+		oifname { "lo", "tun0" } accept
+		ip daddr . tcp dport @portals4 rt ipsec missing counter drop
+		ip saddr . tcp sport @served4 rt ipsec missing counter drop
+		ip daddr . tcp dport @open4 accept
+		ip daddr 10.1.0.0/16 tcp dport 3260 rt ipsec missing counter drop
+		meta nfproto ipv4 tcp dport 3261 rt ipsec missing counter drop
+		ip6 daddr . tcp dport @portals6 rt ipsec missing counter drop
+		ip6 saddr . tcp sport @served6 rt ipsec missing counter drop
+		ip6 daddr . tcp dport @open6 accept
+		ip6 daddr fd01::/64 tcp dport 3260 rt ipsec missing counter drop
+	}
+	chain input {
+		type filter hook input priority -150; policy accept;
+		iifname { "lo", "tun0" } accept
+		ip saddr . tcp sport @portals4 meta ipsec missing counter drop
+		ip daddr . tcp dport @served4 meta ipsec missing counter drop
+		ip saddr . tcp sport @open4 accept
+		ip saddr 10.1.0.0/16 tcp sport 3260 meta ipsec missing counter drop
+		meta nfproto ipv4 tcp sport 3261 meta ipsec missing counter drop
+		ip6 saddr . tcp sport @portals6 meta ipsec missing counter drop
+		ip6 daddr . tcp dport @served6 meta ipsec missing counter drop
+		ip6 saddr . tcp sport @open6 accept
+		ip6 saddr fd01::/64 tcp sport 3260 meta ipsec missing counter drop
+	}
+}
+"""
+
+
+def test_the_whole_text_with_one_of_everything_is_this() -> None:
+    assert (
+        guard_table(
+            [portal("10.0.0.21"), V4, V6],
+            [SERVED],
+            ["tun0"],
+            networks=map(network, ("10.1.0.0/16", "0.0.0.0/0:3261", "[fd01::/64]:3260")),
+            opened=map(network, ("10.1.2.0/24", "10.1.3.0/24", "[fd01::1]:3260")),
+        )
+        == WHOLE
+    )
+
+
 def test_only_our_table_is_ever_named() -> None:
     for text in TEXTS.values():
         rows = [

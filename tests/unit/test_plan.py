@@ -41,7 +41,20 @@ def words(operations: tuple[Operation, ...]) -> list[str]:
 
 
 def test_an_empty_charon_gets_secrets_first_then_connections() -> None:
-    assert words(planned(WANTED, charon_state())) == ["load-shared", "load-conn"]
+    operations = planned(WANTED, charon_state())
+    assert words(operations) == ["load-shared", "load-conn"]
+    (secret,), (connection,) = spelled(WANTED)
+    assert [(o.item, o.message) for o in operations] == [
+        (secret.id, secret.message),
+        (connection.name, connection.message),
+    ]
+
+
+def test_secrets_that_charon_cannot_list_are_left_as_they_are() -> None:
+    held = dataclasses.replace(holding(WANTED), secrets=None)
+    assert planned(WANTED, held) == ()
+    assert words(planned(WANTED, dataclasses.replace(held, conns={}))) == ["load-conn"]
+    assert words(planned(derived(), held)) == ["unload-conn"]
 
 
 def test_nothing_is_done_to_a_charon_that_holds_what_is_wanted() -> None:
@@ -73,6 +86,8 @@ def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
         ("unload-conn", "iscsi-ipsec-10.0.0.20-3260"),
         ("load-conn", "iscsi-ipsec-10.0.0.20-3260"),
     ]
+    assert operations[0].message == {"name": "iscsi-ipsec-10.0.0.20-3260"}
+    assert operations[1].message == spelled(changed)[1][0].message
 
 
 def test_a_change_of_one_portal_touches_no_other() -> None:
@@ -122,5 +137,7 @@ def test_the_texts_tell_what_is_done_without_the_key() -> None:
     texts = [o.text for o in planned(desired, holding(WANTED))]
     assert any("of fqdn:db1, 10.0.0.20" in text for text in texts)
     assert any("settings changed" in text for text in texts)
+    gone = [o.text for o in planned(derived(), holding(desired))]
+    assert [text.partition(": ")[2] for text in gone] == ["nothing asks for it", "no key is this"]
     assert "canary" not in " ".join(texts)
     assert "canary" not in repr(planned(desired, holding(WANTED)))

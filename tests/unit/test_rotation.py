@@ -237,6 +237,29 @@ def test_when_the_sa_of_the_previous_key_is_lost_the_new_key_is_tried_first() ->
     assert turning.lagging() is False
 
 
+def test_an_sa_of_the_previous_key_that_is_lost_at_once_counts_as_well() -> None:
+    turning = Turning(initiating())
+    turning.lagging(turning.old)
+    turning.lagging(turning.old, doubt=True)
+    assert turning.lagging() is False
+
+
+def test_an_sa_that_the_previous_key_brought_counts_when_it_is_lost() -> None:
+    turning = Turning(initiating())
+    turning.lagging()
+    turning.lagging(doubt=True)
+    assert turning.lagging(turning.old) is True
+    assert turning.lagging() is False
+
+
+def test_the_previous_key_is_not_left_without_a_refusal_however_long_it_takes() -> None:
+    turning = Turning(initiating())
+    turning.lagging()
+    turning.lagging(doubt=True)
+    assert turning.lagging(after=10 * TRY_AGAIN) is True
+    assert turning.due is None
+
+
 def test_where_both_are_refused_they_take_turns_ever_more_slowly() -> None:
     turning = Turning(initiating())
     turning.lagging()
@@ -282,8 +305,14 @@ def test_only_main_modes_target_heeds_what_has_no_name() -> None:
     for ike, turns in ((IkeMode.MAIN, True), (IkeMode.AGGRESSIVE, False), (IkeMode.V2, False)):
         turning = Turning(serving(ike))
         turning.lagging()
-        after = [turning.lagging(doubt=UNNAMED) for _ in range(3)]
-        assert (False in after) is turns
+        after = [turning.lagging(doubt=UNNAMED) for _ in range(4)]
+        assert after == ([True, False, False, True] if turns else [True] * 4)
+
+
+def test_a_target_in_a_rotation_keeps_no_initiator_from_its_turn() -> None:
+    found = [(rotation, (connection,)) for rotation, connection in (only(serving()), only(initiating()))]
+    fronts, _ = turn(found, {}, (), {}, 1000.0)
+    assert [fronts[rotation.contest].lagging for rotation, _ in found] == [True, False]
 
 
 @pytest.mark.parametrize("ike", [IkeMode.MAIN, IkeMode.AGGRESSIVE])

@@ -294,9 +294,9 @@ def _portal(address: str, port: str) -> Portal | None:
 
 
 def _address(text: str) -> Address | None:
-    """None for ``(null)``, names and nothing."""
+    """None for ``(null)``, names and nothing. Of a link-local one without the link: no portal can name it."""
     try:
-        return ipaddress.ip_address(canonical_host(text))
+        return ipaddress.ip_address(canonical_host(text).partition("%")[0])
     except ValueError:
         return None
 

@@ -46,19 +46,19 @@ Answer = tuple[Address, ...] | ResolveFailure | None
 def system_resolve(name: str) -> tuple[Address, ...]:
     """Ask as open-iscsi does, with getaddrinfo(3). Raises :class:`OSError`.
 
-    Link-local addresses are left out (no policy can tell their links apart),
-    IPv4-mapped ones come as IPv4.
+    What is no host's address is left out (see :func:`_of_hosts`), IPv4-mapped ones come as IPv4.
     """
-    found: set[Address] = set()
-    for _, _, _, _, sockaddr in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
-        address = ipaddress.ip_address(sockaddr[0])
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.is_link_local:
-                continue
-            found.add(address.ipv4_mapped or address)
-        else:
-            found.add(address)
-    return tuple(found)
+    answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    found = (ipaddress.ip_address(sockaddr[0]) for _, _, _, _, sockaddr in answers)
+    return tuple(_of_hosts(address for address in found if not getattr(address, "scope_id", None)))
+
+
+def _of_hosts(found: Iterable[Address]) -> set[Address]:
+    """Without link-local addresses, whose links no policy can tell apart, and those of many hosts or none."""
+    plain = {getattr(address, "ipv4_mapped", None) or address for address in found}
+    return {
+        a for a in plain if not ((a.version == 6 and a.is_link_local) or a.is_multicast or a.is_unspecified)
+    }
 
 
 def resolve_through(path: str, name: str) -> tuple[Address, ...]:
@@ -78,20 +78,23 @@ def resolve_through(path: str, name: str) -> tuple[Address, ...]:
             answer += data
             if len(answer) > MAX_ANSWER:
                 raise OSError("the answer is too long")
-    return _addresses_in(answer.decode("utf-8", "backslashreplace"))
+    return addresses_in(answer.decode("utf-8", "backslashreplace"))
 
 
-def _addresses_in(answer: str) -> tuple[Address, ...]:
+def addresses_in(answer: str) -> tuple[Address, ...]:
+    """The addresses of an answer; :class:`OSError` where there is none, or anything else."""
     found = []
     for line in answer.splitlines():
         kind, _, rest = line.partition(" ")
         if kind != "address":
             raise OSError(ascii(rest)[1:-1][:200] or "no answer")
         try:
+            if "%" in rest:  # a zone may be any text, and would go into nft's
+                raise ValueError("a zone")
             found.append(ipaddress.ip_address(rest))
         except ValueError:
             raise OSError("the answer holds no address") from None
-    return tuple(found)
+    return tuple(_of_hosts(found))
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -200,7 +201,10 @@ class Store:
     def names(self) -> Mapping[str, tuple[Address, ...]]:
         """Every stored name with the addresses it had last."""
         rows = self._run(lambda db: db.execute("SELECT name, addresses FROM names").fetchall())
-        return MappingProxyType({name: tuple(map(ip_address, found.split())) for name, found in rows})
+        # 0.1.0 kept an address with a zone if it was answered one
+        return MappingProxyType(
+            {name: tuple(ip_address(a) for a in found.split() if "%" not in a) for name, found in rows}
+        )
 
     def set_names(self, names: Mapping[str, tuple[Address, ...]]) -> None:
         """Store these names, and forget all others."""
@@ -238,17 +242,10 @@ class Store:
         folder = os.path.dirname(self.path) or "."
         os.makedirs(folder, mode=0o700, exist_ok=True)
         st = os.stat(folder)
+        if st.st_uid not in (0, os.geteuid()):
+            raise _bad_folder(folder, f"the state folder belongs to user {st.st_uid}", "chown root:")
         if st.st_mode & 0o022:
-            raise ConfigError(
-                (
-                    Problem(
-                        code="bad-folder",
-                        file=folder,
-                        message="other users may write to the state folder",
-                        hint=f"chmod 700 {folder}",
-                    ),
-                )
-            )
+            raise _bad_folder(folder, "other users may write to the state folder", "chmod 700")
 
     def _open_or_begin_anew(self) -> None:
         try:
@@ -368,6 +365,11 @@ def _last_good(row: tuple[str, str, bytes, bytes | None, str, bytes | None]) -> 
         signature=signature,
         previous=_secret(previous),
     )
+
+
+def _bad_folder(folder: str, message: str, remedy: str) -> ConfigError:
+    hint = f"{remedy} {shlex.quote(folder)}"
+    return ConfigError((Problem(code="bad-folder", file=folder, message=message, hint=hint),))
 
 
 def _secret(data: bytes | None) -> Secret | None:

@@ -35,6 +35,12 @@ class IdType(enum.IntEnum):
     ID_IPV6_ADDR = 5
 
 
+def _refuse_zone(address: Address) -> None:
+    """Python takes any text for a zone, quotes and semicolons too, and addresses become text that others read."""
+    if getattr(address, "scope_id", None) is not None:
+        raise ValueError(f"{str(address)!r} has a zone, which neither an identity nor a portal can carry")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class IkeId:
     """An IKE identity: exactly this type goes into the identification payload.
@@ -49,7 +55,8 @@ class IkeId:
 
     @classmethod
     def address(cls, address: Address) -> IkeId:
-        """The identity of an IP address."""
+        """The identity of an IP address; raises :class:`ValueError` for one with a zone."""
+        _refuse_zone(address)
         kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
         return cls(kind, str(address))
 
@@ -67,9 +74,7 @@ class IkeId:
             except ValueError:
                 version = 4 if type is IdType.ID_IPV4_ADDR else 6
                 raise ValueError(f"{text!r} is not an IPv{version} address") from None
-            if getattr(address, "scope_id", None):
-                raise ValueError(f"{text!r} has a zone, which an identity cannot carry")
-            return cls(type, str(address))
+            return cls.address(address)
         if not text:
             raise ValueError("the id is empty")
         if len(text.encode()) > MAX_ID_BYTES:
@@ -125,10 +130,13 @@ class IkeId:
 
 @dataclass(frozen=True, slots=True)
 class Portal:
-    """An iSCSI portal by address: one IP address and one TCP port."""
+    """An iSCSI portal by address: one IP address without a zone, and one TCP port."""
 
     address: Address
     port: int = ISCSI_PORT
+
+    def __post_init__(self) -> None:
+        _refuse_zone(self.address)
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)

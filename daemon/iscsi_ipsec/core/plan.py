@@ -79,5 +79,6 @@ def _unload(command: str, field: str, item: str, text: str) -> Operation:
 
 
 def _owners(message: Message) -> str:
-    owners = message.get("owners", ())
-    return ", ".join(str(owner) for owner in owners) if isinstance(owners, list) else ""
+    owners = message["owners"]
+    assert isinstance(owners, list)
+    return ", ".join(map(str, owners))

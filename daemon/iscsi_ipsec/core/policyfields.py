@@ -90,9 +90,10 @@ def parse_id_type(source: Source, key: str) -> IdType | None:
 def guess_id(text: str) -> IkeId:
     """The identity that a text without a type most plainly is; raise :class:`ValueError` where none."""
     try:
-        return IkeId.address(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         return IkeId.parse(IdType.ID_USER_FQDN if "@" in text else IdType.ID_FQDN, text)
+    return IkeId.address(address)
 
 
 def parse_identity(source: Source, key: str) -> IkeId | None:
@@ -124,6 +125,8 @@ def parse_peers(source: Source, key: str) -> tuple[Peer, ...] | None:
     peers: list[Peer] = []
     for text in texts:
         try:
+            if "/" in text and "%" in text:
+                raise ValueError(f"{text!r} has a zone, which no network of initiators can have")
             peers.append(ipaddress.ip_network(text) if "/" in text else guess_id(text))
         except ValueError as err:
             source.problem(key, "bad-id", f"{key}: {err}")

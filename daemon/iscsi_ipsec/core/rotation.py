@@ -79,22 +79,22 @@ def turn(
 def _doubts(rotation: Rotation, doubts: Mapping[str, int]) -> int:
     count = sum(doubts.get(connection.name, 0) for connection in rotation.connections)
     main = any(c.role is Role.TARGET and c.ike is IkeMode.MAIN for c in rotation.connections)
-    return count + (doubts.get(UNNAMED, 0) if main else 0)
+    return count + doubts.get(UNNAMED, 0) if main else count
 
 
 def _in_use(
     connections: Iterable[SpelledConnection], by_conn: Mapping[str, list[IkeSa]]
 ) -> tuple[bool, bool]:
     """Whether an SA carries packets under the new key, and whether one does under the previous one."""
-    new = old = False
-    for spelled in connections:
-        if spelled.rotation is None:
-            continue
-        for ike in by_conn.get(spelled.name, ()):
-            for child in carrying(ike):
-                old = old or child.child_name.startswith(spelled.rotation.previous)
-                new = new or child.child_name.startswith((spelled.rotation.staged, spelled.rotation.current))
-    return new, old
+    carried = [
+        (spelled.rotation, child.child_name)
+        for spelled in connections
+        if spelled.rotation
+        for ike in by_conn.get(spelled.name, ())
+        for child in carrying(ike)
+    ]
+    new = any(name.startswith((parts.staged, parts.current)) for parts, name in carried)
+    return new, any(name.startswith(parts.previous) for parts, name in carried)
 
 
 def _initiators(
@@ -111,7 +111,7 @@ def _initiators(
         due = front.since + TRY_AGAIN
         if now >= due:
             return Front(lagging=False, since=now, doubts=doubts), now
-        return replace(front, settled=True, rounds=0, doubts=doubts), due
+        return replace(front, settled=True), due
     if front.settled:
         return Front(lagging=False, since=now, doubts=doubts), now
     if doubts > front.doubts:
