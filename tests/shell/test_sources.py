@@ -10,6 +10,7 @@ import pytest
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.shell.sources import AT_LEAST, Sources
+from iscsi_ipsec.shell.turns import ROUTES
 
 MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(400))
 
@@ -64,7 +65,7 @@ def test_each_resync_asks_the_oldest_quarter_and_four_ask_all(routes: Counting) 
     routes.take()
     asked: list[Address] = []
     for _ in range(4):
-        sources.forget(frozenset({"resync"}))
+        sources.forget(frozenset({ROUTES}))
         assert set(sources.of(MANY, [])) == MANY
         asked += (now := routes.take())
         assert len(now) == len(MANY) // 4
@@ -75,6 +76,6 @@ def test_a_few_are_all_asked_again_at_each_resync(routes: Counting) -> None:
     sources, few = Sources(routes), frozenset(sorted(MANY)[:AT_LEAST])
     sources.of(few, [])
     routes.take()
-    sources.forget(frozenset({"resync"}))
+    sources.forget(frozenset({ROUTES}))
     sources.of(few, [])
     assert len(routes.take()) == AT_LEAST
