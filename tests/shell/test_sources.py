@@ -59,20 +59,20 @@ def test_after_a_change_of_routes_all_are_asked_again(routes: Counting, reason: 
     assert len(routes.take()) == len(MANY)
 
 
-def test_each_resync_asks_the_oldest_quarter_and_four_ask_all(routes: Counting) -> None:
+def test_each_regular_look_asks_the_oldest_eighth_and_eight_ask_all(routes: Counting) -> None:
     sources = Sources(routes)
     sources.of(MANY, [])
     routes.take()
     asked: list[Address] = []
-    for _ in range(4):
+    for _ in range(8):
         sources.forget(frozenset({ROUTES}))
         assert set(sources.of(MANY, [])) == MANY
         asked += (now := routes.take())
-        assert len(now) == len(MANY) // 4
+        assert len(now) == len(MANY) // 8
     assert len(set(asked)) == len(MANY)
 
 
-def test_a_few_are_all_asked_again_at_each_resync(routes: Counting) -> None:
+def test_a_few_are_all_asked_again_at_each_regular_look(routes: Counting) -> None:
     sources, few = Sources(routes), frozenset(sorted(MANY)[:AT_LEAST])
     sources.of(few, [])
     routes.take()

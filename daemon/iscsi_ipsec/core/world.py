@@ -95,7 +95,7 @@ class Lookup:
         self.candidates: Mapping[Seat, tuple[str, ...]]
         self.wanted_sources: frozenset[tuple[Address, str]]
         if before and _portals_from(before.world) == _portals_from(world):
-            self._exact, self._ranges = before._exact, before._ranges
+            self._exact, self._ranges = before._exact, before._ranges  # noqa: SLF001  # of its own kind
             self.candidates, self.wanted_sources = before.candidates, before.wanted_sources
             return
         for policy in sorted(world.policies, key=lambda p: p.name):

@@ -2,8 +2,8 @@
 
 Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
 addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and
-whatever happened unheard, a regular look asks the oldest answers again, a quarter of them but at
-least :data:`AT_LEAST`: what was missed is healed by the fourth.
+whatever happened unheard, a regular look asks the oldest answers again, an eighth of them but at
+least :data:`AT_LEAST`: what was missed is healed by the eighth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from iscsi_ipsec.shell.turns import RELOAD, ROUTES, START
 ANEW = frozenset({RouteMonitor.reason, START, RELOAD})
 """Wakeups after which no answer is believed."""
 
-AT_LEAST = 64
+AT_LEAST = 32
 """So many answers, or all of them, are asked again at each regular look."""
 
 
@@ -40,7 +40,7 @@ class Sources:
             self._known.clear()
         elif ROUTES in reasons:
             # the oldest come first: an answer that is asked again goes to the end
-            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 4)))):
+            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 8)))):
                 del self._known[at]
 
     def of(
