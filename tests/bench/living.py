@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
+from iscsi_ipsec.shell.turns import PARTS
 from tests.bench.loading import LONG, holds, python, timed, writes_of
 from tests.bench.machine import cpu_seconds, resident
 from tests.bench.report import Report
@@ -134,7 +135,7 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     wait_until(
         lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
     )
-    quiet_enough, writes = 4, writes_of(daemon)
+    quiet_enough, writes = len(PARTS), writes_of(daemon)  # each part has its turn
     began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
     wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
     passes = daemon.status()["generation"] - began

@@ -93,7 +93,7 @@ def _inside(lab: Lab, name: str, shape: Shape, report: Report, times: Times, mes
     times["first"].append(found["first"]["pass"])
     times["apply"].append(found["first"]["apply"])
     times["tell"].append(found["first"]["tell"])
-    for reason in ("files", "resync"):
+    for reason in ("files", "sa", "resync"):
         times[reason] += [took["pass"] for took in found[reason]]
         times[f"{reason}-tell"] += [took["tell"] for took in found[reason]]
         times[f"{reason}-cpu"] += [took["cpu"] for took in found[reason]]
@@ -178,13 +178,15 @@ def _rows(shape: Shape, times: Times, report: Report) -> None:
     again = None
     if times["load-creds"]:
         again = add(what, "swanctl --load-creds", "load-creds", note="ratios are to this one")
-    add(what, "daemon, a pass after a wakeup", "files", again, "0 VICI writes, 0 files opened")
-    add(what, "daemon, the regular pass", "resync", again, "asks the kernel about routes and guard too")
+    add(what, "daemon, a pass for files", "files", again, "0 VICI writes, 0 files opened")
+    add(what, "daemon, a pass after an event", "sa", again, "no file is looked at")
+    add(what, "daemon, the regular pass", "resync", again, "mean of five, each with another part")
     add(what, "status and metrics written", "files-tell", again)
     add(
         what,
-        "CPU of pass and report after a wakeup",
+        "CPU of pass for files and report",
         "files-cpu",
         note="of our process; other load counts less",
     )
+    add(what, "CPU of pass after an event and report", "sa-cpu")
     add(what, "CPU of regular pass and report", "resync-cpu", note="nft's included")

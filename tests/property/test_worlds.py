@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from iscsi_ipsec.base.model import GroupKey, IkeId, IkeMode, Key, Peer, PerIdKey, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core import nft
-from iscsi_ipsec.core.derive import derive
+from iscsi_ipsec.core.derive import Deriver, derive
 from iscsi_ipsec.core.desired import Connection, Desired, SecretEntry
 from iscsi_ipsec.core.messages import PREFIX
 from iscsi_ipsec.core.plan import plan
@@ -71,6 +71,22 @@ def test_from_any_world_to_any_other_nothing_foreign_is_touched_and_no_key_is_aw
             assert charon.secrets.items() >= FOREIGN_SECRETS.items()
             assert charon.conns.items() >= FOREIGN_CONNS.items()
         assert plan(secrets, connections, charon.observe()) == ()
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(World))
+
+
+@lightly
+@given(worlds(), worlds(), st.sets(st.sampled_from(FIELDS)), st.sets(st.sampled_from(FIELDS)))
+def test_what_was_derived_before_never_shows_in_what_is_derived_now(
+    one: World, other: World, first: set[str], second: set[str]
+) -> None:
+    deriver, lookup = Deriver(), None
+    for taken in (set[str](), first, second, set[str]()):
+        of = dataclasses.replace(one, **{name: getattr(other, name) for name in taken})
+        lookup = Lookup(of, lookup)
+        assert deriver.derive(lookup) == derive(Lookup(of))
+        assert lookup.wanted_sources == wanted_sources(Lookup(of))
 
 
 @lightly
@@ -320,7 +336,10 @@ def test_deriving_asks_only_for_routes_that_were_announced(of: World) -> None:
 
     decide(dataclasses.replace(of, sources=Noting()))
     assert set(asked) <= announced
-    assert wanted_names(of).keys() <= {"san.example.com", "gone.example.com"}
+    assert wanted_names(of.records, of.broken, of.policies, of.keys).keys() <= {
+        "san.example.com",
+        "gone.example.com",
+    }
 
 
 @lightly

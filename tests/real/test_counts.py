@@ -47,6 +47,7 @@ def many(charon: Charon, daemon: Daemon) -> Daemon:
     for number in range(MANY):
         write(key_path(daemon, number), number, 0)
     daemon.put_portal("san", portal_file(psk="k0000"))
+    daemon.put_settings("resync_interval = 3600\n")  # no pass but those that are counted
     daemon.start(timeout=LONG)
     wait_for_connection(charon, daemon)
     daemon.settle(QUIET, timeout=LONG)

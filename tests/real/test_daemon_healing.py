@@ -89,6 +89,17 @@ def test_a_key_changed_while_charon_was_down_is_the_one_that_is_loaded(
     wait_until(lambda: not our_secrets(charon) & old, "and it is the new one", detail=managed.tail)
 
 
+def test_another_connection_of_our_name_is_replaced_by_ours_again(charon: Charon, managed: Daemon) -> None:
+    before = charon.connections()[CONNECTION]
+    managed.settle(2.2)  # nothing looks unasked for a while
+    theirs = connection(Ike.V2, local="10.10.0.1", remote="10.10.0.2", local_id=A, remote_id=TARGET)
+    charon.load_conn(CONNECTION, theirs)
+    assert charon.connections()[CONNECTION] != before
+    wait_until(
+        lambda: charon.connections().get(CONNECTION) == before, "ours is back", timeout=5, detail=managed.tail
+    )
+
+
 def test_foreign_connections_and_secrets_are_never_touched(charon: Charon, daemon: Daemon) -> None:
     charon.load_psk("foreign-1", KEY_GROUP, ["fqdn:foreign.lab"])
     charon.load_conn(

@@ -23,7 +23,7 @@ def session(port: int) -> IscsiSession:
 
 def told(path: Path, *sessions: IscsiSession) -> list[str]:
     """What a daemon that was just started says of the sessions."""
-    return [p.message.split()[2] for p in EarlierSessions(str(path)).follow([PORTAL], sessions)]
+    return [p.message.split()[2] for p in EarlierSessions(str(path)).follow((PORTAL,), sessions)]
 
 
 def test_the_first_daemon_of_a_boot_tells_of_every_session_that_is_there(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_ours_counts_as_none(tmp_path: Path, text: str) -> No
 def test_a_folder_that_cannot_be_written_is_told_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     following = EarlierSessions(str(tmp_path / "gone" / "earlier.json"))
 
-    first = following.follow([PORTAL], (session(1),))
-    again = following.follow([PORTAL], (session(1),))
+    first = following.follow((PORTAL,), (session(1),))
+    again = following.follow((PORTAL,), (session(1),))
 
     assert [p.code for p in first] == [p.code for p in again] == ["earlier-session", "state-unsaved"]

@@ -690,3 +690,53 @@ def test_as_long_as_nothing_differs_the_inventory_is_the_very_same(host: Host) -
     assert after is not before
     assert after.generation != before.generation
     assert host.read() is after
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Change a file in place, which leaves its folder as it was."""
+    path.write_text(text)
+
+
+def test_as_long_as_nothing_calls_no_file_is_looked_at(host: Host) -> None:
+    path = host.write("etc/psk.d/db1.toml", GOOD)
+    before = host.read()
+    rewrite(path, NEWER)
+    assert host.reader.read(all_files=False) is before
+    assert key_of(host.read()) == b"a newer key of db1"
+
+
+@pytest.mark.parametrize("change", ["new", "gone", "folder", "settings"])
+def test_what_a_folder_itself_tells_is_seen_without_a_call(host: Host, change: str) -> None:
+    path = host.write("etc/psk.d/db1.toml", GOOD)
+    before = host.read()
+    match change:
+        case "new":
+            host.write("etc/psk.d/db2.toml", GOOD.replace("db1", "db2"))
+        case "gone":
+            path.unlink()
+        case "folder":
+            shutil.move(path.parent, host.root / "elsewhere")
+            path.parent.mkdir(mode=0o700)
+        case "settings":
+            host.write("etc/iscsi-ipsecd.toml", "require_ipsec = true\n")
+    assert host.reader.read(all_files=False).generation != before.generation
+
+
+def test_what_is_not_at_rest_is_looked_at_without_a_call(host: Host) -> None:
+    path = host.write("etc/psk.d/db1.toml", "key =\n")
+    beside = host.write("etc/psk.d/a.key", "a key of another file\n")
+    host.write("etc/psk.d/db2.toml", 'id_type = "ID_FQDN"\nid = "db2"\nkey_file = "a.key"\n')
+    host.read()
+    rewrite(beside, "a newer key of another file\n")
+    (key,) = host.reader.read(all_files=False).keys
+    assert key.secret.reveal() == b"a newer key of another file"
+    rewrite(path, GOOD)
+    assert len(host.reader.read(all_files=False).keys) == 2
+
+
+def test_a_previous_key_goes_out_of_use_without_a_call(host: Host) -> None:
+    clock = Clock(host)
+    host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(hours=1)))
+    host.read()
+    clock.now += timedelta(hours=1)
+    assert previous_of(host.reader.read(all_files=False)) is None

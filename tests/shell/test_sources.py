@@ -10,6 +10,7 @@ import pytest
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.shell.sources import AT_LEAST, Sources
+from iscsi_ipsec.shell.turns import ROUTES
 
 MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(400))
 
@@ -58,23 +59,23 @@ def test_after_a_change_of_routes_all_are_asked_again(routes: Counting, reason: 
     assert len(routes.take()) == len(MANY)
 
 
-def test_each_resync_asks_the_oldest_quarter_and_four_ask_all(routes: Counting) -> None:
+def test_each_regular_look_asks_the_oldest_eighth_and_eight_ask_all(routes: Counting) -> None:
     sources = Sources(routes)
     sources.of(MANY, [])
     routes.take()
     asked: list[Address] = []
-    for _ in range(4):
-        sources.forget(frozenset({"resync"}))
+    for _ in range(8):
+        sources.forget(frozenset({ROUTES}))
         assert set(sources.of(MANY, [])) == MANY
         asked += (now := routes.take())
-        assert len(now) == len(MANY) // 4
+        assert len(now) == len(MANY) // 8
     assert len(set(asked)) == len(MANY)
 
 
-def test_a_few_are_all_asked_again_at_each_resync(routes: Counting) -> None:
+def test_a_few_are_all_asked_again_at_each_regular_look(routes: Counting) -> None:
     sources, few = Sources(routes), frozenset(sorted(MANY)[:AT_LEAST])
     sources.of(few, [])
     routes.take()
-    sources.forget(frozenset({"resync"}))
+    sources.forget(frozenset({ROUTES}))
     sources.of(few, [])
     assert len(routes.take()) == AT_LEAST

@@ -547,14 +547,13 @@ def test_all_that_names_a_portal_is_told_once() -> None:
 
 
 def test_names_are_asked_for_wherever_they_stand() -> None:
-    asked = wanted_names(
-        world(
-            record("a.example.com"),
-            policy("b.example.com:3261"),
-            per_id("x", portals=["c.example.com"]),
-            record(),
-        )
+    of = world(
+        record("a.example.com"),
+        policy("b.example.com:3261"),
+        per_id("x", portals=["c.example.com"]),
+        record(),
     )
+    asked = wanted_names(of.records, of.broken, of.policies, of.keys)
     assert asked == {
         "a.example.com": "nodes/a.example.com,3260",
         "b.example.com": "portal.d/san.toml",

@@ -22,7 +22,7 @@ def codes(earlier: Earlier, *sessions: IscsiSession) -> list[str]:
 
 
 def test_a_session_that_is_there_when_its_portal_is_closed_is_told() -> None:
-    earlier = next_earlier(Earlier(), [PORTAL], [session()])
+    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
 
     (told,) = earlier_problems(earlier, [session()])
     assert (told.code, told.portal, told.severity) == (
@@ -33,39 +33,41 @@ def test_a_session_that_is_there_when_its_portal_is_closed_is_told() -> None:
 
 
 def test_a_session_to_a_portal_that_was_closed_before_is_not() -> None:
-    closed = next_earlier(Earlier(), [PORTAL], [])
+    closed = next_earlier(Earlier(), frozenset({str(PORTAL)}), [])
 
-    assert codes(next_earlier(closed, [PORTAL], [session()]), session()) == []
+    assert codes(next_earlier(closed, frozenset({str(PORTAL)}), [session()]), session()) == []
 
 
 def test_a_session_to_an_open_portal_is_not() -> None:
-    assert codes(next_earlier(Earlier(), [], [session()]), session()) == []
+    assert codes(next_earlier(Earlier(), frozenset(), [session()]), session()) == []
 
 
 def test_it_is_told_again_in_every_pass_and_with_another_session_beside_it() -> None:
-    earlier = next_earlier(Earlier(), [PORTAL], [session()])
-    again = next_earlier(earlier, [PORTAL], [session(), session(2, 40001)])
+    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
+    again = next_earlier(earlier, frozenset({str(PORTAL)}), [session(), session(2, 40001)])
 
     assert codes(again, session(), session(2, 40001)) == ["earlier-session"]
 
 
 def test_it_ends_when_the_session_connects_anew() -> None:
-    earlier = next_earlier(Earlier(), [PORTAL], [session()])
-    down = next_earlier(earlier, [PORTAL], [session(port=0)])
-    up = next_earlier(down, [PORTAL], [session(port=40001)])
+    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
+    down = next_earlier(earlier, frozenset({str(PORTAL)}), [session(port=0)])
+    up = next_earlier(down, frozenset({str(PORTAL)}), [session(port=40001)])
 
     assert codes(down, session(port=0)) == codes(up, session(port=40001)) == []
 
 
 def test_a_session_that_is_down_when_its_portal_is_closed_comes_back_inside_esp() -> None:
-    down = next_earlier(Earlier(), [PORTAL], [session(port=0)])
-    up = next_earlier(down, [PORTAL], [session(port=40001)])
+    down = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session(port=0)])
+    up = next_earlier(down, frozenset({str(PORTAL)}), [session(port=40001)])
 
     assert codes(down, session(port=0)) == codes(up, session(port=40001)) == []
 
 
 def test_a_portal_that_was_opened_and_closed_again_begins_anew() -> None:
-    closed = next_earlier(Earlier(), [PORTAL], [])
-    opened = next_earlier(closed, [], [session()])
+    closed = next_earlier(Earlier(), frozenset({str(PORTAL)}), [])
+    opened = next_earlier(closed, frozenset(), [session()])
 
-    assert codes(next_earlier(opened, [PORTAL], [session()]), session()) == ["earlier-session"]
+    assert codes(next_earlier(opened, frozenset({str(PORTAL)}), [session()]), session()) == [
+        "earlier-session"
+    ]

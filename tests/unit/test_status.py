@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from iscsi_ipsec.base.sa import ChildSa
 from iscsi_ipsec.core.causes import WRONG_KEY
 from iscsi_ipsec.core.desired import Desired
 from iscsi_ipsec.core.rows import has_errors, problem_row
-from iscsi_ipsec.core.status import Observed, portal_rows
+from iscsi_ipsec.core.status import Observed, PortalRows, portal_rows
 from tests.unit.making import (
     CLEAR,
     SOURCE,
@@ -223,3 +224,45 @@ def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -
     assert row(WANTED, good())["previous_until"] is None
     old = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
     assert row(WANTED, old)["sa"]["key"] == "earlier"
+
+
+def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
+    desired = derived(per_id(SOURCE), record(), record("10.0.0.21"))
+    rows, seen = PortalRows(), Observed(charon_reachable=True, children={CONN: CHILD})
+    before = rows.of(desired.portals, seen)
+    assert rows.of(desired.portals, replace(seen)) is before
+    first, second = rows.of(desired.portals, replace(seen, loaded=frozenset({CONN})))
+    assert (first is before[0], second is before[1]) == (False, True)
+    assert rows.of(desired.portals[1:], seen) == before[1:]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"charon_reachable": False},
+        {"guard_wanted": False},
+        {"guarded": frozenset()},
+        {"loaded": frozenset()},
+        {"struggling": frozenset({CONN})},
+        {"children": {CONN: "another"}},
+        {"causes": {CONN: WRONG_KEY}},
+        {"sessions": ()},
+        {"sas": ()},
+    ],
+    ids=str,
+)
+def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
+    rows, seen = (
+        PortalRows(),
+        Observed(
+            sas=(ike_sa(good(), conn=CONN),),
+            sessions=(session(),),
+            loaded=frozenset({CONN}),
+            guarded=frozenset({portal()}),
+            children={CONN: CHILD},
+            charon_reachable=True,
+        ),
+    )
+    rows.of(WANTED.portals, seen)
+    now = replace(seen, **more)
+    assert rows.of(WANTED.portals, now) == portal_rows(WANTED.portals, now)

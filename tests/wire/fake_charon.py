@@ -191,6 +191,8 @@ class FakeCharon:
                 client.respond({"uptime": {"running": "1 second"}, "plugins": ["vici", "kernel-netlink"]})
             case "get-shared":
                 client.respond({"keys": self.secrets})
+            case "get-conns":
+                client.respond({"conns": [name for conn in self.conns for name in conn]})
             case "list-conns":
                 for conn in self.conns:
                     client.send(event("list-conn", conn))

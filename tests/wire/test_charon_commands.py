@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.adapters.charon import Charon, wire
+from iscsi_ipsec.adapters.charon import Charon, commands, wire
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
 from tests.wire.fake_charon import UNKNOWN_COMMAND, FakeCharon
@@ -65,12 +65,12 @@ def test_observe_tells_ours_from_foreign(charon: Charon) -> None:
 
 
 def test_observe_is_one_round_trip(socket_path: Path) -> None:
-    with FakeCharon(socket_path, window=6) as fake:  # answers nothing before it has read all six
+    with FakeCharon(socket_path, window=7) as fake:  # answers nothing before it has read all seven
         charon = Charon(fake.path, timeout=5)
         charon.observe()
         charon.close()
 
-    assert len(fake.requests) == 6
+    assert len(fake.requests) == 7
     # the answer to get-shared may be missing, and then this one comes in its place
     assert [request.name for request in fake.requests[-2:]] == ["get-shared", "version"]
 
@@ -178,6 +178,61 @@ def test_a_state_that_is_told_in_the_same_bytes_is_the_very_same(fake: FakeCharo
     assert dict(charon.observe().conns) == {"iscsi-ipsec-10.0.0.3-3260": frozenset({"iscsi-ipsec-b"})}
     fake.secrets = []
     assert charon.observe().secrets == frozenset()
+
+
+def test_connections_are_listed_again_only_if_other_ones_are_there_by_name(
+    fake: FakeCharon, charon: Charon
+) -> None:
+    state = charon.observe(thorough=False)
+    assert charon.observe(thorough=False) is state
+    assert len(fake.asked("list-conns")) == 1
+    fake.conns = [{"iscsi-ipsec-10.0.0.2-3260": {"children": {"iscsi-ipsec-b": {}}}}, *fake.conns[1:]]
+    assert charon.observe(thorough=False) is state  # the same names: nobody looked
+    assert charon.observe().conns["iscsi-ipsec-10.0.0.2-3260"] == frozenset({"iscsi-ipsec-b"})
+    fake.conns = [{"iscsi-ipsec-10.0.0.3-3260": {"children": {"iscsi-ipsec-b": {}}}}]
+    assert charon.observe(thorough=False).conns.keys() == {"iscsi-ipsec-10.0.0.3-3260"}
+
+
+def test_another_session_begins_with_a_list(fake: FakeCharon, charon: Charon) -> None:
+    charon.observe(thorough=False)
+    charon.close()
+    charon.observe(thorough=False)
+    assert len(fake.asked("list-conns")) == 2
+
+
+def test_a_few_secrets_that_came_and_went_by_us_are_found_without_reading_the_list(
+    fake: FakeCharon, charon: Charon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.secrets = [f"iscsi-ipsec-{number}" for number in range(50)]
+    charon.observe()
+    charon.apply([("load-shared", {"id": "iscsi-ipsec-x"}), ("unload-shared", {"id": "iscsi-ipsec-7"})])
+    fake.secrets = ["iscsi-ipsec-x", *(name for name in fake.secrets if name != "iscsi-ipsec-7")]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            commands, "texts", lambda _, name: pytest.fail("the list was read") if name == "keys" else ()
+        )
+        assert charon.observe().secrets == frozenset(fake.secrets)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        ["iscsi-ipsec-0", "iscsi-ipsec-1"],  # the new one is not there
+        ["iscsi-ipsec-x", "iscsi-ipsec-0"],  # another one is gone
+        ["iscsi-ipsec-x", "iscsi-ipsec-0", "iscsi-ipsec-1", "iscsi-ipsec-2"],  # another one came
+        ["iscsi-ipsec-x", "iscsi-ipsec-0", "iscsi-ipsec-3"],  # one came in another's place
+        [],
+    ],
+    ids=",".join,
+)
+def test_what_others_did_meanwhile_to_secrets_is_seen(
+    fake: FakeCharon, charon: Charon, held: list[str]
+) -> None:
+    fake.secrets = ["iscsi-ipsec-0", "iscsi-ipsec-1"]
+    charon.observe()
+    charon.apply([("load-shared", {"id": "iscsi-ipsec-x"})])
+    fake.secrets = held
+    assert charon.observe().secrets == frozenset(held)
 
 
 def test_apply_of_nothing_sends_nothing(fake: FakeCharon, charon: Charon) -> None:

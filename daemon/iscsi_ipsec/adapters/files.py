@@ -8,13 +8,15 @@ again by its descriptor. Writing is :mod:`~iscsi_ipsec.adapters.filewrite`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
@@ -193,12 +195,12 @@ class ConfigSearch:
                 )
             else:
                 for file in sorted(listing):
-                    name, path = file.removesuffix(SUFFIX), os.path.join(folder, file)
+                    name, path = file[: -len(SUFFIX)], f"{folder}/{file}"
                     if not file.isprintable():  # surrogates of names that are not UTF-8, control characters
                         problems.append(_bad_name(folder, file))
                     elif name in files:
                         continue
-                    elif _is_mask(path, listing[file]):
+                    elif stat.S_ISCHR(listing[file].mode) and _is_mask(path):
                         masked.append(path)
                         files[name] = None
                     else:
@@ -206,7 +208,7 @@ class ConfigSearch:
                         same = seen is not None and seen.stat is listing[file]
                         files[name] = seen if same else FoundFile(path, name, listing[file])
         return Found(
-            files=tuple(sorted((f for f in files.values() if f), key=lambda f: f.name)),
+            files=tuple(sorted((f for f in files.values() if f), key=attrgetter("name"))),
             masked=tuple(masked),
             missing=tuple(missing),
             unusable=tuple(unusable),
@@ -214,29 +216,37 @@ class ConfigSearch:
         )
 
 
-def _listing(folder: str, fd: int, known: Mapping[str, FileStat]) -> tuple[dict[str, FileStat], bool]:
+def _listing(folder: str, fd: int, known: dict[str, FileStat]) -> tuple[dict[str, FileStat], bool]:
     """The configuration files of an open folder, and whether they differ from what is known."""
-    listing: dict[str, FileStat] = {}
-    differs = False
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            name = entry.name
-            if not _is_config_name(name):
-                continue
-            try:
-                if entry.is_symlink():
-                    fields: tuple[int, ...] = stat_config(os.path.join(folder, name))
-                else:
-                    fields = _STAT_FIELDS(os.stat(name, dir_fd=fd, follow_symlinks=False))
-            except OSError:
-                continue  # gone since the listing: the next wakeup tells
-            before = known.get(name)
-            if before == fields:
-                listing[name] = before
-            else:
-                listing[name] = FileStat._make(fields)
-                differs = True
-    return listing, differs or listing.keys() != known.keys()
+    names = [name for name in os.listdir(fd) if name.endswith(SUFFIX) and _is_config_name(name)]
+    found = dict(_stats(folder, fd, names))
+    if found == known:
+        return known, False
+    # what does not differ is the very same value
+    get = known.get
+    return {
+        name: before if (before := get(name)) == fields else FileStat._make(fields)
+        for name, fields in found.items()
+    }, True
+
+
+def _stats(folder: str, fd: int, names: list[str]) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """The ``stat`` of these files, with nothing done in Python for each of thousands unless it has to be."""
+    look = partial(os.stat, dir_fd=fd, follow_symlinks=False)
+    try:
+        stats = list(map(_STAT_FIELDS, map(look, names)))
+    except OSError:  # one is gone since the listing
+        return _stats_one_by_one(folder, names)
+    if any(map(stat.S_ISLNK, {mode for *_, mode, _, _ in stats})):
+        return _stats_one_by_one(folder, names)
+    return zip(names, stats, strict=True)
+
+
+def _stats_one_by_one(folder: str, names: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The same where links have to be followed, and what is gone left to the next wakeup."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            yield name, stat_config(os.path.join(folder, name))
 
 
 def device_of(folder: str) -> int:
@@ -493,10 +503,8 @@ def _is_config_name(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".") and name != SUFFIX
 
 
-def _is_mask(path: str, st: FileStat) -> bool:
-    """Whether it is a link of ours to /dev/null."""
-    if not stat.S_ISCHR(st.mode):
-        return False
+def _is_mask(path: str) -> bool:
+    """Whether what leads to a device is a link of ours to /dev/null."""
     try:
         own = os.lstat(path)
     except OSError:

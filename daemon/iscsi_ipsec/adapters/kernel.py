@@ -74,9 +74,36 @@ _ACTIONS = ("allow", "block")
 T = TypeVar("T")
 
 
+class Policies:
+    """The kernel's policies, again and again: a message that says the same as one of the last dump is not parsed."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, KernelPolicy | None] = {}
+        self._last: tuple[KernelPolicy, ...] = ()
+
+    def read(self) -> tuple[KernelPolicy, ...]:
+        """All policies but the sockets' own, the very same tuple as long as they are the same.
+
+        Raises :class:`KernelUnavailable` (EPERM: not root).
+        """
+        known, seen = self._known, dict[bytes, KernelPolicy | None]()
+
+        def parse(payload: bytes) -> KernelPolicy | None:
+            # counters and times differ with each packet
+            said = payload[:_POLICY_CURRENT] + payload[_POLICY_CURRENT + _LIFETIME.size :]
+            seen[said] = known[said] if said in known else parse_policy(payload)
+            return seen[said]
+
+        found = _dump(XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY, parse)
+        self._known = seen
+        if found != self._last:
+            self._last = found
+        return self._last
+
+
 def policies() -> tuple[KernelPolicy, ...]:
     """All policies but the sockets' own. Raises :class:`KernelUnavailable` (EPERM: not root)."""
-    return _dump(XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY, parse_policy)
+    return Policies().read()
 
 
 def states() -> tuple[KernelState, ...]:

@@ -23,9 +23,6 @@ from watchdog.observers.inotify import InotifyObserver
 
 from iscsi_ipsec.base.model import Problem, Severity
 
-REASON = "files"
-"""What :meth:`FileWatch.ensure`'s folders wake with."""
-
 _BURST = 200
 _BURST_DELAY = 1.0
 """After this many events, wake every so many seconds until none came for as long: the kernel's or
@@ -70,11 +67,13 @@ class _Watched:
 
 
 class FileWatch:
-    """Watches folders, and the way to them, with one inotify instance.
+    """Watches folders, and the way to them, with one inotify instance; wakes with :attr:`reason`.
 
     Call :meth:`ensure` at the start of every pass, before reading: what
     changes after it wakes the loop, what changed before is read.
     """
+
+    reason = "files"
 
     def __init__(self, wake: Callable[[str], None]) -> None:
         self.problems: tuple[Problem, ...] = ()
@@ -84,14 +83,17 @@ class FileWatch:
         self._watched: dict[str, _Watched] = {}
         self._vigil = _Vigil(wake, self._deaf)
 
-    def ensure(self, paths: Iterable[tuple[str, bool]]) -> None:
+    def ensure(self, paths: Iterable[tuple[str, bool]]) -> bool:
         """Watch exactly these ``(folder, recursive)``, and tell when one appears or is replaced.
+
+        Whether any watch is new: what happened before it was made, no event tells.
 
         Costs a few ``stat`` per folder when nothing changed. Watches that died
         with their folder or their thread are made again.
         """
         wanted = _purposes(paths)
         problems: list[Problem] = []
+        new = False
         if self._observer is not None and not _alive(self._observer):
             self.stop()
         if self._observer is None:
@@ -118,10 +120,12 @@ class FileWatch:
             if path not in self._watched and (identity := _identity(path)) is not None:
                 try:
                     self._watch(path, purpose, identity)
+                    new = True
                 except OSError as err:
                     if _identity(path) is not None and purpose.content:
                         problems.append(_problem(path, err))
         self.problems = tuple(problems)
+        return new
 
     def stop(self) -> None:
         """End the threads. :meth:`ensure` would start anew."""
@@ -168,7 +172,7 @@ class _Handler(fs.FileSystemEventHandler):
         if self._root in paths and isinstance(event, fs.DirDeletedEvent):
             self.root_gone = True
         if any(self._concerns(path) for path in paths):
-            self._wake(REASON)
+            self._wake(FileWatch.reason)
             self._vigil.count()
 
     def _concerns(self, path: str) -> bool:
@@ -217,14 +221,14 @@ class _Vigil:
         while not self._stopped.is_set():
             if not self._due.wait(_VIGIL_PERIOD):
                 if self._deaf():
-                    self._wake(REASON)  # ensure() mends it
+                    self._wake(FileWatch.reason)  # ensure() mends it
                 continue
             before = -1
             while before != self._count:  # until one period passed without an event
                 before = self._count
                 if self._stopped.wait(_BURST_DELAY):
                     return
-                self._wake(REASON)
+                self._wake(FileWatch.reason)
             self._due.clear()
             self._count = 0
 

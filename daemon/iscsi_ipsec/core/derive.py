@@ -13,6 +13,7 @@ import dataclasses
 import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import is_not
 from typing import Literal
 
 from iscsi_ipsec.base.model import (
@@ -35,12 +36,68 @@ from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.networks import without
 from iscsi_ipsec.core.target import target_views
-from iscsi_ipsec.core.world import Lookup, Seat, World, candidates
+from iscsi_ipsec.core.world import Lookup, Seat, World
 
 
 def derive(lookup: Lookup) -> Desired:
     """Decide everything about every portal. Pure; the same world gives the same outcome."""
-    views = [initiator_view(lookup, seat, origins) for seat, origins in candidates(lookup.world).items()]
+    return Deriver().derive(lookup)
+
+
+class Deriver:
+    """:func:`derive` again and again: what would be equal to what was derived last is the very same, and made once.
+
+    A view of a portal as an initiator is made anew when anything that :func:`initiator_view` looks
+    at differs (:meth:`_asked`); all keys count where any may be chosen, one where the policy names it.
+    """
+
+    def __init__(self) -> None:
+        self._common: tuple[object, ...] = ()
+        self._choosable: tuple[object, ...] = ()
+        self._views: dict[Seat, tuple[tuple[object, ...], PortalView]] = {}
+        self._secrets: tuple[SecretEntry, ...] = ()
+
+    def derive(self, lookup: Lookup) -> Desired:
+        """As :func:`derive`."""
+        desired = _derive(lookup, self._initiator_views(lookup), self._secrets)
+        self._secrets = desired.secrets
+        return desired
+
+    def _initiator_views(self, lookup: Lookup) -> list[PortalView]:
+        world = lookup.world
+        common = (
+            world.settings, world.broken, world.names, world.local_addresses,
+            world.user_space_esp, world.fast_aes, lookup.unresolved,
+        )  # fmt: skip
+        choosable = (lookup.named, lookup.groups, lookup.by_address)
+        # compared once here; for each portal it is then enough that they are the same objects
+        if common != self._common:
+            self._common, self._views = common, {}
+        self._choosable = self._choosable if choosable == self._choosable else choosable
+        before, self._views = self._views, {}
+        for seat, origins in lookup.candidates.items():
+            asked = self._asked(lookup, seat, origins)
+            known = before.get(seat)
+            if known is None or any(map(is_not, known[0], asked)):
+                known = asked, initiator_view(lookup, seat, origins)
+            self._views[seat] = known
+        return [view for _, view in self._views.values()]
+
+    def _asked(self, lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> tuple[object, ...]:
+        world, portal = lookup.world, seat.portal
+        policy = lookup.policy_for(portal, Role.INITIATOR)
+        outer = policy.tunnel_outer_remote if policy else None
+        return (
+            origins,
+            policy,
+            lookup.key_by_name.get(policy.psk) if policy and policy.psk is not None else self._choosable,
+            world.sources.get((portal.address, seat.oif)),
+            world.sources.get((outer, seat.oif)) if outer else None,
+            (portal, Role.INITIATOR) in world.held,
+        )
+
+
+def _derive(lookup: Lookup, views: list[PortalView], known: tuple[SecretEntry, ...]) -> Desired:
     views.extend(target_views(lookup, tuple(v.connection for v in views if v.connection)))
     views = _share_connections(_refuse_crossed(_refuse_shared_pairs(views)))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
@@ -52,7 +109,7 @@ def derive(lookup: Lookup) -> Desired:
     return Desired(
         portals=tuple(views),
         connections=connections,
-        secrets=_secrets(lookup.world.keys, owned, rotations),
+        secrets=_secrets(lookup.world.keys, owned, rotations, known),
         rotations=rotations,
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
@@ -255,6 +312,7 @@ def _secrets(
     keys: tuple[Key, ...],
     owned: tuple[tuple[Connection, tuple[Peer, ...]], ...],
     rotations: tuple[Rotation, ...],
+    known: Iterable[SecretEntry],
 ) -> tuple[SecretEntry, ...]:
     """One entry per pair of ids that is in use (two in a rotation), and one for each key that waits for a use.
 
@@ -285,12 +343,23 @@ def _secrets(
         ends |= {
             end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
         }
-    waiting = [k for k in keys if isinstance(k, PerIdKey) and k.id.match_key not in ends]
-    count = Counter(k.id.match_key for k in waiting)
-    for key in waiting:
-        if count[key.id.match_key] == 1:
-            add((key.id,), key)
-    return tuple(entries.values())
+    matched = [(key.id.match_key, key) for key in keys if isinstance(key, PerIdKey)]
+    count = Counter(match for match, _ in matched)
+    before = {id(entry.owners[0]): entry for entry in known if len(entry.owners) == 1}
+    waiting = []
+    for match, key in matched:
+        if count[match] == 1 and match not in ends:
+            # nobody else has these owners, so there is nothing to unite it with
+            entry = before.get(id(key.id))
+            if entry is None or entry.secret is not key.secret or entry.keys != (key.name,) or entry.over:
+                entry = SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
+            waiting.append(entry)
+    return (*_as_before(entries.values(), known), *waiting)
+
+
+def _as_before(entries: Iterable[SecretEntry], known: Iterable[SecretEntry]) -> Iterable[SecretEntry]:
+    before = {entry: entry for entry in known if len(entry.owners) > 1}
+    return (before.get(entry, entry) for entry in entries)
 
 
 def _warnings(views: list[PortalView]) -> Iterable[Problem]:

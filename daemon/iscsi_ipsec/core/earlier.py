@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Severity
+from iscsi_ipsec.base.model import IscsiSession, Problem, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,13 @@ class Earlier:
     connections: frozenset[Ends] = frozenset()
 
 
-def next_earlier(before: Earlier, closed: Iterable[Portal], sessions: Iterable[IscsiSession]) -> Earlier:
+def next_earlier(before: Earlier, now: frozenset[str], sessions: Iterable[IscsiSession]) -> Earlier:
     """Look once more: a connection to a portal that was not closed the last time is an earlier one.
+
+    ``now``: the portals that are closed now.
 
     A connection that is down has no local port; it comes back as a new one, inside ESP.
     """
-    now = frozenset(map(str, closed))
     return Earlier(
         closed=now,
         connections=frozenset(

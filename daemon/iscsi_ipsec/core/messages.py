@@ -51,8 +51,14 @@ class SpelledSecret:
     """
 
     id: str
-    message: Message
+    data: Secret
+    owners: tuple[str, ...]
     above: str = ""
+
+    @property
+    def message(self) -> Message:
+        """Made when it is asked for: of 10,000, few are ever sent again."""
+        return {"id": self.id, "type": "IKE", "data": self.data, "owners": list(self.owners)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ def spell_id(identity: Peer) -> str:
 
 def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
     """The ``load-shared`` message of an entry."""
-    owners = [spell_id(owner) for owner in entry.owners]
+    owners = tuple(spell_id(owner) for owner in entry.owners)
     context = [b"secret", *(owner.encode() for owner in owners)]
     above = ""
     if entry.over is not None:
@@ -114,11 +120,7 @@ def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
         below = entry.over.keyed_digest(digest_key, *context)
         above, context = PREFIX + below, [*context, b"above", below.encode()]
     secret_id = PREFIX + entry.secret.keyed_digest(digest_key, *context)
-    return SpelledSecret(
-        id=secret_id,
-        message={"id": secret_id, "type": "IKE", "data": entry.secret, "owners": owners},
-        above=above,
-    )
+    return SpelledSecret(id=secret_id, data=entry.secret, owners=owners, above=above)
 
 
 def front_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:

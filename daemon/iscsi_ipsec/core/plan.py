@@ -43,13 +43,14 @@ def plan(
     wanted_conns = {connection.name: connection for connection in connections}
     operations: list[Operation] = []
     for secret_id, secret in wanted_secrets.items():
-        if held is None or secret_id not in held or (secret.above and secret.above not in held):
-            operations.append(
-                Operation(
-                    command="load-shared", item=secret_id, message=secret.message,
-                    text=f"load secret {secret_id} of {_owners(secret.message)}",
-                )
-            )  # fmt: skip
+        if held is not None and secret_id in held and (not secret.above or secret.above in held):
+            continue
+        operations.append(
+            Operation(
+                command="load-shared", item=secret_id, message=secret.message,
+                text=f"load secret {secret_id} of {_owners(secret.message)}",
+            )
+        )  # fmt: skip
     for name, wanted in wanted_conns.items():
         loaded = state.conns.get(name)
         if loaded == frozenset({wanted.child}):
@@ -63,13 +64,13 @@ def plan(
         )
     operations += [
         _unload("unload-conn", "name", name, f"unload connection {name}: nothing asks for it")
-        for name in sorted(state.conns)
-        if name not in wanted_conns and name.startswith(PREFIX)
+        for name in sorted(state.conns.keys() - wanted_conns.keys())
+        if name.startswith(PREFIX)
     ]
     operations += [
         _unload("unload-shared", "id", secret_id, f"unload secret {secret_id}: no key is this")
-        for secret_id in sorted(held or ())
-        if secret_id not in wanted_secrets and secret_id.startswith(PREFIX)
+        for secret_id in sorted((held or frozenset()) - wanted_secrets.keys())
+        if secret_id.startswith(PREFIX)
     ]
     return tuple(operations)
 

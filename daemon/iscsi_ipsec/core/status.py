@@ -42,20 +42,63 @@ class Observed:
 
 def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[str, Any]]:
     """One JSON row per view, in its order."""
-    by_conn: dict[str, list[IkeSa]] = {}
-    for ike in observed.sas:
-        by_conn.setdefault(ike.conn, []).append(ike)
-    by_remote: dict[Portal, list[IscsiSession]] = {}
-    for session in observed.sessions:
-        by_remote.setdefault(session.remote, []).append(session)
-    return [_row(view, observed, by_conn, by_remote.get(view.seat.portal, [])) for view in views]
+    return PortalRows().of(tuple(views), observed)
+
+
+class PortalRows:
+    """:func:`portal_rows` again and again: what would be equal is the very same row, or list of rows."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[object, ...] = ()
+        self._made_of: list[tuple[object, ...]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def of(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
+        """The rows; nobody may change them."""
+        if self._seen != (views, observed):
+            self._seen = (views, observed)
+            self._make(views, observed)
+        return self._rows
+
+    def _make(self, views: tuple[PortalView, ...], observed: Observed) -> None:
+        by_conn: dict[str, list[IkeSa]] = {}
+        for ike in observed.sas:
+            by_conn.setdefault(ike.conn, []).append(ike)
+        by_remote: dict[Portal, list[IscsiSession]] = {}
+        for session in observed.sessions:
+            by_remote.setdefault(session.remote, []).append(session)
+        before, rows = self._made_of, []
+        self._made_of = []
+        for place, view in enumerate(views):
+            name = view.connection.name if view.connection else ""
+            sas = by_conn.get(name, [])
+            sessions = by_remote.get(view.seat.portal, []) if by_remote else []
+            made_of = (view, sas, sessions, *_said_of(name, view.seat.portal, observed))
+            same = place < len(before) and before[place] == made_of
+            rows.append(self._rows[place] if same else _row(view, observed, sas, sessions))
+            self._made_of.append(made_of)
+        self._rows = rows
+
+
+def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...]:
+    """What an observation says of one portal besides its SAs and sessions."""
+    return (
+        observed.charon_reachable,
+        observed.guard_wanted,
+        portal in observed.guarded,
+        name in observed.loaded,
+        name in observed.struggling,
+        (observed.children or {}).get(name),
+        observed.rotations.get(name),
+        (observed.causes or {}).get(name),
+    )
 
 
 def _row(
-    view: PortalView, observed: Observed, by_conn: Mapping[str, list[IkeSa]], sessions: list[IscsiSession]
+    view: PortalView, observed: Observed, sas: list[IkeSa], sessions: list[IscsiSession]
 ) -> dict[str, Any]:
     connection = view.connection
-    ike, child = _best(by_conn.get(connection.name, []), observed, connection) if connection else (None, None)
+    ike, child = _best(sas, observed, connection) if connection else (None, None)
     rotation = observed.rotations.get(connection.name) if connection else None
     problem = view.problem or _live_problem(view, connection, child, sessions, observed)
     choice = view.choice

@@ -106,6 +106,8 @@ def plan_sas(
     memory: dict[str, Attempts] = {}
     for wanted in upheld:
         mine = by_conn.pop(wanted.name, [])
+        if not mine and not wanted.wanted_now:
+            continue  # as nearly all of thousands
         known = attempts.get(wanted.name)
         gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known)}
         operations += [

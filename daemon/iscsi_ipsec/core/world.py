@@ -5,9 +5,11 @@ Law: values and look-ups in them. Nothing is decided here.
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from iscsi_ipsec.base.model import (
     Address,
@@ -67,19 +69,22 @@ class World:
 
 
 class Lookup:
-    """Policies and keys of one world, arranged so that a portal is not compared with each of them."""
+    """Policies and keys of one world, arranged so that a portal is not compared with each of them.
 
-    def __init__(self, world: World) -> None:
+    ``before``: an earlier one; what depends on nothing that differs is taken from there.
+    """
+
+    def __init__(self, world: World, before: Lookup | None = None) -> None:
         self.world = world
         self.key_by_name = {key.name: key for key in world.keys}
-        self.keys = tuple(sorted(world.keys, key=lambda k: k.path))
+        self.keys = tuple(sorted(world.keys, key=attrgetter("path")))
         self.groups = tuple(k for k in self.keys if isinstance(k, GroupKey))
         self.named = tuple(k for k in self.keys if isinstance(k, PerIdKey) and not k.id.is_address)
         self.by_address: dict[str, list[PerIdKey]] = {}
         for key in self.keys:
             if isinstance(key, PerIdKey) and key.id.is_address:
                 self.by_address.setdefault(key.id.text, []).append(key)
-        self._unresolved = tuple(
+        self.unresolved = tuple(
             (key, pattern)
             for key in self.keys
             for pattern in key.portals
@@ -87,6 +92,12 @@ class Lookup:
         )
         self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
         self._ranges: list[tuple[int, PortalRange, PortalPolicy]] = []
+        self.candidates: Mapping[Seat, tuple[str, ...]]
+        self.wanted_sources: frozenset[tuple[Address, str]]
+        if before and _portals_from(before.world) == _portals_from(world):
+            self._exact, self._ranges = before._exact, before._ranges  # noqa: SLF001  # of its own kind
+            self.candidates, self.wanted_sources = before.candidates, before.wanted_sources
+            return
         for policy in sorted(world.policies, key=lambda p: p.name):
             for pattern in policy.patterns:
                 for portal in portals_of(world, pattern):
@@ -94,6 +105,14 @@ class Lookup:
                 if isinstance(pattern, PortalRange) and not pattern.single:
                     self._ranges.append((pattern.network.prefixlen, pattern, policy))
         self._ranges.sort(key=lambda row: -row[0])  # stable: of equals, the first file by name
+        self.candidates = candidates(world)
+        self.wanted_sources = wanted_sources(self)
+
+    def of(self, world: World) -> Lookup:
+        """The same arrangement for a world that differs in nothing but ``sources``."""
+        same = copy.copy(self)
+        same.world = world
+        return same
 
     def policy_for(self, portal: Portal, role: Role) -> PortalPolicy | None:
         """The policy with the most specific pattern for this portal (ties: the first file by name)."""
@@ -120,31 +139,45 @@ class Lookup:
 
     def may_apply(self, portal: Portal) -> Iterator[tuple[PerIdKey, str]]:
         """Explicit keys that will apply should a name in their ``portals`` turn out to be this portal's, and the name."""
-        for key, pattern in self._unresolved:
+        for key, pattern in self.unresolved:
             if isinstance(key, PerIdKey) and pattern.port == portal.port and not self.applies(key, portal):
                 yield key, pattern.host
 
 
-def wanted_names(world: World) -> Mapping[str, str]:
+def wanted_names(
+    records: Iterable[NodeRecord],
+    broken: Iterable[BrokenFile],
+    policies: Iterable[PortalPolicy],
+    keys: Iterable[Key],
+) -> Mapping[str, str]:
     """Host names that must be resolved before :func:`derive` can say anything about them, each with a file that has it."""
-    names = {
-        r.host: r.path for r in world.records if r.host and "%" not in r.host and not parse_address(r.host)
-    }
-    for file in (*world.broken, *world.policies, *world.keys):
-        patterns = file.portals if isinstance(file, PerIdKey | GroupKey) else file.patterns
-        names |= {p.host: file.path for p in patterns if isinstance(p, NamedPortal)}
+    names = {r.host: r.path for r in records if r.host and "%" not in r.host and not parse_address(r.host)}
+    named: Iterable[tuple[str, Iterable[PortalPattern]]] = (
+        *((file.path, file.patterns) for file in broken),
+        *((policy.path, policy.patterns) for policy in policies),
+        *((key.path, key.portals) for key in keys if key.portals),
+    )
+    for path, patterns in named:
+        for pattern in patterns:
+            if isinstance(pattern, NamedPortal):
+                names[pattern.host] = path
     return names
 
 
 def wanted_sources(lookup: Lookup) -> frozenset[tuple[Address, str]]:
     """``(destination, oif)`` pairs whose source address :func:`derive` needs."""
     wanted: set[tuple[Address, str]] = set()
-    for seat in candidates(lookup.world):
+    for seat in lookup.candidates:
         wanted.add((seat.portal.address, seat.oif))
         policy = lookup.policy_for(seat.portal, Role.INITIATOR)
         if policy and policy.tunnel_outer_remote:
             wanted.add((policy.tunnel_outer_remote, seat.oif))
     return frozenset(wanted)
+
+
+def _portals_from(world: World) -> tuple[object, ...]:
+    """All that :func:`candidates` and the policies' arrangement depend on."""
+    return world.records, world.policies, world.broken, world.names, world.sessions, world.held
 
 
 def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:

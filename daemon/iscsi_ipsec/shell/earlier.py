@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import IscsiSession, Portal, Problem
+from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.core.earlier import Earlier, Ends, earlier_problems, next_earlier
 from iscsi_ipsec.shell.managed import read_text
 from iscsi_ipsec.shell.telling import state_problem
@@ -24,11 +25,12 @@ class EarlierSessions:
         self._path = path
         self._known: Earlier | None = None
         self._written: Earlier | None = None
+        self._closed = Same(_texts)
 
-    def follow(self, closed: Iterable[Portal], sessions: tuple[IscsiSession, ...]) -> tuple[Problem, ...]:
+    def follow(self, closed: tuple[Portal, ...], sessions: tuple[IscsiSession, ...]) -> tuple[Problem, ...]:
         """Take in what a pass saw; tell of the sessions that are older than their portal's protection."""
         before = self._known if self._known is not None else _parsed(read_text(self._path))
-        now = next_earlier(before, closed, sessions)
+        now = next_earlier(before, self._closed.of(closed), sessions)
         problems = earlier_problems(now, sessions)
         if now != self._written:
             try:
@@ -38,6 +40,10 @@ class EarlierSessions:
                 problems = (*problems, state_problem(err))
         self._known = now
         return problems
+
+
+def _texts(portals: Iterable[Portal]) -> frozenset[str]:
+    return frozenset(map(str, portals))
 
 
 def _text(earlier: Earlier) -> str:

@@ -45,7 +45,8 @@ YOUNG = 10.0
 _BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IKE_SA")
 """charon begins a negotiation, or is asked for one."""
 
-_WIPED = re.compile(r"\b(unload|remov|uninstall|clear)", re.IGNORECASE)
+_WIPED = re.compile(r"\b(unload|remov|uninstall|clear|(updat|replac)ed vici connection)", re.IGNORECASE)
+"""We ourselves never load a connection over another one: the old one is unloaded first."""
 
 _NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
@@ -63,7 +64,10 @@ class Evidence:
     """Collects causes by connection name; called from charon's event thread, read by the main loop.
 
     ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
+    :attr:`wiped` is what it wakes with where others meddled with what is ours.
     """
+
+    wiped = "wiped"
 
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._wake, self._clock = wake, clock
@@ -91,8 +95,8 @@ class Evidence:
         if not isinstance(line, str):
             return
         if PREFIX in line and _WIPED.search(line) and self._going.isdisjoint(_NAME.findall(line)):
-            # swanctl --load-* throws ours away, and no event tells: its log does
-            self._wake("wiped")
+            # swanctl --load-* throws ours away, somebody loads another of our name: no event tells, its log does
+            self._wake(self.wiped)
         conn = message.get("ikesa-name")
         if isinstance(conn, str) and doubts_key(line):
             self._doubt(conn, str(message.get("ikesa-uniqueid")))

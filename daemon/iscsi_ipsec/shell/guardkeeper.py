@@ -15,16 +15,18 @@ from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.adapters.guard import Guard, GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
-from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.model import Portal, PortalRange, Problem
+from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.core import nft
 from iscsi_ipsec.core.desired import Desired
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.shell.managed import read_text
 from iscsi_ipsec.shell.telling import fields, state_problem
+from iscsi_ipsec.shell.turns import GUARD
 
 _log = logging.getLogger(__name__)
 
-GUARD_REASONS = frozenset({"start", "resync", "reload"})
+GUARD_REASONS = frozenset({GUARD})
 """Wakeups after which the kernel is asked whether the table is as it was loaded; the monitor's are restore()'s."""
 
 
@@ -36,6 +38,7 @@ class GuardKeeper:
         self._text = ""
         self._state: GuardState | None = None
         self._written: tuple[str, FileStat | None] | None = None
+        self._wanted = Same(_table)
         self.loads = 0
 
     def restore(self, *, gone: bool) -> None:
@@ -60,12 +63,8 @@ class GuardKeeper:
         if not settings.guard:
             self._drop(reasons, problems)
             return None
-        text = nft.guard_table(
-            desired.guarded,
-            desired.served,
-            settings.guard_devices,
-            networks=desired.networks,
-            opened=desired.opened,
+        text = self._wanted.of(
+            desired.guarded, desired.served, settings.guard_devices, desired.networks, desired.opened
         )
         try:
             self._load(text, len(desired.guarded) + len(desired.served), reasons)
@@ -129,3 +128,13 @@ class GuardKeeper:
             self._text, self._state = "", None
         except (KernelUnavailable, OSError) as err:
             problems.append(state_problem(err))
+
+
+def _table(
+    guarded: tuple[Portal, ...],
+    served: tuple[Portal, ...],
+    devices: tuple[str, ...],
+    networks: tuple[PortalRange, ...],
+    opened: tuple[PortalRange, ...],
+) -> str:
+    return nft.guard_table(guarded, served, devices, networks=networks, opened=opened)

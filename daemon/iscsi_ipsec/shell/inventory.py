@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
@@ -41,8 +41,7 @@ from iscsi_ipsec.shell.paths import Paths
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRow:
+class FileRow(NamedTuple):
     """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked."""
 
     path: str
@@ -149,16 +148,27 @@ class FileReader:
         self._renewals = store.renewals if store else 0
         self._renewed = False
         self._over: frozenset[str] = frozenset()
+        self._folders: tuple[FileStat | None, ...] = ()
         self._inventory: Inventory | None = None
         self.opened = 0
 
-    def read(self) -> Inventory:
-        """Look at every file and return what is in force. Never raises for what a file holds."""
+    def read(self, *, all_files: bool = True) -> Inventory:
+        """What is in force. Never raises for what a file holds.
+
+        Not ``all_files``: nothing called that a file changed. Then files are looked at only if
+        their folders are not as they were, or something of them is not at rest.
+        """
+        folders = tuple(map(FileStat.at, self._watched_folders()))  # before what is in them
+        if not (all_files or self._renewed_store()) and self._inventory and folders == self._folders:
+            kinds = (self._settings, self._keys, self._policies)
+            if not any(kind.restless or kind.found is None or kind.found.unusable for kind in kinds):
+                return self._in_force(self._inventory)
+        self._folders = folders
         if self._stored is None:
             self._stored = self._load_store()
             for kind in (self._keys, self._policies):
                 self._remember(kind)
-        if self._store is not None and self._store.renewals != self._renewals:
+        if self._store is not None and self._renewed_store():
             self._renewals, self._renewed = self._store.renewals, True
             self.forget()  # what is good is read and stored again
         self._checked.clear()
@@ -168,6 +178,12 @@ class FileReader:
         if self._inventory is None or differs:
             self._inventory = self._together()
         return self._in_force(self._inventory)
+
+    def _renewed_store(self) -> bool:
+        return self._store is not None and self._store.renewals != self._renewals
+
+    def _watched_folders(self) -> tuple[str, ...]:
+        return (self._paths.config_dir, *self._paths.psk_folders, *self._paths.portal_folders)
 
     def _find_settings(self) -> files.Found:
         file = _find_one(self._paths.settings_file)
@@ -189,12 +205,7 @@ class FileReader:
             broken=tuple(e.broken for kind in kinds for e in kind.entries.values() if e.broken),
             rows=tuple(row for kind in kinds for row in kind.rows),
             problems=tuple(problem for kind in kinds for problem in kind.problems),
-            watched=(
-                self._paths.config_dir,
-                *self._paths.psk_folders,
-                *self._paths.portal_folders,
-                *sorted(beside),
-            ),
+            watched=(*self._watched_folders(), *sorted(beside)),
         )
 
     def _in_force(self, files_say: Inventory) -> Inventory:
@@ -270,11 +281,13 @@ class FileReader:
         problems = list(found.problems)
         for file in found.files:
             entry = old.get(file.path)
-            if entry is None or not self._is_current(entry, file):
+            if entry is None or not (
+                (entry.stat is file.stat and entry.at_rest) or self._is_current(entry, file)
+            ):
                 entry = self._read_file(kind.name, file, entry)
             new[file.path] = entry
         lost = {*found.missing, *found.unusable}
-        masked = (*found.masked, *(path for path in kind.hiding if os.path.dirname(path) in lost))
+        masked = (*found.masked, *(path for path in kind.hiding if lost and os.path.dirname(path) in lost))
         if lost:
             self._keep_lost(kind, found, masked, new, problems)
             new = dict(sorted(new.items(), key=lambda item: _name(item[0])))
@@ -302,7 +315,8 @@ class FileReader:
         kind.remembered = {}
         stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
         for path in (*kind.entries, *kind.hiding, *stored):
-            kind.remembered.setdefault(os.path.dirname(path), []).append(_name(path))
+            folder, _, file = path.rpartition("/")
+            kind.remembered.setdefault(folder, []).append(file.removesuffix(files.SUFFIX))
 
     def _keep_lost(
         self,
@@ -473,7 +487,7 @@ def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:
 
 
 def _name(path: str) -> str:
-    return os.path.basename(path).removesuffix(".toml")
+    return path.rpartition("/")[2].removesuffix(files.SUFFIX)
 
 
 def _find_one(path: str) -> FoundFile | None:

@@ -16,10 +16,12 @@ from iscsi_ipsec.adapters.disks import sessions_below_system
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
 from iscsi_ipsec.adapters.store import Store
+from iscsi_ipsec.adapters.watch import FileWatch
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
-from iscsi_ipsec.core.derive import derive
-from iscsi_ipsec.core.desired import Connection, Contest, Desired, Rotation, SecretEntry
+from iscsi_ipsec.base.same import Same
+from iscsi_ipsec.core.derive import Deriver
+from iscsi_ipsec.core.desired import Connection, Contest, Desired, Rotation
 from iscsi_ipsec.core.disks import disk_problems
 from iscsi_ipsec.core.messages import (
     SpelledConnection,
@@ -28,14 +30,18 @@ from iscsi_ipsec.core.messages import (
     spell_connection,
     spell_secret,
 )
-from iscsi_ipsec.core.world import Lookup, World, wanted_names, wanted_sources
+from iscsi_ipsec.core.world import Lookup, World, wanted_names
 from iscsi_ipsec.shell.inventory import FileReader, Inventory
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.sources import Sources
 from iscsi_ipsec.shell.telling import kernel_problem, state_problem
+from iscsi_ipsec.shell.turns import FILES, ROUTES
 
-ROUTE_REASONS = frozenset({RouteMonitor.reason, "start", "resync", "reload"})
+ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})
 """Wakeups after which the kernel is asked anew for addresses."""
+
+FILE_REASONS = frozenset({FileWatch.reason, FILES})
+"""Wakeups after which every file is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +65,18 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
-    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking."""
+    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking.
+
+    ``spelled`` has the identities of ``desired.secrets``, which live as long as this does.
+    """
 
     generation: int
+    lookup: Lookup
     told_apart: tuple[object, ...]
     wanted: frozenset[tuple[Address, str]]
     sources: Mapping[tuple[Address, str], Address | None]
     desired: Desired
-    spelled: Mapping[SecretEntry, SpelledSecret]
+    spelled: Mapping[int, SpelledSecret]
     known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
     secrets: tuple[SpelledSecret, ...]
     connections: tuple[SpelledConnection, ...]
@@ -78,6 +88,15 @@ def _told_apart(world: World) -> tuple[object, ...]:
         world.records, world.sessions, world.names, world.local_addresses, world.held,
         world.user_space_esp, world.fast_aes, world.lagging,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What was read of open-iscsi's databases in these folders, and the same with interfaces named."""
+
+    dirs: tuple[str, ...]
+    told: openiscsi.Records
+    bound: tuple[NodeRecord, ...]
 
 
 class Looker:
@@ -101,9 +120,12 @@ class Looker:
         self._paths, self._reader, self._store = paths, reader, store
         self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
         self.plugins = plugins
-        self._records = openiscsi.RecordCache()
+        self._record_cache = openiscsi.RecordCache()
+        self._records: _Records | None = None
+        self._wanted_names = Same(wanted_names)
         self._sources = Sources(routes)
         self._local: frozenset[Address] = frozenset()
+        self._deriver = Deriver()
         self._decided: _Decided | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
 
@@ -129,20 +151,19 @@ class Looker:
         lagging: Mapping[Contest, bool] | None = None,
     ) -> Look:
         """Read everything and decide. ``held``: portals that were managed before; ``lagging``: as in the world."""
-        inventory = self._reader.read()
+        inventory = self._reader.read(all_files=bool(reasons & FILE_REASONS))
         problems: list[Problem] = [*inventory.problems, *self._store.problems]
-        records = openiscsi.read_records(self.nodes_dirs(inventory), self._records)
-        problems.extend(records.problems)
         if reasons & ROUTE_REASONS or not self._local:
             self._sources.forget(reasons)
             self._local = self._local_addresses(problems)
-        bound = tuple(self._bound(record) for record in records.records)
+        records = self._open_iscsi(inventory, reasons)
+        problems.extend(records.told.problems)
         world = World(
             settings=inventory.settings,
             keys=inventory.keys,
             policies=inventory.policies,
             broken=inventory.broken,
-            records=(*bound, *openiscsi.read_firmware(self._paths.sysfs_dir)),
+            records=records.bound,
             sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
             local_addresses=self._local,
             held=held,
@@ -151,15 +172,17 @@ class Looker:
             lagging=lagging or {},
         )
         world = dataclasses.replace(world, names=self._names(world, problems))
-        before = self._decided
+        before, lookup = self._decided, None
         if before and before.generation == inventory.generation and before.told_apart == _told_apart(world):
             # the same questions; the kernel's answers may still have changed
             wanted = before.wanted
         else:
-            wanted = wanted_sources(Lookup(world))
+            lookup = Lookup(world, before.lookup if before else None)
+            wanted = lookup.wanted_sources
         world = dataclasses.replace(world, sources=self._sources.of(wanted, problems))
-        if not before or before.wanted is not wanted or before.sources != world.sources:
-            before = self._decide(inventory.generation, world, wanted)
+        if not before or lookup or before.sources is not world.sources:
+            lookup = (lookup or Lookup(world, before.lookup if before else None)).of(world)
+            before = self._decide(inventory.generation, lookup, wanted)
         return Look(
             inventory=inventory,
             world=world,
@@ -168,6 +191,25 @@ class Looker:
             connections=before.connections,
             problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
         )
+
+    def _open_iscsi(self, inventory: Inventory, reasons: frozenset[str]) -> _Records:
+        """The records of its databases and of the firmware; the very same as long as they say the same."""
+        dirs = self.nodes_dirs(inventory)
+        known = self._records
+        if (
+            known
+            and known.dirs == dirs
+            and not known.told.torn
+            and not reasons & (FILE_REASONS | ROUTE_REASONS)
+        ):
+            return known
+        told = openiscsi.read_records(dirs, self._record_cache)
+        firmware = openiscsi.read_firmware(self._paths.sysfs_dir)
+        bound = (*(self._bound(record) for record in told.records), *firmware)
+        if known and known.bound == bound:
+            bound = known.bound
+        self._records = _Records(dirs, told, bound)
+        return self._records
 
     def _disk_problems(self, world: World, desired: Desired) -> tuple[Problem, ...]:
         if not world.sessions:
@@ -184,12 +226,14 @@ class Looker:
                 fronts[rotation.contest] = new not in secrets
         return fronts
 
-    def _decide(self, generation: int, world: World, wanted: frozenset[tuple[Address, str]]) -> _Decided:
+    def _decide(self, generation: int, lookup: Lookup, wanted: frozenset[tuple[Address, str]]) -> _Decided:
         """Derive and spell, keeping what is spelled already."""
-        desired = derive(Lookup(world))
+        world, desired = lookup.world, self._deriver.derive(lookup)
         digest_key = self._store.digest_key()
         known = self._decided.spelled if self._decided else {}
-        spelled = {entry: known.get(entry) or spell_secret(entry, digest_key) for entry in desired.secrets}
+        spelled = {
+            id(entry): known.get(id(entry)) or spell_secret(entry, digest_key) for entry in desired.secrets
+        }
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
         before = self._decided.known if self._decided else {}
         connections = {}
@@ -201,6 +245,7 @@ class Looker:
             connections[name] = was
         self._decided = _Decided(
             generation=generation,
+            lookup=lookup,
             told_apart=_told_apart(world),
             wanted=wanted,
             sources=world.sources,
@@ -230,7 +275,7 @@ class Looker:
         return record
 
     def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
-        files = wanted_names(world)
+        files = self._wanted_names.of(world.records, world.broken, world.policies, world.keys)
         answers = self._resolver.lookup(files)
         for name, answer in answers.items():
             if isinstance(answer, ResolveFailure):

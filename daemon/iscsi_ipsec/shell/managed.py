@@ -32,6 +32,8 @@ class ManagedPortals:
         self._paths, self._store = paths, store
         self._held: dict[Portal, ManagedRecord] | None = None
         self._unsaved: dict[Portal, ManagedRecord] = {}
+        self._holding: frozenset[tuple[Portal, Role]] | None = None
+        self._seen: tuple[PortalView, ...] | None = None
         self._renewals = store.renewals
 
     def held(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
@@ -44,7 +46,9 @@ class ManagedPortals:
         if self._store.renewals != self._renewals:
             self._renewals = self._store.renewals
             self._unsaved = dict(held)
-        return frozenset((record.portal, record.role) for record in held.values())
+        if self._holding is None:
+            self._holding = frozenset((record.portal, record.role) for record in held.values())
+        return self._holding
 
     def _records(self) -> dict[Portal, ManagedRecord]:
         if self._held is None:
@@ -68,13 +72,15 @@ class ManagedPortals:
     def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
         """Store newly managed portals before their connections exist: from now on they never open by themselves."""
         held = self._records()
-        for view in views:
+        for view in () if views is self._seen else views:
             portal = view.seat.portal
             if view.managed and view.closed and portal not in held:
                 why = view.policy or view.key_path
+                self._holding = None
                 held[portal] = self._unsaved[portal] = ManagedRecord(
                     portal=portal, role=view.role, since=int(time.time()), why=why
                 )
+        self._seen = views
         if not self._unsaved:
             return
         try:
@@ -97,6 +103,7 @@ class ManagedPortals:
                 try:
                     self._store.drop_managed([portal])
                     del held[portal]
+                    self._holding = self._seen = None
                     self._unsaved.pop(portal, None)
                     about = fields(portal=str(portal), note="released")
                     _log.warning("portal %s released on request", portal, extra=about)

@@ -19,6 +19,7 @@ from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.filewrite import write_atomic
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.model import Role, parse_portal
+from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.base.xfrm import KernelPolicy
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class Counters(Protocol):
 
 
 class Metrics:
-    """Writes the file after each pass; remembers when one last was as it should be."""
+    """Writes the file after each pass; remembers when one last was as it should be.
+
+    Series of portals are made anew when a row differs, those of the daemon each time.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,10 @@ class Metrics:
         policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies,
     ) -> None:
         self._path, self._clock, self._policies = path, clock, policies
-        self._asked, self._demanded = -KERNEL_LOOK, frozenset[str]()
+        self._asked = -KERNEL_LOOK
+        self._in_kernel: tuple[KernelPolicy, ...] = ()
+        self._selected, self._demanded = Same(_selected), Same(_demanded)
+        self._per_portal = Same(portal_exposition)
         self._last_success = 0
         self._failed = False
 
@@ -68,26 +75,37 @@ class Metrics:
         if charon["reachable"] and charon["settled"] and (guard["installed"] or not guard["wanted"]):
             self._last_success = told["time"]
         try:
-            in_kernel = self._in_kernel(told["portals"])
-            write_atomic(self._path, exposition(told, counters, self._last_success, in_kernel), MODE)
+            in_kernel = self._count_in_kernel(told["portals"])
+            text = daemon_exposition(told, counters, self._last_success, in_kernel)
+            write_atomic(self._path, text + self._per_portal.of(told["portals"]), MODE)
             self._failed = False
         except IscsiIpsecError as err:
             if not self._failed:
                 _log.error("metrics cannot be written: %s", err)
             self._failed = True
 
-    def _in_kernel(self, rows: Iterable[Mapping[str, Any]]) -> int:
+    def _count_in_kernel(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Connections whose policy is in the kernel, which is asked every few seconds at most."""
         now = self._clock()
         if now - self._asked >= KERNEL_LOOK:
             self._asked = now
             with contextlib.suppress(KernelUnavailable):
-                self._demanded = frozenset(
-                    f"{p.dst} {p.dport}"
-                    for p in self._policies()
-                    if p.direction == "out" and p.tmpl_proto == IPPROTO_ESP and not p.restricted
-                )
-        return sum(_selector(row["portal"]) in self._demanded for row in _trapping(rows))
+                self._in_kernel = tuple(self._policies())
+        demanded = self._demanded.of(self._in_kernel)
+        return sum(selector in demanded for selector in self._selected.of(rows))
+
+
+def _demanded(policies: Iterable[KernelPolicy]) -> frozenset[str]:
+    """Selectors towards which the kernel demands ESP."""
+    return frozenset(
+        f"{p.dst} {p.dport}"
+        for p in policies
+        if p.direction == "out" and p.tmpl_proto == IPPROTO_ESP and not p.restricted
+    )
+
+
+def _selected(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(_selector(row["portal"]) for row in _trapping(rows))
 
 
 def _trapping(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
@@ -106,14 +124,34 @@ def _selector(text: str) -> str:
 
 def exposition(told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int = 0) -> bytes:
     """The status document and the counters in Prometheus' text format."""
+    return daemon_exposition(told, counters, last_success, in_kernel) + portal_exposition(told["portals"])
+
+
+def daemon_exposition(
+    told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int
+) -> bytes:
+    """What has no portal's label."""
+    return _text(
+        lambda: (
+            *_families(told, counters, last_success),
+            _connections(told["portals"], in_kernel),
+            _failures(counters.failures),
+        )
+    )
+
+
+def portal_exposition(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """What has a portal's label."""
+    return _text(lambda: _per_portal(row for row in rows if row["managed"]))
+
+
+def _text(families: Callable[[], Iterable[Metric]]) -> bytes:
     # here, as the library brings a web server: the command imports this module too, and does without
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
 
     class Collector:
         def collect(self) -> Iterable[Metric]:
-            yield from _families(told, counters, last_success)
-            yield _connections(told["portals"], in_kernel)
-            yield _failures(counters.failures)
+            return families()
 
         def describe(self) -> Iterable[Metric]:
             return ()
@@ -175,7 +213,6 @@ def _families(told: Mapping[str, Any], counters: Counters, last_success: int) ->
     yield gauge(
         "last_success_timestamp_seconds", "When everything was last in place after a pass; 0: not yet.", last_success
     )  # fmt: skip
-    yield from _per_portal(managed)
 
 
 def _connections(rows: Iterable[Mapping[str, Any]], in_kernel: int) -> Metric:

@@ -15,15 +15,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from operator import is_
 
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
-from iscsi_ipsec.base.model import Address, IkeMode, Portal, Problem, Role, Start
+from iscsi_ipsec.base.model import Address, IkeMode, Portal, Problem, Role
 from iscsi_ipsec.base.sa import CharonState, IkeSa
+from iscsi_ipsec.base.same import Same
+from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, Cause
+from iscsi_ipsec.core.compared import (
+    children_by_name,
+    loaded_connections,
+    rotations_by_name,
+    upheld_connections,
+)
 from iscsi_ipsec.core.desired import Contest
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
@@ -48,6 +57,7 @@ from iscsi_ipsec.shell.inventory import FileReader
 from iscsi_ipsec.shell.look import Look, Looker
 from iscsi_ipsec.shell.managed import ManagedPortals
 from iscsi_ipsec.shell.telling import fields, unlisted_problem
+from iscsi_ipsec.shell.turns import CHARON, POLICIES, RELOAD, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -63,14 +73,17 @@ UNSETTLED_AT_MOST = 20.0
 NAMES_AGAIN = 6.0
 """Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
 
-FORGETTING = frozenset({"charon-down", "wiped", "reload"})
+FORGETTING = frozenset({"charon-down", Evidence.wiped, RELOAD})
 """Wakeups after which charon may hold less than it confirmed."""
 
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
 
-POLICY_REASONS = frozenset({PolicyMonitor.reason, "start", "resync", "reload"})
+CONNECTION_REASONS = frozenset({"charon-up", "charon-down", Evidence.wiped, CHARON})
+"""Wakeups after which charon is asked for its connections with all their settings, and not only their names."""
+
+POLICY_REASONS = frozenset({PolicyMonitor.reason, POLICIES})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
 
 BULK = 100
@@ -128,13 +141,14 @@ class Reconciler:
         evidence: Evidence,
         without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         charon_settled: Callable[[], bool],
+        policies: Callable[[], tuple[KernelPolicy, ...]] = kernel.policies,
         progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looker, self._reader, self._managed = looker, reader, managed
         self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
         self._without_log, self._charon_settled = without_log, charon_settled
-        self._progress, self._clock = progress, clock
+        self._policies, self._progress, self._clock = policies, progress, clock
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
         self._acquire_pending = False
@@ -144,12 +158,20 @@ class Reconciler:
         self._revoked: frozenset[str] = frozenset()
         self._fronts: dict[Contest, Front] | None = None
         self._turn_due: float | None = None
+        self._agreed: tuple[object, ...] = ()
+        self._revoking: tuple[object, ...] = ()
+        self._loaded, self._guarded = Same(loaded_connections), Same(held_portals)
+        self._upholding, self._lost = Same(upheld_connections), Same(lost_traps)
+        self._children, self._rotations = Same(children_by_name), Same(rotations_by_name)
+        self._turns = Turns()
+        self._size = 0
         self.counters = _Counters()
 
     def run(self, reasons: frozenset[str]) -> Outcome:
         """One whole pass. Raises only what is a bug."""
         begun = self._clock()
-        outcome = self._pass(reasons)
+        outcome = self._pass(self._turns.asked(reasons, self._size))
+        self._size = len(outcome.look.inventory.rows) + len(outcome.look.desired.portals)
         self.counters.passes += 1
         self.counters.last_seconds = self._clock() - begun
         self.counters.seconds += self.counters.last_seconds
@@ -163,7 +185,7 @@ class Reconciler:
             self._guard.restore(gone=GuardMonitor.gone in reasons)
         self._managed.grant_releases(problems)
         held = self._managed.held(problems)
-        if "reload" in reasons:
+        if RELOAD in reasons:
             self._reader.forget()
             self._try_new_keys()
         look = self._looker.look(reasons, held, self._lagging())
@@ -179,7 +201,7 @@ class Reconciler:
         try:
             if reasons & FORGETTING:
                 self._confirmed = frozenset()
-            state = self._observe(problems)
+            state = self._observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
             if state.plugins != self._looker.plugins:
                 self._looker.plugins = state.plugins
                 look = self._looker.look(frozenset(), held, self._lagging())
@@ -187,12 +209,12 @@ class Reconciler:
                 look = self._learn_fronts(look, state, held)
             if reasons & POLICY_REASONS:
                 state = self._without_lost_traps(look, state)
-            operations = plan(look.secrets, look.connections, state)
+            operations = self._plan(look, state)
             if operations:
                 settled = self._has_settled()
                 if settled:
                     self._apply(operations, look, state, problems)
-                    state = self._observe(problems)
+                    state = self._observe(problems, thorough=any(_of_connection(op) for op in operations))
             if settled:
                 sas = self._keep_sas(look, state)
         except CharonUnavailable as err:
@@ -222,6 +244,15 @@ class Reconciler:
             counters=self.counters,
         )
 
+    def _plan(self, look: Look, state: CharonState) -> tuple[Operation, ...]:
+        """What must be done to charon; nothing as long as what agreed last is compared again."""
+        compared = (look.secrets, look.connections, state)
+        if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
+            return ()
+        operations = plan(*compared)
+        self._agreed = () if operations else compared
+        return operations
+
     def _without_lost_traps(self, look: Look, state: CharonState) -> CharonState:
         """What charon holds, less the children whose policies the kernel does not have any more.
 
@@ -231,10 +262,10 @@ class Reconciler:
         # in this order: an SA that comes up in between has its policies, and is not judged
         sas = self._charon.sas()
         try:
-            policies = kernel.policies()
+            policies = self._policies()
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
-        lost = lost_traps(look.desired.connections, policies) & state.conns.keys()
+        lost = self._lost.of(look.desired.connections, policies) & state.conns.keys()
         stranded = stranded_sas(look.desired.connections, sas, policies)
         for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
             self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
@@ -245,9 +276,9 @@ class Reconciler:
             _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
-    def _observe(self, problems: list[Problem]) -> CharonState:
+    def _observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
         """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
-        state = self._charon.observe()
+        state = self._charon.observe(thorough=thorough)
         if state.secrets is not None:
             self._confirmed = frozenset()
             return state
@@ -290,16 +321,11 @@ class Reconciler:
     def _observed(
         self, look: Look, state: CharonState | None, sas: tuple[IkeSa, ...], guard: GuardState | None
     ) -> Observed:
-        children = {c.name: c.child for c in look.connections}
-        loaded = frozenset(
-            c.name for c in look.connections if state and state.conns.get(c.name) == frozenset({c.child})
+        children = self._children.of(look.connections)
+        loaded = (
+            self._loaded.of(look.desired, look.secrets, look.connections, state) if state else frozenset()
         )
-        if state and (missing := {s.id for s in look.secrets} - (state.secrets or frozenset())):
-            pairs = {
-                e.owners for e, s in zip(look.desired.secrets, look.secrets, strict=True) if s.id in missing
-            }
-            loaded -= {c.name for c in look.desired.connections if {c.pair, (c.remote_id,)} & pairs}
-        guarded = held_portals(guard.sets) if guard else frozenset()
+        guarded = self._guarded.of(guard.sets) if guard else frozenset()
         for ike in sas:
             for child in ike.children:
                 if child.state == "INSTALLED" and child.child_name == children.get(ike.conn):
@@ -312,7 +338,7 @@ class Reconciler:
             guarded=guarded,
             guard_wanted=look.inventory.settings.guard,
             children=children,
-            rotations={c.name: c.rotation for c in look.connections if c.rotation},
+            rotations=self._rotations.of(look.connections),
             causes=self._causes(look),
             charon_reachable=state is not None,
         )
@@ -405,33 +431,22 @@ class Reconciler:
             self._turn_due = self._clock()
         return bool(turned)
 
-    def _upheld(self, look: Look, state: CharonState) -> list[Upheld]:
+    def _upheld(self, look: Look, state: CharonState) -> tuple[Upheld, ...]:
         asked = _asked_for()
         waiting = {address for address, age in asked.items() if age >= LARVAL_GRACE}
-        ours = {connection.remote_address for connection in look.desired.connections}
         # a failure may come before the grace is over, and no event comes after it
-        self._acquire_pending = not waiting >= asked.keys() & ours
-        with_session = {session.remote for session in look.world.sessions}
-        upheld = []
-        for connection, spelled in zip(look.desired.connections, look.connections, strict=True):
-            if spelled.name not in state.conns:
-                continue
-            upheld.append(
-                Upheld(
-                    name=spelled.name,
-                    child=spelled.child,
-                    key_part=spelled.key_part,
-                    valid=spelled.rotation.parts if spelled.rotation else frozenset(),
-                    initiator=connection.role is Role.INITIATOR,
-                    wanted_now=connection.start is Start.START
-                    or connection.user_space_esp
-                    or connection.seat.portal in with_session
-                    or connection.remote_address in waiting,
-                )
-            )
-        return upheld
+        young = asked.keys() - waiting
+        self._acquire_pending = any(c.remote_address in young for c in look.desired.connections if young)
+        with_session = frozenset(session.remote for session in look.world.sessions)
+        return self._upholding.of(
+            look.desired.connections, look.connections, state.conns, with_session, frozenset(waiting)
+        )
 
     def _note_revoked(self, look: Look, sas: tuple[IkeSa, ...]) -> None:
+        noted = (look.world.keys, look.desired.connections, look.connections)
+        if noted == self._revoking and not (self._revoked or self._previous_used):
+            return
+        self._revoking = noted
         paths = {key.path for key in look.world.keys}
         now_used = {
             c.name: (c.key.path, s.key_part)
@@ -473,6 +488,10 @@ def _asked_for() -> dict[Address, int]:
         return {state.dst: state.age for state in kernel.states() if state.larval}
     except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
         return {}
+
+
+def _of_connection(operation: Operation) -> bool:
+    return operation.command.endswith("-conn")
 
 
 def _past(operation: Operation) -> str:

@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from iscsi_ipsec import __version__
+from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
-from iscsi_ipsec.base.model import Key, PerIdKey, Problem, Severity
+from iscsi_ipsec.base.model import Key, PerIdKey, Portal, Problem, Severity
+from iscsi_ipsec.base.same import Same
+from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core import status
 from iscsi_ipsec.core.keyfile import moment_text
 from iscsi_ipsec.core.rows import SCHEMA, problem_row, sentence
@@ -29,13 +32,14 @@ BYPASS_LAN = "bypass-lan"
 """A strongSwan plugin that installs PASS policies, which outrank traps (bypass_lan_listener.c)."""
 
 
-def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, Any]:
-    """The status document of docs/status.md; it never holds a key.
+def document(
+    outcome: Outcome, rows: list[dict[str, Any]], guarded: list[str], generation: int, socket_path: str
+) -> dict[str, Any]:
+    """The status document of docs/status.md, with these rows of portals and closed portals; it never holds a key.
 
     Of keys and files it has the values; :class:`Reporter` makes rows of them.
     """
     look, charon, guard = outcome.look, outcome.charon, outcome.guard
-    rows = status.portal_rows(look.desired.portals, outcome.observed)
     problems = [problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
     told = {(row["portal"], row["code"]) for row in problems}
     problems += [
@@ -60,7 +64,7 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
             "wanted": look.inventory.settings.guard,
             "devices": list(look.inventory.settings.guard_devices),
             "installed": guard is not None,
-            "portals": sorted(str(p) for p in outcome.observed.guarded),
+            "portals": guarded,
             "networks": sorted(map(str, look.desired.networks)),
             "opened": sorted(map(str, look.desired.opened)),
             "dropped": sum(guard.dropped.values()) if guard else None,
@@ -72,7 +76,8 @@ def document(outcome: Outcome, generation: int, socket_path: str) -> dict[str, A
     }
 
 
-def _key_row(key: Key, in_use: bool) -> dict[str, Any]:
+def _key_row(named: tuple[Key, bool]) -> dict[str, Any]:
+    key, in_use = named
     identity = key.id if isinstance(key, PerIdKey) else None
     return {
         "name": key.name,
@@ -88,9 +93,41 @@ def _file_row(row: FileRow) -> dict[str, str]:
     return {"path": row.path, "kind": row.kind, "state": row.state, "signature": row.signature}
 
 
-def _json_list(rows: Iterable[object]) -> str:
-    # row by row: 10,000 rows as values take more memory than the daemon has otherwise
-    return f"[{', '.join(map(json.dumps, rows))}]"
+class _JsonList:
+    """A long list as JSON, made of blocks: one whose things are as they were is not spelled again.
+
+    Things are immutable, and so is what ``row`` makes of one.
+    """
+
+    BLOCK = 200
+
+    def __init__(self, row: Callable[[Any], object]) -> None:
+        self._row = row
+        self._blocks: list[tuple[Sequence[object], bytes]] = []
+
+    def of(self, things: Sequence[object]) -> bytes:
+        """The list of these things' rows."""
+        before, self._blocks = self._blocks, []
+        for place, start in enumerate(range(0, len(things), self.BLOCK)):
+            block = things[start : start + self.BLOCK]
+            if place < len(before) and before[place][0] == block:
+                self._blocks.append(before[place])
+            else:
+                text = json.dumps([self._row(thing) for thing in block])[1:-1]
+                self._blocks.append((block, text.encode()))
+        return b"[" + b", ".join(text for _, text in self._blocks) + b"]"
+
+
+def _sorted_texts(portals: Iterable[Portal]) -> list[str]:
+    return sorted(map(str, portals))
+
+
+def _in_use(rows: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(row["key"] for row in rows if row["connection"])
+
+
+def _marked(keys: tuple[Key, ...], in_use: frozenset[str]) -> tuple[tuple[Key, bool], ...]:
+    return tuple((key, key.name in in_use) for key in keys)
 
 
 def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
@@ -103,20 +140,34 @@ def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
         )
 
 
+_LISTS = frozenset({"portals", "keys", "files", "problems"})
+
+
 class Reporter:
     """Writes the status file and logs each problem once when it appears and once when it is solved."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(
+        self, paths: Paths, policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies
+    ) -> None:
         self._paths = paths
         self._generation = 0
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._metrics = Metrics(paths.metrics_file)
-        self._lists: tuple[tuple[object, ...], str] = ((), "")
+        self._metrics = Metrics(paths.metrics_file, policies=policies)
+        self._rows, self._guarded = status.PortalRows(), Same(_sorted_texts)
+        self._in_use, self._marked = Same(_in_use), Same(_marked)
+        self._portal_list, self._key_list = _JsonList(lambda row: row), _JsonList(_key_row)
+        self._file_list = _JsonList(_file_row)
 
     def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
-        told = document(outcome, self._generation, self._paths.vici_socket or default_socket())
+        told = document(
+            outcome,
+            self._rows.of(outcome.look.desired.portals, outcome.observed),
+            self._guarded.of(outcome.observed.guarded),
+            self._generation,
+            self._paths.vici_socket or default_socket(),
+        )
         told["problems"] += [problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         self.write(told)
@@ -126,22 +177,30 @@ class Reporter:
     def write(self, told: dict[str, Any]) -> None:
         """Replace the status file; where that fails, the log says so and the daemon goes on."""
         try:
-            write_private(self._paths.status_file, self._rendered(told).encode())
+            write_private(self._paths.status_file, self._rendered(told))
         except (NotPermitted, StateUnavailable) as err:
             _log.error("%s", err)
 
-    def _rendered(self, told: Mapping[str, Any]) -> str:
-        """The document as JSON. The long lists are made anew when they differ, and that is seldom."""
-        keys, rows = told.get("keys", ()), told.get("files", ())
-        in_use = frozenset(row["key"] for row in told.get("portals", ()) if row["connection"])
-        made_of, text = self._lists
-        if made_of != (keys, rows, in_use):
-            key_rows = (_key_row(key, key.name in in_use) for key in keys)
-            text = f'"keys": {_json_list(key_rows)}, "files": {_json_list(map(_file_row, rows))}'
-            self._lists = (keys, rows, in_use), text
+    def _rendered(self, told: Mapping[str, Any]) -> bytes:
+        """The document as JSON, its long lists in the blocks that are as they were."""
+        portals = told.get("portals", ())
+        keys = self._marked.of(told.get("keys", ()), self._in_use.of(portals))
         # the problems come last, as ever
-        head = {name: value for name, value in told.items() if name not in ("keys", "files", "problems")}
-        return f'{json.dumps(head)[:-1]}, {text}, "problems": {json.dumps(told.get("problems", ()))}}}\n'
+        head = {name: value for name, value in told.items() if name not in _LISTS}
+        return b"".join(
+            (
+                json.dumps(head)[:-1].encode(),
+                b', "portals": ',
+                self._portal_list.of(portals),
+                b', "keys": ',
+                self._key_list.of(keys),
+                b', "files": ',
+                self._file_list.of(told.get("files", ())),
+                b', "problems": ',
+                json.dumps(told.get("problems", ())).encode(),
+                b"}\n",
+            )
+        )
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}

@@ -33,7 +33,7 @@ from iscsi_ipsec.adapters.watch import FileWatch
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.plan import plan
-from iscsi_ipsec.core.settings import LOG_LEVELS
+from iscsi_ipsec.core.settings import LOG_LEVELS, Settings
 from iscsi_ipsec.shell.earlier import EarlierSessions
 from iscsi_ipsec.shell.evidence import Evidence
 from iscsi_ipsec.shell.guardkeeper import GuardKeeper
@@ -44,6 +44,7 @@ from iscsi_ipsec.shell.paths import Paths, add_options, paths_of
 from iscsi_ipsec.shell.reconciler import Reconciler
 from iscsi_ipsec.shell.report import Reporter, summary
 from iscsi_ipsec.shell.telling import fields, unlisted_problem
+from iscsi_ipsec.shell.turns import RELOAD, RESYNC, START
 
 _log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class _Daemon:
             GuardMonitor(wake),
             PolicyMonitor(wake),
         )
+        policies = kernel.Policies().read
         self._looker = Looker(
             paths=paths,
             reader=reader,
@@ -146,9 +148,10 @@ class _Daemon:
             evidence=self._evidence,
             without_log=events.without_log,
             charon_settled=systemd.charon_settled,
+            policies=policies,
             progress=systemd.watchdog,
         )
-        self._reporter = Reporter(paths)
+        self._reporter = Reporter(paths, policies)
 
     def run(self, signals: Sequence[signal.Signals]) -> int:
         """Loop until a signal ends it."""
@@ -156,13 +159,16 @@ class _Daemon:
         for producer in self._producers:
             producer.start()
         _log.info("iscsi-ipsecd %s started", __version__)
-        reasons = frozenset({"start"})
-        ready, line = False, ""
+        reasons = frozenset({START})
+        ready, line, regular = False, "", 0.0
         folders: frozenset[tuple[str, bool]] = frozenset()
         while not self._stopping.is_set():
             _log.debug("pass for: %s", ", ".join(sorted(reasons)))
             # watched before it is read: what changes meanwhile wakes the next pass
-            self._watch.ensure(folders)
+            if self._watch.ensure(folders) or (self._watch.problems and RESYNC in reasons):
+                reasons |= {FileWatch.reason}
+            if reasons & {START, RESYNC}:
+                regular = time.monotonic()
             outcome = self._reconciler.run(reasons)
             told = self._reporter.tell(outcome, self._watch.problems)
             inventory = outcome.look.inventory
@@ -175,9 +181,9 @@ class _Daemon:
                 line = summary(told)
                 systemd.status(line)
             if folders != watched:
-                reasons = frozenset({"files"})
+                reasons = frozenset({FileWatch.reason})
             else:
-                reasons = self._wait(outcome.look_again, inventory.settings.settle_time)
+                reasons = self._wait(outcome.look_again, regular, inventory.settings)
         self._end()
         return EXIT_FINE
 
@@ -191,21 +197,25 @@ class _Daemon:
         flat = {(folder, False) for folder in (*inventory.watched, self._paths.requests_dir)}
         return frozenset(trees | flat)
 
-    def _wait(self, look_again: float, settle_time: float) -> frozenset[str]:
-        """Sleep until there is something to do, petting systemd's watchdog; gather what comes in a burst."""
+    def _wait(self, look_again: float, regular: float, settings: Settings) -> frozenset[str]:
+        """Sleep until there is something to do, petting systemd's watchdog; gather what comes in a burst.
+
+        ``look_again`` is in seconds from now, ``regular`` when the last regular pass began.
+        """
         interval = systemd.watchdog_interval()
-        end = time.monotonic() + look_again
+        due = regular + settings.resync_interval
+        end = min(time.monotonic() + look_again, due)
         while not self._stopping.is_set():
             if interval:
                 systemd.watchdog()
             left = end - time.monotonic()
             if left <= 0:
-                return frozenset({"resync"})
+                return frozenset({RESYNC if time.monotonic() >= due else "due"})
             reasons = self._wakeups.wait(min(left, interval or left))
             if reasons & GuardMonitor.reasons:
                 return reasons  # a portal may be open
             if reasons:
-                return self._gather(reasons, settle_time)
+                return self._gather(reasons, settings.settle_time)
         return frozenset()
 
     def _gather(self, reasons: frozenset[str], settle_time: float) -> frozenset[str]:
@@ -220,7 +230,7 @@ class _Daemon:
     def _await_signals(self, signals: Sequence[signal.Signals]) -> None:
         while True:
             if signal.sigwait(signals) == signal.SIGHUP:
-                self._wakeups.wake("reload")
+                self._wakeups.wake(RELOAD)
             else:
                 self._stopping.set()
                 self._wakeups.wake("stop")

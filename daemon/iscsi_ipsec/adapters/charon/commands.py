@@ -13,11 +13,12 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from vici.protocol import Packet
+from vici.protocol import Message, Packet
 
 from iscsi_ipsec.adapters.charon.state import parse_ike_sa
 from iscsi_ipsec.adapters.charon.wire import (
@@ -62,12 +63,19 @@ class Charon:
         self.timeout = timeout
         self._session: Session | None = None
         self._conns: dict[bytes, _Conns] = {}
+        self._listed: _Listed | None = None
         self._secrets: tuple[bytes, frozenset[str]] | None = None
+        self._came: set[str] = set()
+        self._went: set[str] = set()
         self._seen: tuple[object, CharonState] | None = None
 
-    def observe(self) -> CharonState:
-        """What charon holds now, in one round trip; the very same object as long as charon says the same."""
-        return self._on_session(self._observe)
+    def observe(self, *, thorough: bool = True) -> CharonState:
+        """What charon holds now; the very same object as long as charon says the same.
+
+        Not ``thorough``: connections are taken to be as they were listed last as long as charon has
+        the same ones by name. A list with all their settings costs as much as everything else.
+        """
+        return self._on_session(lambda session: self._observe(session, thorough))
 
     def sas(self) -> tuple[IkeSa, ...]:
         """All IKE_SAs of our connections, with their CHILD_SAs."""
@@ -128,6 +136,7 @@ class Charon:
         if self._session is not None:
             self._session.close()
             self._session = None
+        self._listed = None  # the next one may be another charon's
 
     def _on_session(self, work: Callable[[Session], T]) -> T:
         if self._session is not None and not self._session.is_quiet():
@@ -177,64 +186,83 @@ class Charon:
             if window and len(under_way) == 1:
                 continue
             for command, item, sent in under_way.popleft():
-                results.append(
-                    _refusal(command, item, _answer(session, command)) if sent else _too_long(command, item)
-                )
+                refused = _outcome(session, command, item) if sent else _too_long(command, item)
+                results.append(refused)
+                if refused is None and command == "load-shared":
+                    self._came.add(item)
+                elif refused is None and command == "unload-shared":
+                    self._went.add(item)
             progress()
 
-    def _observe(self, session: Session) -> CharonState:
-        session.send(
-            [
-                *_requests("stats"),
-                *_stream("list-conns", "list-conn"),
-                *_requests("get-shared", "version"),
-            ]
-        )
+    def _observe(self, session: Session, thorough: bool) -> CharonState:
+        listing = _stream("list-conns", "list-conn") if thorough or self._listed is None else []
+        session.send([*_requests("stats", "get-conns"), *listing, *_requests("get-shared", "version")])
         plugins = frozenset(texts(_must(session, "stats", "plugins"), "plugins"))
-        events = _collect(session, "list-conns", "list-conn")
+        # asked before the list: what comes or goes in between makes the names differ next time
+        names = _known(session, "get-conns").payload
+        listed = self._list(session, names) if listing else self._listed
         secrets, answer = self._own_secrets(session)
         version = text(_must(session, "version", "version") if answer is None else answer, "version")
-        # what charon holds is thousands of names, and equal bytes say the same: they are read once
-        digests = [_digest(event.payload) for event in events]
-        said = (version, plugins, secrets, digests)
+        if listed is None or listed.names != names:
+            session.send(_stream("list-conns", "list-conn"))
+            listed = self._list(session, names)
+        self._listed = listed
+        # what charon holds is thousands of names, and what was said in the same bytes is the very same value
+        said = (version, plugins, secrets, listed.conns, listed.foreign)
         if self._seen is None or self._seen[0] != said:
-            self._conns = {
-                digest: self._conns.get(digest) or _connections(session, event)
-                for digest, event in zip(digests, events, strict=True)
-            }
-            conns: dict[str, frozenset[str]] = {}
-            foreign = 0
-            for digest in digests:
-                ours, others = self._conns[digest]
-                foreign += others
-                for name, children in ours:
-                    conns[name] = conns.get(name, frozenset()) | children
             state = CharonState(
                 version=version,
                 plugins=plugins,
                 secrets=secrets,
-                conns=MappingProxyType(conns),
-                foreign_conns=foreign,
+                conns=listed.conns,
+                foreign_conns=listed.foreign,
             )
             self._seen = said, state
         return self._seen[1]
+
+    def _list(self, session: Session, names: bytes) -> _Listed:
+        """All connections with their children, as the stream under way tells; equal events are read once."""
+        events = _collect(session, "list-conns", "list-conn")
+        digests = tuple(_digest(event.payload) for event in events)
+        if self._listed is not None and self._listed.digests == digests:
+            return self._listed if self._listed.names == names else replace(self._listed, names=names)
+        self._conns = {
+            digest: self._conns.get(digest) or _connections(session, event)
+            for digest, event in zip(digests, events, strict=True)
+        }
+        conns: dict[str, frozenset[str]] = {}
+        foreign = 0
+        for digest in digests:
+            ours, others = self._conns[digest]
+            foreign += others
+            for name, children in ours:
+                conns[name] = conns.get(name, frozenset()) | children
+        return _Listed(names, digests, MappingProxyType(conns), foreign)
 
     def _own_secrets(self, session: Session) -> tuple[frozenset[str] | None, Mapping[str, Any] | None]:
         """The ids of our secrets, or None and the answer that came in place of this one.
 
         charon drops an answer over 512 KiB without a word, and goes on with the next request.
         """
-        received = _received(session, "get-shared")
-        digest = _digest(received.payload)
-        if self._secrets is None or self._secrets[0] != digest:
-            answer = _decoded(session, received, "get-shared")
-            if "version" in answer:
-                return None, answer
-            if "keys" not in answer:
-                raise session.malformed("get-shared", "lacks keys")
-            ids = frozenset(name for name in texts(answer, "keys") if name.startswith(OWN_PREFIX))
-            self._secrets = digest, ids
-        return self._secrets[1], None
+        received = _known(session, "get-shared")
+        payload = received.payload
+        known = self._secrets
+        if known is None or known[0] != payload:
+            came, went = self._came - self._went, self._went - self._came
+            if known is not None and _differs_by(known[0], payload, came, went):
+                ids = (known[1] | came) - went
+            else:
+                answer = _decoded(session, received, "get-shared")
+                if "version" in answer:
+                    self._secrets = None
+                    return None, answer
+                if "keys" not in answer:
+                    raise session.malformed("get-shared", "lacks keys")
+                ids = frozenset(name for name in texts(answer, "keys") if name.startswith(OWN_PREFIX))
+            self._secrets = known = payload, ids
+        self._came.clear()
+        self._went.clear()
+        return known[1], None
 
     def _sas(self, session: Session) -> tuple[IkeSa, ...]:
         session.send(_stream("list-sas", "list-sa"))
@@ -253,6 +281,46 @@ class Charon:
 
 _Conns: TypeAlias = tuple[tuple[tuple[str, frozenset[str]], ...], int]
 """Our connections that an event names, with their children, and the number of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A list of all connections. ``names``: what ``get-conns`` said right before; ``digests``: of the events."""
+
+    names: bytes
+    digests: tuple[bytes, ...]
+    conns: Mapping[str, frozenset[str]]
+    foreign: int
+
+
+_FINE = Message.serialize({"success": "yes"})
+"""charon's answer to nearly every command; thousands of them need not be decoded."""
+
+_FEW = 32
+"""So many secrets that came and went are looked for in an answer; after more it is decoded anew."""
+
+
+def _differs_by(before: bytes, now: bytes, came: set[str], went: set[str]) -> bool:
+    """Whether two answers to ``get-shared`` say the same but for these names.
+
+    They do if the same bytes are left when the names that came are taken out of the one, and
+    those that went out of the other, each found exactly once. The order may be any.
+    """
+    if not 0 < len(came) + len(went) <= _FEW:
+        return False
+    left = _without(before, went)
+    return left is not None and left == _without(now, came)
+
+
+def _without(answer: bytes, names: set[str]) -> bytes | None:
+    empty = Message.serialize({"keys": []})
+    for name in names:
+        # what the name adds to an empty list, the list's end left out
+        item = Message.serialize({"keys": [name]})[len(empty) - 1 : -1]
+        if answer.count(item) != 1:
+            return None
+        answer = answer.replace(item, b"")
+    return answer
 
 
 def _digest(data: bytes) -> bytes:
@@ -303,9 +371,15 @@ def _received(session: Session, command: str) -> Received:
     return received
 
 
-def _decoded(session: Session, received: Received, command: str) -> dict[str, Any]:
+def _known(session: Session, command: str) -> Received:
+    """The same for a command that every charon knows."""
+    received = _received(session, command)
     if received.kind == Packet.CMD_UNKNOWN:
         raise session.malformed(command, "is that charon does not know it")
+    return received
+
+
+def _decoded(session: Session, received: Received, command: str) -> dict[str, Any]:
     try:
         return session.decode(received)
     except UnicodeDecodeError as err:
@@ -318,8 +392,17 @@ def _answer(session: Session, command: str) -> dict[str, Any] | None:
     return None if received.kind == Packet.CMD_UNKNOWN else _decoded(session, received, command)
 
 
+def _outcome(session: Session, command: str, item: str) -> CharonRefused | None:
+    """The next answer as a result: None for success."""
+    received = _received(session, command)
+    if received.kind == Packet.CMD_RESPONSE and received.payload == _FINE:
+        return None
+    unknown = received.kind == Packet.CMD_UNKNOWN
+    return _refusal(command, item, None if unknown else _decoded(session, received, command))
+
+
 def _must(session: Session, command: str, name: str) -> dict[str, Any]:
-    answer = _decoded(session, _received(session, command), command)
+    answer = _decoded(session, _known(session, command), command)
     if name not in answer:
         raise session.malformed(command, f"lacks {name}")
     return answer

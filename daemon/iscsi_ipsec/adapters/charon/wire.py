@@ -91,19 +91,23 @@ def _framed(packet: bytes) -> bytes:
 
 
 def _check_types(value: object) -> None:
+    if isinstance(value, (str, bytes, Secret)):  # first, as most are
+        return
     if isinstance(value, Mapping):
         for inner in value.values():
             _check_types(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            if isinstance(inner, (Mapping, list, tuple)):
+            if not isinstance(inner, str) and isinstance(inner, (Mapping, list, tuple)):
                 raise TypeError("a VICI list holds values only")
             _check_types(inner)
-    elif not isinstance(value, (str, bytes, Secret)):
+    else:
         raise TypeError(f"a VICI message cannot hold a {type(value).__name__}")
 
 
 def _revealed(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, Mapping):
