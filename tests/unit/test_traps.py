@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Role
-from iscsi_ipsec.core.traps import lost_traps, stranded_sas
+from iscsi_ipsec.core.traps import lost_traps, orphaned_sas, stranded_sas
 from tests.unit.making import child_sa, connection, ike_sa, per_id, record
-from tests.unit.test_verify import policy
+from tests.unit.test_verify import policy, state
 
 TRAP = connection(per_id("db1.example"), record())
 NAME = {TRAP.name}
@@ -72,3 +72,30 @@ def test_an_sa_that_comes_or_goes_may_have_none(state: str) -> None:
 def test_what_is_not_served_or_not_in_the_kernel_is_none_of_these() -> None:
     user_space = dataclasses.replace(SERVED, user_space_esp=True)
     assert stranded_sas([TRAP], [COME_IN], []) == stranded_sas([user_space], [COME_IN], []) == ()
+
+
+ORPHANS = [state("in"), state("out")]
+
+
+def test_an_sa_of_the_traps_reqid_that_charon_does_not_know_is_orphaned() -> None:
+    assert orphaned_sas([TRAP], [], [policy("out")], ORPHANS) == NAME
+
+
+def test_an_sa_that_charon_carries_is_not() -> None:
+    assert orphaned_sas([TRAP], [ike_sa(child_sa("c"), conn=TRAP.name)], [policy("out")], ORPHANS) == set()
+    begun = ike_sa(conn=TRAP.name, state="CONNECTING")
+    assert orphaned_sas([TRAP], [begun], [policy("out")], ORPHANS) == NAME
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"reqid": 8}, {"dst": ipaddress.ip_address("10.0.0.21")}, {"spi": 0}, {"proto": 51}],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_the_trap_does_not_send_through_is_no_orphan_of_it(other: dict[str, Any]) -> None:
+    assert orphaned_sas([TRAP], [], [policy("out")], [state("in"), state("out", **other)]) == set()
+
+
+def test_without_a_policy_nothing_is_sent_through_an_orphan() -> None:
+    assert orphaned_sas([TRAP], [], [], ORPHANS) == set()
+    assert orphaned_sas([SERVED], [], [policy("out")], ORPHANS) == set()

@@ -211,6 +211,29 @@ def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
     assert_only_esp(wire, mark, ready.ip6, target.ip6)
 
 
+def test_an_sa_that_a_killed_charon_left_is_replaced_before_a_session_needs_it(
+    ready: Machine, target: Machine, wire: Wire, device: str, peer: Peer
+) -> None:
+    """The kernel sends through it, although nobody renews it and the far end has let go of it."""
+    second = dataclasses.replace(peer, name="far6", local=target.ip6, remote=ready.ip6, key=SECOND_KEY)
+    configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY), second)
+    ready.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6), 0o600)
+    ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
+    openiscsi.discover(ready, target.ip6)
+    left = esp_spis(ready, ready.ip6)
+    mark = wire.mark()
+
+    ready.run("systemctl kill -s KILL strongswan", check=True)
+    target.run("swanctl --terminate --ike far6 --force --timeout 5")
+    ready.wait("systemctl start strongswan && swanctl --stats >/dev/null")
+    assert left & esp_spis(ready, ready.ip6), "the kill left no SA"
+    ready.wait(f"iscsi-ipsec status --json | grep -A12 '{target.ip6}' | grep -q '\"protected\": true'")
+
+    openiscsi.discover(ready, target.ip6)
+    assert_only_esp(wire, mark, ready.ip6, target.ip6)
+    ready.run(f"iscsiadm -m discoverydb -t st -p {openiscsi.portal(target.ip6)} -o delete")
+
+
 @pytest.mark.skipif(
     not os.environ.get("VM_FULL"), reason="a minute, for a session that must connect anew: VM_FULL=1"
 )

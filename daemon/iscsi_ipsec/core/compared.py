@@ -44,8 +44,13 @@ def upheld_connections(
     conns: Mapping[str, frozenset[str]],
     with_session: frozenset[Portal],
     waiting: frozenset[Address],
+    orphaned: frozenset[str],
 ) -> tuple[Upheld, ...]:
-    """The connections in charon as upkeep sees them; packets wait for an SA towards the addresses ``waiting``."""
+    """The connections in charon as upkeep sees them.
+
+    Packets wait for an SA towards the addresses ``waiting``, and go through one that
+    charon does not know where a connection is ``orphaned``.
+    """
     return tuple(
         Upheld(
             name=named.name,
@@ -56,7 +61,8 @@ def upheld_connections(
             wanted_now=connection.start is Start.START
             or connection.user_space_esp
             or connection.seat.portal in with_session
-            or connection.remote_address in waiting,
+            or connection.remote_address in waiting
+            or connection.name in orphaned,
         )
         for connection, named in zip(connections, spelled, strict=True)
         if named.name in conns

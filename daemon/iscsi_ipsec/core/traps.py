@@ -3,36 +3,51 @@
 Law: pure. charon installs the policy of a trap when the connection is loaded,
 and those of an SA when it comes up, and never looks at them again. So after
 `ip xfrm policy flush` nothing asks for an SA any more, and on a target nothing
-is sent through one: the guard keeps the portal closed, and it stays closed.
+is sent through one: the guard keeps the portal closed, and it stays closed. The other way
+round, a charon that was killed leaves SAs that the next one knows nothing of.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from iscsi_ipsec.base.model import Address, Network, Role
 from iscsi_ipsec.base.sa import IkeSa
-from iscsi_ipsec.base.xfrm import KernelPolicy
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.desired import Connection
+from iscsi_ipsec.core.upkeep import carrying
 
-IPPROTO_TCP = 6
+IPPROTO_TCP, IPPROTO_ESP = 6, 50
 
 
 def lost_traps(connections: Iterable[Connection], policies: Iterable[KernelPolicy]) -> frozenset[str]:
     """Names of the connections towards whose portal no policy of the kernel leads."""
-    leading: set[tuple[Network, Network, int]] = {
-        (policy.src, policy.dst, policy.dport)
-        for policy in policies
-        if policy.direction == "out" and policy.proto in (0, IPPROTO_TCP) and not policy.restricted
-    }
+    leading = _leading(policies)
+    return frozenset(c.name for c in connections if _has_trap(c) and _way(c) not in leading)
+
+
+def orphaned_sas(
+    connections: Iterable[Connection],
+    sas: Iterable[IkeSa],
+    policies: Iterable[KernelPolicy],
+    states: Iterable[KernelState],
+) -> frozenset[str]:
+    """Names of the connections whose packets go through an SA in the kernel that charon does not know.
+
+    A charon that is killed leaves them, and the next one gives its trap the same reqid. Nobody
+    renews them, and when the far end has let go of them they lead nowhere until they expire.
+    """
+    leading = _leading(policies)
+    sending = {(s.reqid, s.src, s.dst) for s in states if s.proto == IPPROTO_ESP and not s.larval}
+    known = {ike.conn for ike in sas if carrying(ike)}
     return frozenset(
-        connection.name
-        for connection in connections
-        if connection.role is Role.INITIATOR
-        and not connection.user_space_esp
-        and (_source(connection), _host(connection.seat.portal.address), connection.seat.portal.port)
-        not in leading
+        c.name
+        for c in connections
+        if _has_trap(c)
+        and c.name not in known
+        and (leading.get(_way(c)), c.local_address, c.remote_address) in sending
     )
 
 
@@ -48,6 +63,28 @@ def stranded_sas(
         if ike.conn in served
         and any(child.state == "INSTALLED" and child.reqid not in sending for child in ike.children)
     )
+
+
+_Way: TypeAlias = tuple[Network, Network, int]
+"""Source, destination and destination port of the packets that a trap is for."""
+
+
+def _leading(policies: Iterable[KernelPolicy]) -> dict[_Way, int]:
+    """The reqid of the kernel's policy for each way."""
+    return {
+        (policy.src, policy.dst, policy.dport): policy.reqid
+        for policy in policies
+        if policy.direction == "out" and policy.proto in (0, IPPROTO_TCP) and not policy.restricted
+    }
+
+
+def _has_trap(connection: Connection) -> bool:
+    return connection.role is Role.INITIATOR and not connection.user_space_esp
+
+
+def _way(connection: Connection) -> _Way:
+    portal = connection.seat.portal
+    return _source(connection), _host(portal.address), portal.port
 
 
 def _source(connection: Connection) -> Network:

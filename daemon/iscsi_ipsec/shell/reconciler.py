@@ -25,7 +25,7 @@ from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnav
 from iscsi_ipsec.base.model import Address, IkeMode, Portal, Problem, Role
 from iscsi_ipsec.base.sa import CharonState, IkeSa
 from iscsi_ipsec.base.same import Same
-from iscsi_ipsec.base.xfrm import KernelPolicy
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, Cause
 from iscsi_ipsec.core.compared import (
     children_by_name,
@@ -38,7 +38,7 @@ from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.rotation import Front, turn
 from iscsi_ipsec.core.status import Observed
-from iscsi_ipsec.core.traps import lost_traps, stranded_sas
+from iscsi_ipsec.core.traps import lost_traps, orphaned_sas, stranded_sas
 from iscsi_ipsec.core.upkeep import (
     Attempts,
     Initiate,
@@ -153,6 +153,7 @@ class Reconciler:
         self._unsettled_since: float | None = None
         self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
+        self._orphaned: frozenset[str] = frozenset()
         self._keys_used: dict[str, tuple[str, str]] = {}
         self._previous_used: frozenset[str] = frozenset()
         self._revoked: frozenset[str] = frozenset()
@@ -265,6 +266,7 @@ class Reconciler:
             policies = self._policies()
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
+        self._orphaned = orphaned_sas(look.desired.connections, sas, policies, _states())
         lost = self._lost.of(look.desired.connections, policies) & state.conns.keys()
         stranded = stranded_sas(look.desired.connections, sas, policies)
         for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
@@ -439,7 +441,12 @@ class Reconciler:
         self._acquire_pending = any(c.remote_address in young for c in look.desired.connections if young)
         with_session = frozenset(session.remote for session in look.world.sessions)
         return self._upholding.of(
-            look.desired.connections, look.connections, state.conns, with_session, frozenset(waiting)
+            look.desired.connections,
+            look.connections,
+            state.conns,
+            with_session,
+            frozenset(waiting),
+            self._orphaned,
         )
 
     def _note_revoked(self, look: Look, sas: tuple[IkeSa, ...]) -> None:
@@ -484,10 +491,14 @@ class Reconciler:
 
 def _asked_for() -> dict[Address, int]:
     """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
+    return {state.dst: state.age for state in _states() if state.larval}
+
+
+def _states() -> tuple[KernelState, ...]:
     try:
-        return {state.dst: state.age for state in kernel.states() if state.larval}
+        return kernel.states()
     except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
-        return {}
+        return ()
 
 
 def _of_connection(operation: Operation) -> bool:
