@@ -227,7 +227,8 @@ def test_an_sa_that_a_killed_charon_left_is_replaced_before_a_session_needs_it(
     target.run("swanctl --terminate --ike far6 --force --timeout 5")
     ready.wait("systemctl start strongswan && swanctl --stats >/dev/null")
     assert left & esp_spis(ready, ready.ip6), "the kill left no SA"
-    ready.wait(f"iscsi-ipsec status --json | grep -A12 '{target.ip6}' | grep -q '\"protected\": true'")
+    portal = f"[{target.ip6}]:3260"
+    wait_until(lambda: portal_status(ready, portal)["protected"], 60, "a new SA carries")
 
     openiscsi.discover(ready, target.ip6)
     assert_only_esp(wire, mark, ready.ip6, target.ip6)
