@@ -38,6 +38,7 @@ help:
 	@echo 'make test-vm    the end-to-end suite on two virtual machines'
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
+	@echo 'make bench-vm   throughput of iSCSI in clear, by hand and through us, on two virtual machines'
 	@echo 'make fuzz       a million inputs for everything that reads what others wrote (hours)'
 	@echo 'make coverage   the tests once more, counting; fails under 100 % of the core, 95 % of all'
 	@echo 'make lock       the versions that tests run with, anew'
@@ -141,6 +142,10 @@ test: lint
 .PHONY: test-vm
 test-vm: $(VENV_STAMP) deb
 	VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run
+
+.PHONY: bench-vm
+bench-vm: $(VENV_STAMP) deb
+	VM_BENCH=1 VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run tests/vm/test_throughput.py
 
 # --- packages ---------------------------------------------------------------
 
