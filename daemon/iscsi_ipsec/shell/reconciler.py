@@ -154,6 +154,7 @@ class Reconciler:
         self._acquire_pending = False
         self._attempts: dict[str, Attempts] = {}
         self._orphaned: frozenset[str] = frozenset()
+        self._new_traps = False
         self._keys_used: dict[str, tuple[str, str]] = {}
         self._previous_used: frozenset[str] = frozenset()
         self._revoked: frozenset[str] = frozenset()
@@ -208,14 +209,17 @@ class Reconciler:
                 look = self._looker.look(frozenset(), held, self._lagging())
             if self._fronts is None:
                 look = self._learn_fronts(look, state, held)
-            if reasons & POLICY_REASONS:
+            # a trap that was just loaded may have found an SA of a charon that was killed
+            if reasons & POLICY_REASONS or self._new_traps:
                 state = self._without_lost_traps(look, state)
+            self._new_traps = False
             operations = self._plan(look, state)
             if operations:
                 settled = self._has_settled()
                 if settled:
                     self._apply(operations, look, state, problems)
-                    state = self._observe(problems, thorough=any(_of_connection(op) for op in operations))
+                    self._new_traps = any(_of_connection(op) for op in operations)
+                    state = self._observe(problems, thorough=self._new_traps)
             if settled:
                 sas = self._keep_sas(look, state)
         except CharonUnavailable as err:
