@@ -21,6 +21,8 @@ from iscsi_ipsec.base.model import (
     Start,
     Tuning,
 )
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.derive import Deriver, derive
 from iscsi_ipsec.core.desired import Desired, PortalView
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
@@ -1044,3 +1046,30 @@ def test_the_group_key_of_a_served_portal_is_no_key_of_our_own_connections_ends(
     assert {str(c.remote_id) for c in desired.connections if c.role is Role.TARGET} == left
     shared = derived(group(), served, record(), local=[SOURCE, "10.0.0.250"])
     assert {str(c.remote_id) for c in shared.connections if c.role is Role.TARGET} == {network}
+
+
+@pytest.mark.parametrize("outer", [None, "203.0.113.1"])
+def test_another_source_address_is_another_connection_whatever_was_derived_before(outer: str | None) -> None:
+    tunnel = {"tunnel_outer_remote": address(outer)} if outer else {}
+    deriver, before = Deriver(), world(per_id("db1"), policy(psk="db1", **tunnel), record())
+    for source in (SOURCE, "10.0.0.6", SOURCE):
+        of = dataclasses.replace(before, sources=world(sources={outer or V4: source}).sources)
+        (view,) = deriver.derive(Lookup(of)).portals
+        assert view.connection
+        assert view.connection.local_address == address(source)
+
+
+def test_what_another_key_does_not_concern_is_the_very_same() -> None:
+    deriver, of = Deriver(), world(per_id("db1"), policy(psk="db1"), group(), record())
+    before = deriver.derive(Lookup(of))
+    other = dataclasses.replace(of, keys=(*of.keys, per_id("db2")))
+    after = deriver.derive(Lookup(other))
+    assert after.portals[0] is before.portals[0]
+    assert {id(entry) for entry in before.secrets} < {id(entry) for entry in after.secrets}
+
+
+def test_another_key_of_the_same_identity_is_another_secret_whatever_was_derived_before() -> None:
+    deriver, waiting = Deriver(), per_id("db1")
+    for key in (waiting, dataclasses.replace(waiting, secret=Secret(b"another key of db1"))):
+        lookup = Lookup(world(key))
+        assert deriver.derive(lookup) == derive(lookup)
