@@ -1052,9 +1052,10 @@ def test_the_group_key_of_a_served_portal_is_no_key_of_our_own_connections_ends(
 def test_another_source_address_is_another_connection_whatever_was_derived_before(outer: str | None) -> None:
     tunnel: dict[str, Any] = {"tunnel_outer_remote": address(outer)} if outer else {}
     deriver, before = Deriver(), world(per_id("db1"), policy(psk="db1", **tunnel), record())
-    lookup = None
+    lookup, here = None, address(SOURCE)
     for source in (SOURCE, "10.0.0.6", SOURCE):
-        of = dataclasses.replace(before, sources=world(sources={outer or V4: source}).sources)
+        there = {(address(V4), ""): here, (address(outer or V4), ""): address(source)}
+        of = dataclasses.replace(before, sources=there)
         lookup = Lookup(of, lookup)
         (view,) = deriver.derive(lookup).portals
         assert view.connection
