@@ -1052,18 +1052,22 @@ def test_the_group_key_of_a_served_portal_is_no_key_of_our_own_connections_ends(
 def test_another_source_address_is_another_connection_whatever_was_derived_before(outer: str | None) -> None:
     tunnel: dict[str, Any] = {"tunnel_outer_remote": address(outer)} if outer else {}
     deriver, before = Deriver(), world(per_id("db1"), policy(psk="db1", **tunnel), record())
+    lookup, here = None, address(SOURCE)
     for source in (SOURCE, "10.0.0.6", SOURCE):
-        of = dataclasses.replace(before, sources=world(sources={outer or V4: source}).sources)
-        (view,) = deriver.derive(Lookup(of)).portals
+        there = {(address(V4), ""): here, (address(outer or V4), ""): address(source)}
+        of = dataclasses.replace(before, sources=there)
+        lookup = Lookup(of, lookup)
+        (view,) = deriver.derive(lookup).portals
         assert view.connection
         assert view.connection.local_address == address(source)
 
 
 def test_what_another_key_does_not_concern_is_the_very_same() -> None:
     deriver, of = Deriver(), world(per_id("db1"), policy(psk="db1"), group(), record())
-    before = deriver.derive(Lookup(of))
+    lookup = Lookup(of)
+    before = deriver.derive(lookup)
     other = dataclasses.replace(of, keys=(*of.keys, per_id("db2")))
-    after = deriver.derive(Lookup(other))
+    after = deriver.derive(Lookup(other, lookup))
     assert after.portals[0] is before.portals[0]
     assert {id(entry) for entry in before.secrets} < {id(entry) for entry in after.secrets}
 
