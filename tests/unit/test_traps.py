@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Role
-from iscsi_ipsec.core.traps import lost_traps, orphaned_sas, stranded_sas
+from iscsi_ipsec.core.traps import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from tests.unit.making import child_sa, connection, ike_sa, per_id, record
 from tests.unit.test_verify import policy, state
 
@@ -99,3 +99,26 @@ def test_what_the_trap_does_not_send_through_is_no_orphan_of_it(other: dict[str,
 def test_without_a_policy_nothing_is_sent_through_an_orphan() -> None:
     assert orphaned_sas([TRAP], [], [], ORPHANS) == set()
     assert orphaned_sas([SERVED], [], [policy("out")], ORPHANS) == set()
+
+
+BELIEVED = ike_sa(child_sa("c", spi_out="c0ffee01"), conn=TRAP.name)
+
+
+def test_an_sa_that_the_kernel_does_not_have_is_missing() -> None:
+    assert missing_sas([TRAP], [BELIEVED], []) == (BELIEVED,)
+    assert missing_sas([TRAP], [BELIEVED], [state("out", spi=0xC0FFEE02)]) == (BELIEVED,)
+
+
+def test_an_sa_that_the_kernel_has_is_not() -> None:
+    assert missing_sas([TRAP], [BELIEVED], [state("out")]) == ()
+
+
+@pytest.mark.parametrize("more", [{"state": "REKEYED"}, {"state": "INSTALLING"}, {"spi_out": ""}])
+def test_an_sa_that_is_not_installed_is_not_looked_for(more: dict[str, Any]) -> None:
+    passing = ike_sa(child_sa("c", **{"spi_out": "c0ffee01", **more}), conn=TRAP.name)
+    assert missing_sas([TRAP], [passing], []) == ()
+
+
+def test_who_does_esp_itself_or_is_not_ours_is_not_asked_about() -> None:
+    assert missing_sas([dataclasses.replace(TRAP, user_space_esp=True)], [BELIEVED], []) == ()
+    assert missing_sas([], [BELIEVED], []) == ()

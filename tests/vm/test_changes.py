@@ -217,6 +217,7 @@ def test_an_sa_that_a_killed_charon_left_is_replaced_before_a_session_needs_it(
     """The kernel sends through it, although nobody renews it and the far end has let go of it."""
     second = dataclasses.replace(peer, name="far6", local=target.ip6, remote=ready.ip6, key=SECOND_KEY)
     configure_far_end(target, dataclasses.replace(peer, key=SECOND_KEY), second)
+    write_key(ready, SECOND_KEY)
     ready.write(f"{CONFIG}/portal.d/san6.toml", policy(target.ip6), 0o600)
     ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     openiscsi.discover(ready, target.ip6)

@@ -4,7 +4,8 @@ Law: pure. charon installs the policy of a trap when the connection is loaded,
 and those of an SA when it comes up, and never looks at them again. So after
 `ip xfrm policy flush` nothing asks for an SA any more, and on a target nothing
 is sent through one: the guard keeps the portal closed, and it stays closed. The other way
-round, a charon that was killed leaves SAs that the next one knows nothing of.
+round, a charon that was killed leaves SAs that the next one knows nothing of, and
+`ip xfrm state flush` leaves one that believes in SAs which are gone.
 """
 
 from __future__ import annotations
@@ -62,6 +63,23 @@ def stranded_sas(
         for ike in sas
         if ike.conn in served
         and any(child.state == "INSTALLED" and child.reqid not in sending for child in ike.children)
+    )
+
+
+def missing_sas(
+    connections: Iterable[Connection], sas: Iterable[IkeSa], states: Iterable[KernelState]
+) -> tuple[IkeSa, ...]:
+    """The IKE_SAs with a child that charon believes in and the kernel does not have.
+
+    The kernel asks for it, but charon takes what is asked for a duplicate of what it has.
+    """
+    in_kernel = {c.name for c in connections if not c.user_space_esp}
+    held = {state.spi_hex for state in states}
+    return tuple(
+        ike
+        for ike in sas
+        if ike.conn in in_kernel
+        and any(c.state == "INSTALLED" and c.spi_out and c.spi_out not in held for c in ike.children)
     )
 
 

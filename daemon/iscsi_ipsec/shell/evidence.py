@@ -48,6 +48,9 @@ _BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IK
 _WIPED = re.compile(r"\b(unload|remov|uninstall|clear|(updat|replac)ed vici connection)", re.IGNORECASE)
 """We ourselves never load a connection over another one: the old one is unloaded first."""
 
+_DUPLICATE = re.compile(r"^not establishing CHILD_SA .* due to existing duplicate")
+"""charon (child_create.c) refuses to negotiate what it has. The kernel asks only for what it does not have."""
+
 _NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
 
@@ -64,10 +67,12 @@ class Evidence:
     """Collects causes by connection name; called from charon's event thread, read by the main loop.
 
     ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
-    :attr:`wiped` is what it wakes with where others meddled with what is ours.
+    :attr:`wiped` is what it wakes with where others meddled with what is ours, :attr:`duplicate`
+    where charon and the kernel may not have the same SAs.
     """
 
     wiped = "wiped"
+    duplicate = "duplicate"
 
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._wake, self._clock = wake, clock
@@ -97,6 +102,8 @@ class Evidence:
         if PREFIX in line and _WIPED.search(line) and self._going.isdisjoint(_NAME.findall(line)):
             # swanctl --load-* throws ours away, somebody loads another of our name: no event tells, its log does
             self._wake(self.wiped)
+        if PREFIX in line and _DUPLICATE.search(line):
+            self._wake(self.duplicate)
         conn = message.get("ikesa-name")
         if isinstance(conn, str) and doubts_key(line):
             self._doubt(conn, str(message.get("ikesa-uniqueid")))

@@ -38,7 +38,7 @@ from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
 from iscsi_ipsec.core.rotation import Front, turn
 from iscsi_ipsec.core.status import Observed
-from iscsi_ipsec.core.traps import lost_traps, orphaned_sas, stranded_sas
+from iscsi_ipsec.core.traps import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from iscsi_ipsec.core.upkeep import (
     Attempts,
     Initiate,
@@ -83,7 +83,7 @@ AFTERLOOK = 2.0
 CONNECTION_REASONS = frozenset({"charon-up", "charon-down", Evidence.wiped, CHARON})
 """Wakeups after which charon is asked for its connections with all their settings, and not only their names."""
 
-POLICY_REASONS = frozenset({PolicyMonitor.reason, POLICIES})
+POLICY_REASONS = frozenset({PolicyMonitor.reason, Evidence.duplicate, POLICIES})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
 
 BULK = 100
@@ -270,7 +270,9 @@ class Reconciler:
             policies = self._policies()
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
-        self._orphaned = orphaned_sas(look.desired.connections, sas, policies, _states())
+        states = _states()
+        self._orphaned = orphaned_sas(look.desired.connections, sas, policies, states)
+        self._end_missing(look, missing_sas(look.desired.connections, sas, states))
         lost = self._lost.of(look.desired.connections, policies) & state.conns.keys()
         stranded = stranded_sas(look.desired.connections, sas, policies)
         for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
@@ -281,6 +283,14 @@ class Reconciler:
             about = fields(item=name, note="policies-gone")
             _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
+
+    def _end_missing(self, look: Look, missing: tuple[IkeSa, ...]) -> None:
+        """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
+        if missing:
+            first = {ike.unique_id for ike in missing}
+            for ike in missing_sas(look.desired.connections, self._charon.sas(), _states()):
+                if ike.unique_id in first:
+                    self._do(TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel"))
 
     def _observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
         """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
