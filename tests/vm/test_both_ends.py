@@ -11,6 +11,7 @@ import pytest
 from tests.vm import farend, openiscsi
 from tests.vm.combination import CONFIG
 from tests.vm.conftest import install, purge
+from tests.vm.full import only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import assert_only_esp, esp_spis, policy, portal_status
@@ -114,6 +115,7 @@ def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
+@only_full
 def test_policies_that_are_flushed_on_the_target_cost_no_frame_in_clear_and_come_back(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import Peer
+from tests.vm.full import only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy, portal_status
@@ -130,6 +130,7 @@ def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
+@only_full
 def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
@@ -153,6 +154,7 @@ def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
+@only_full
 def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
@@ -181,6 +183,7 @@ def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
     assert_only_esp(wire, mark, ready.ip, target.ip)
 
 
+@only_full
 def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
@@ -236,9 +239,7 @@ def test_an_sa_that_a_killed_charon_left_is_replaced_before_a_session_needs_it(
     ready.run(f"iscsiadm -m discoverydb -t st -p {openiscsi.portal(target.ip6)} -o delete")
 
 
-@pytest.mark.skipif(
-    not os.environ.get("VM_FULL"), reason="a minute, for a session that must connect anew: VM_FULL=1"
-)
+@only_full
 def test_another_address_of_this_host_costs_no_frame_in_clear_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import Peer
+from tests.vm.full import FULL, only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy
@@ -46,8 +47,6 @@ for name in (b"iscsi-ipsec-10.32.60.20-3260", b"iscsi-ipsec-fd00:3260::20-3260")
 # Somebody else's business in charon, which nothing here may touch.
 FOREIGN = Peer(name="foreign", local="192.0.2.1", remote="192.0.2.2", key="none of our business, 0123456789")
 
-FULL = bool(os.environ.get("VM_FULL"))
-
 GUARDED = "nft list table inet iscsi_ipsec >/dev/null 2>&1"
 
 
@@ -55,7 +54,7 @@ GUARDED = "nft list table inet iscsi_ipsec >/dev/null 2>&1"
 class Fault:
     """What is done to the initiator. ``spares``: the SAs must be the same ones afterwards.
 
-    ``rare``: on its own with VM_FULL=1 only, since another takes the same way through the program.
+    ``rare``: with VM_FULL=1 only, as another takes the same way, or it is shown without a VM too.
     """
 
     name: str
@@ -68,7 +67,7 @@ class Fault:
 
 
 FAULTS = (
-    Fault("the daemon crashes", "systemctl kill -s SEGV iscsi-ipsecd", spares=True),
+    Fault("the daemon crashes", "systemctl kill -s SEGV iscsi-ipsecd", spares=True, rare=True),
     Fault("charon is stopped and started", "systemctl stop strongswan && systemctl start strongswan"),
     Fault(
         "charon is killed",
@@ -87,10 +86,10 @@ FAULTS = (
         rare=True,
     ),
     Fault("charon is reloaded", "systemctl reload strongswan", spares=True, rare=True),
-    Fault("swanctl loads all", "swanctl --load-all --noprompt", spares=True),
+    Fault("swanctl loads all", "swanctl --load-all --noprompt", spares=True, rare=True),
     Fault("swanctl loads credentials", "swanctl --load-creds --clear --noprompt", spares=True, rare=True),
     Fault("swanctl loads connections", "swanctl --load-conns", spares=True, rare=True),
-    Fault("our connections are unloaded", f"python3 -c {shlex.quote(UNLOAD)}", spares=True),
+    Fault("our connections are unloaded", f"python3 -c {shlex.quote(UNLOAD)}", spares=True, rare=True),
     Fault("the ruleset is flushed", "nft flush ruleset", spares=True),
     Fault("nftables is reloaded", "systemctl reload nftables", spares=True, rare=True),
     Fault("nftables is restarted", "systemctl restart nftables", spares=True),
@@ -329,11 +328,12 @@ def test_the_control_without_daemon_and_guard_the_same_faults_put_both_sessions_
 
 
 SEED = int(os.environ.get("VM_SEED", "1"))
-ROUNDS = 100 if FULL else 4
+ROUNDS = int(os.environ.get("VM_ROUNDS", "100"))
 
 
+@only_full
 def test_random_faults_one_after_the_other_change_nothing_for_good(scene: Scene) -> None:
-    """VM_SEED and VM_FULL=1 (100 faults instead of 4) make it another run; a fault may hit the healing of the last."""
+    """VM_SEED makes it another run, VM_ROUNDS a shorter or longer one; a fault may hit the healing of the last."""
     dice = random.Random(SEED)  # noqa: S311  # a seed is the point
     done: list[str] = []
     longest = 0.0

@@ -9,6 +9,7 @@ import pytest
 from tests.vm import farend, gateway, openiscsi
 from tests.vm.combination import CONFIG
 from tests.vm.farend import Peer
+from tests.vm.full import only_full
 from tests.vm.machine import Machine
 from tests.vm.test_first_session import assert_only_esp, policy, portal_status
 from tests.vm.wire import Wire
@@ -83,6 +84,7 @@ def test_a_portal_behind_a_gateway_is_reached_through_a_tunnel_to_its_outer_addr
     assert_only_the_gateway_is_heard_of(wire, mark, ready.ip, gateways.ip)
 
 
+@only_full
 def test_the_inner_addresses_may_differ_from_the_outer_ones_at_both_ends(
     ready: Machine, gateways: Machine, wire: Wire
 ) -> None:

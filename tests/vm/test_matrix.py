@@ -12,7 +12,6 @@ read from its list of SAs and from its log.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterator
 
@@ -30,6 +29,7 @@ from tests.vm.combination import (
     play,
     rekey,
 )
+from tests.vm.full import FULL
 from tests.vm.machine import Machine
 from tests.vm.wire import Wire
 
@@ -45,7 +45,7 @@ SELECTION = [
     for row, id_type in enumerate(ID_TYPES)
     for column, ike in enumerate(IKES)
 ]
-MATRIX = EVERYTHING if os.environ.get("VM_FULL") else SELECTION
+MATRIX = EVERYTHING if FULL else SELECTION
 
 
 def test_in_the_selection_every_two_settings_meet() -> None:

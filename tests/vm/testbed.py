@@ -7,7 +7,8 @@
                       (default: a box built here, under a libvirtd in namespaces of its own)
     VM_ACCELERATION   kvm or tcg (default: kvm where it really runs a guest)
     VM_STATE=FOLDER   caches and VM disks (default: .vm in the checkout)
-    VM_FULL=1         every combination of the matrix and 100 random faults
+    VM_FULL=1         every combination of the matrix, every fault and change, and 100 random faults
+    VM_ROUNDS=N       so many random faults instead
     VM_SEED=N         other random faults (default 1)
     VM_DEB=FILE       the package to test (default: what `make deb` puts into dist/)
 
