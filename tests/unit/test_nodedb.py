@@ -143,6 +143,8 @@ def test_a_host_is_made_canonical(written: str, host: str) -> None:
         ("address = 10.0.0.20", "address = <empty>"),
         ("node.conn[0].address = 10.0.0.20\n", ""),
         ("address = 10.0.0.20", "address = two words"),
+        ("address = 10.0.0.20", "address = ."),
+        ("address = 10.0.0.20", "address = [.]"),
         ("address = 10.0.0.20", "address = a\x1bb"),
         ("address = 10.0.0.20", "address = " + "a" * 2000),
         ("port = 3261", "port = 0"),

@@ -88,13 +88,14 @@ def parse_record(text: str, path: str) -> NodeRecord | Torn | NotForUs:
         host, port = fields["discovery.sendtargets.address"], fields.get("discovery.sendtargets.port", "")
     else:
         return NotForUs(path, "neither a node nor a discovery record", malformed=True)
+    host = canonical_host(host)
     if not host or len(host) > _MAX_HOST or not host.isprintable() or " " in host:
         return NotForUs(path, "no usable address in the record", malformed=True)
     number = _port(port)
     if number is None:
         return NotForUs(path, "no usable port in the record", malformed=True)
     return NodeRecord(
-        host=canonical_host(host),
+        host=host,
         port=number,
         target=target,
         startup=fields.get("node.startup") or fields.get("discovery.startup", ""),
