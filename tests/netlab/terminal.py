@@ -22,7 +22,8 @@ class Terminal:
         self._master, slave = pty.openpty()
         self._text = bytearray()
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", "setpriv", "--pdeathsig", "KILL", *argv],
+            # a shell starts what it runs behind itself deaf to control-C, and tests may run so
+            ["env", "--default-signal=INT", "setsid", "--ctty", "--wait", "setpriv", "--pdeathsig", "KILL", *argv],
             stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env={**os.environ, **(env or {})},
         )  # fmt: skip
         os.close(slave)
