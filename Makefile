@@ -41,6 +41,7 @@ help:
 	@echo 'make bench-vm   throughput of iSCSI in clear, by hand and through us, on two virtual machines'
 	@echo 'make fuzz       a million inputs for everything that reads what others wrote (hours)'
 	@echo 'make coverage   the tests once more, counting; fails under 100 % of the core, 95 % of all'
+	@echo 'make mutants    changes what decides in thousands of places; a fast test falls each time (MODULES=)'
 	@echo 'make lock       the versions that tests run with, anew'
 	@echo 'make lint       ruff, mypy, the layers, shellcheck'
 	@echo 'make completion writes etc/completion anew, from the options of the command'
@@ -122,6 +123,13 @@ lock:
 .PHONY: fuzz
 fuzz: $(VENV_STAMP)
 	nice $(RUN) -m tests.fuzz --jobs $$(nproc)
+
+# thousands of changes to what decides, and whether a fast test falls each time; MODULES="core.rotation core.plan" for some
+.PHONY: mutants
+mutants: $(VENV_STAMP)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --use-pep517 \
+		--constraint packaging/test-constraints.txt --editable '.[test,lint,mutants]'
+	nice $(RUN) -m tests.mutants $(MODULES)
 
 # the tests once more under coverage, daemons and commands that they start included
 .PHONY: coverage
