@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from typing import Any
 
 import pytest
@@ -89,6 +90,22 @@ def test_an_fqdn_that_looks_like_the_source_address_is_no_address_key() -> None:
     looks_like = per_id(IkeId.parse(IdType.ID_FQDN, SOURCE), "looks-like")
     desired = derived(looks_like, per_id(SOURCE, "address"), record())
     assert connection_of(desired).key.name == "address"
+
+
+def refused(view: PortalView, code: str, message: str, hint: str, *, file: str = "portal.d/san.toml") -> None:
+    """The portal is closed, and the problem names the file, the matter and the remedy."""
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert (view.problem.code, view.problem.file) == (code, file)
+    assert re.search(message, view.problem.message)
+    assert hint in view.problem.hint
+
+
+@pytest.mark.parametrize(("number", "end"), [(5, ".toml"), (6, ".toml and more")])
+def test_of_many_keys_that_apply_only_some_are_named(number: int, end: str) -> None:
+    view = view_of(derived(*(per_id(f"host{n}.lab") for n in range(number)), record()))
+    assert view.problem is not None
+    assert re.search(rf"lab{re.escape(end)}$", view.problem.message)
 
 
 def test_several_named_keys_are_refused_by_their_files_and_the_portal_stays_closed() -> None:
@@ -634,8 +651,7 @@ def test_an_outer_address_without_a_route_closes_the_portal() -> None:
 def test_a_keys_transport_flag_contradicts_the_policys_outer_address() -> None:
     outer = policy(tunnel_outer_remote=address("203.0.113.1"))
     view = view_of(derived(per_id("db1", flags=choice(esp=EspMode.TRANSPORT)), outer))
-    assert view.problem is not None
-    assert (view.closed, view.problem.code) == (True, "outer-without-tunnel")
+    refused(view, "outer-without-tunnel", f"{TARGET}:3260 has a tunnel outer", "TUNNEL_MODE_PREFERRED")
 
 
 # -- proposals and settings
@@ -643,16 +659,25 @@ def test_a_keys_transport_flag_contradicts_the_policys_outer_address() -> None:
 
 def test_pfs_without_a_group_in_the_esp_proposals_is_refused() -> None:
     tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16",)), flags=choice(pfs=True))
-    view = view_of(derived(group(), tuned))
-    assert view.problem is not None
-    assert (view.closed, view.problem.code) == (True, "pfs-without-group")
+    refused(view_of(derived(group(), tuned)), "pfs-without-group", "no DH group: aes256gcm16$", "append one")
+
+
+def test_of_several_esp_proposals_those_without_a_group_are_named() -> None:
+    mixed = Tuning(esp_proposals=("aes256gcm16", "aes256gcm16-ecp384"))
+    asked = derived(group(), policy(tuning=mixed, flags=choice(pfs=True)))
+    refused(view_of(asked), "pfs-without-group", "no DH group: aes256gcm16$", "append one")
 
 
 def test_a_group_in_the_esp_proposals_without_pfs_is_refused() -> None:
     tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16-ecp384",)), flags=choice(pfs=False))
     view = view_of(derived(group(), tuned))
-    assert view.problem is not None
-    assert (view.closed, view.problem.code) == (True, "group-without-pfs")
+    refused(view, "group-without-pfs", "has a DH group: aes256gcm16-ecp384$", "take the group out")
+
+
+def test_settings_that_contradict_a_keys_flags_are_refused_and_no_policy_is_named() -> None:
+    without = Settings(tuning=Tuning(esp_proposals=("aes256gcm16",)))
+    view = view_of(derived(per_id(SOURCE, flags=choice(pfs=True)), record(), settings=without))
+    refused(view, "pfs-without-group", "no DH group", "append one", file="")
 
 
 @pytest.mark.parametrize("ike", list(IkeMode))
@@ -697,8 +722,9 @@ def test_only_the_kernels_esp_is_offered_long_sequence_numbers() -> None:
 def test_user_space_esp_refuses_transport_mode_that_was_asked_for() -> None:
     flags = choice(esp=EspMode.TRANSPORT)
     view = view_of(derived(per_id(SOURCE, flags=flags), record(), user_space_esp=True))
-    assert view.problem is not None
-    assert (view.closed, view.problem.code) == (True, "no-transport-mode")
+    refused(view, "no-transport-mode", f"{TARGET}:3260 asks for transport", "TUNNEL_MODE_PREFERRED", file="")
+    of_policy = derived(per_id(SOURCE), policy(flags=flags), record(), user_space_esp=True)
+    refused(view_of(of_policy), "no-transport-mode", "kernel-libipsec", "TUNNEL_MODE_PREFERRED")
 
 
 def test_the_peers_identity_is_its_address_unless_a_policy_says_otherwise() -> None:

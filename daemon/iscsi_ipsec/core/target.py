@@ -205,9 +205,6 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
     """The group key, where the policy confines it to named initiators."""
     if not policy.initiators:
         return None
-    named = lookup.key_by_name.get(policy.psk or "")
-    if policy.psk is not None and not isinstance(named, GroupKey):
-        return None
     groups = [k for k in lookup.groups if lookup.applies(k, portal) and policy.psk in (None, k.name)]
     return only(groups, "for the group", portal)
 
