@@ -325,3 +325,78 @@ def test_nothing_but_the_secrets_data_carries_the_key() -> None:
     assert not [leaf for c in conns for leaf in leaves(c.message) if isinstance(leaf, Secret)]
     assert "canary" not in repr(spelled) + repr(conns)
     assert json.dumps([c.message for c in conns], default=str)
+
+
+# -- whole messages: who changes one of these has every host load its connections anew when it is upgraded
+
+
+def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
+    of = connection()
+    spelled = spell(of)
+    assert spelled.child == "iscsi-ipsec-b3f57c66-dc3e4c6a-beb9b4c9"
+    assert spelled.message == {
+        "iscsi-ipsec-10.0.0.20-3260": {
+            "version": "2",
+            "local_addrs": ["10.0.0.1"],
+            "remote_addrs": ["10.0.0.20"],
+            "local": {"auth": "psk", "id": "10.0.0.1"},
+            "remote": {"auth": "psk", "id": "10.0.0.20"},
+            "proposals": list(of.ike_proposals),
+            "rekey_time": "14794s",
+            "over_time": "1476s",
+            "mobike": "no",
+            "dpd_delay": "10s",
+            "children": {
+                spelled.child: {
+                    "mode": "transport",
+                    "local_ts": ["dynamic[6]"],
+                    "remote_ts": ["dynamic[6/3260]"],
+                    "esp_proposals": list(of.esp_proposals),
+                    "rekey_time": "3600s",
+                    "replay_window": "128",
+                    "start_action": "trap",
+                    "close_action": "trap",
+                    "dpd_action": "trap",
+                }
+            },
+        }
+    }
+
+
+def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this() -> None:
+    (of,) = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5")).connections
+    spelled = spell(of)
+    assert spelled.child == "iscsi-ipsec-e2db09e7-3d27666c-6d3658ad"
+    assert spelled.message == {
+        "iscsi-ipsec-10.0.0.1-3260-10.0.0.5": {
+            "version": "1",
+            "aggressive": "no",
+            "local_addrs": ["10.0.0.1"],
+            "remote_addrs": ["10.0.0.5"],
+            "local": {"auth": "psk", "id": "10.0.0.1"},
+            "remote": {"auth": "psk", "id": "10.0.0.5"},
+            "proposals": list(of.ike_proposals),
+            "rekey_time": "14660s",
+            "over_time": "1551s",
+            "dpd_delay": "10s",
+            "dpd_timeout": "30s",
+            "children": {
+                spelled.child: {
+                    "mode": "transport",
+                    "local_ts": ["dynamic[6/3260]"],
+                    "remote_ts": ["dynamic[6]"],
+                    "esp_proposals": list(of.esp_proposals),
+                    "rekey_time": "3600s",
+                    "replay_window": "128",
+                    "start_action": "none",
+                    "close_action": "none",
+                    "dpd_action": "clear",
+                }
+            },
+        }
+    }
+
+
+def test_without_the_digest_key_a_childs_name_tells_nothing_of_the_key() -> None:
+    parts = {spell_connection(connection(), bytes([n]) * 32).key_part for n in range(20)}
+    assert len(parts) == 20
