@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Role
+from iscsi_ipsec.base.xfrm import KernelState
 from iscsi_ipsec.core.traps import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from tests.unit.making import child_sa, connection, ike_sa, per_id, record
 from tests.unit.test_verify import policy, state
@@ -101,21 +102,24 @@ def test_without_a_policy_nothing_is_sent_through_an_orphan() -> None:
     assert orphaned_sas([SERVED], [], [policy("out")], ORPHANS) == set()
 
 
-BELIEVED = ike_sa(child_sa("c", spi_out="c0ffee01"), conn=TRAP.name)
+BELIEVED = ike_sa(child_sa("c", spi_in="c0ffee0a", spi_out="c0ffee0b"), conn=TRAP.name)
+IN, OUT = state("in", spi=0xC0FFEE0A), state("out", spi=0xC0FFEE0B)
 
 
-def test_an_sa_that_the_kernel_does_not_have_is_missing() -> None:
-    assert missing_sas([TRAP], [BELIEVED], []) == (BELIEVED,)
-    assert missing_sas([TRAP], [BELIEVED], [state("out", spi=0xC0FFEE02)]) == (BELIEVED,)
+@pytest.mark.parametrize("left", [[], [IN], [OUT], [state("in"), state("out")]])
+def test_an_sa_that_the_kernel_does_not_have_is_missing(left: list[KernelState]) -> None:
+    assert missing_sas([TRAP], [BELIEVED], left) == (BELIEVED,)
 
 
 def test_an_sa_that_the_kernel_has_is_not() -> None:
-    assert missing_sas([TRAP], [BELIEVED], [state("out")]) == ()
+    assert missing_sas([TRAP], [BELIEVED], [IN, OUT]) == ()
 
 
-@pytest.mark.parametrize("more", [{"state": "REKEYED"}, {"state": "INSTALLING"}, {"spi_out": ""}])
+@pytest.mark.parametrize(
+    "more", [{"state": "REKEYED"}, {"state": "INSTALLING"}, {"spi_in": "", "spi_out": ""}]
+)
 def test_an_sa_that_is_not_installed_is_not_looked_for(more: dict[str, Any]) -> None:
-    passing = ike_sa(child_sa("c", **{"spi_out": "c0ffee01", **more}), conn=TRAP.name)
+    passing = ike_sa(child_sa("c", **more), conn=TRAP.name)
     assert missing_sas([TRAP], [passing], []) == ()
 
 

@@ -71,7 +71,8 @@ def missing_sas(
 ) -> tuple[IkeSa, ...]:
     """The IKE_SAs with a child that charon believes in and the kernel does not have.
 
-    The kernel asks for it, but charon takes what is asked for a duplicate of what it has.
+    The kernel asks for it, but charon takes what is asked for a duplicate of what it has. Where
+    the outbound one is missing, the kernel's note that it has asked may bear its SPI, as the policy does.
     """
     in_kernel = {c.name for c in connections if not c.user_space_esp}
     held = {state.spi_hex for state in states}
@@ -79,7 +80,7 @@ def missing_sas(
         ike
         for ike in sas
         if ike.conn in in_kernel
-        and any(c.state == "INSTALLED" and c.spi_out and c.spi_out not in held for c in ike.children)
+        and any(c.state == "INSTALLED" and not {c.spi_in, c.spi_out} - {""} <= held for c in ike.children)
     )
 
 
