@@ -25,7 +25,7 @@ from tests.vm.wire import Wire
 pytestmark = pytest.mark.skipif(not os.environ.get("VM_BENCH"), reason="a benchmark: make bench-vm")
 
 KEY = "throughput, not a secret: 0123456789abcdef"
-ROUNDS = 3
+ROUNDS = 2
 MIB = 4
 
 
