@@ -301,7 +301,7 @@ def file_system(product: Machine, target: Machine, device: str) -> Iterator[str]
     product.run(
         f"iscsiadm -m node -T {farend.IQN} -p {target.ip} -o update -n node.startup -v automatic"
         f" && mkfs.ext4 -q -F -L over-iscsi {device} && mkdir -p {MOUNT_POINT}"
-        f" && echo 'LABEL=over-iscsi {MOUNT_POINT} ext4 _netdev 0 0' >>/etc/fstab && systemctl daemon-reload"
+        f" && echo 'LABEL=over-iscsi {MOUNT_POINT} ext4 _netdev,x-systemd.device-timeout=10min 0 0' >>/etc/fstab && systemctl daemon-reload"
         f" && mount {MOUNT_POINT} && echo before >{MOUNT_POINT}/file"
         # at a boot without records it was skipped; stopping it is what logs out
         " && systemctl start open-iscsi",
