@@ -144,6 +144,12 @@ def forget_files(machine: Machine) -> None:
     """End all sessions, remove what an admin wrote, and open the portals that stay closed for lack of it."""
     openiscsi.forget_everything(machine)
     machine.run(FORGET_FILES, timeout=90)
+    end_orphans(machine)
+
+
+def end_orphans(machine: Machine) -> None:
+    """End what a charon that a test has killed left in the kernel."""
+    machine.run("ip xfrm state flush", check=True)
 
 
 def purge(machine: Machine) -> None:
@@ -152,3 +158,4 @@ def purge(machine: Machine) -> None:
         openiscsi.forget_everything(machine)
         machine.run("dpkg --purge iscsi-ipsec", timeout=180, check=True)
         machine.run("rm -rf /etc/iscsi-ipsec")  # what an admin wrote is the admin's to remove
+        end_orphans(machine)
