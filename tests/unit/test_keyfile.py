@@ -8,7 +8,16 @@ from datetime import UTC, datetime
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import GroupKey, IdType, IkeId, PerIdKey, Portal, Problem, Severity
+from iscsi_ipsec.base.model import (
+    GroupKey,
+    IdType,
+    IkeId,
+    PerIdKey,
+    Portal,
+    Problem,
+    Severity,
+    parse_address,
+)
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.keyfile import (
     CredentialRef,
@@ -18,7 +27,6 @@ from iscsi_ipsec.core.keyfile import (
     parse_key_file,
     weak_key_problem,
 )
-from iscsi_ipsec.core.world import parse_address
 
 OWNER = 'id_type = "ID_FQDN"\nid = "db1.example.com"\n'
 KEY = 'key = "canary-key-0123456789"\n'

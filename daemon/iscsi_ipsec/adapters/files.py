@@ -218,7 +218,7 @@ class ConfigSearch:
 
 def _listing(folder: str, fd: int, known: dict[str, FileStat]) -> tuple[dict[str, FileStat], bool]:
     """The configuration files of an open folder, and whether they differ from what is known."""
-    names = [name for name in os.listdir(fd) if name.endswith(SUFFIX) and _is_config_name(name)]
+    names = list(filter(_is_config_name, os.listdir(fd)))
     found = dict(_stats(folder, fd, names))
     if found == known:
         return known, False

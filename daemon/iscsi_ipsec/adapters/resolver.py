@@ -8,7 +8,6 @@ a DNS outage.
 
 from __future__ import annotations
 
-import ipaddress
 import queue
 import socket
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from iscsi_ipsec.base.model import Address
+from iscsi_ipsec.base.model import Address, is_of_one_host, parse_address
 
 REASON = "names"
 
@@ -49,16 +48,13 @@ def system_resolve(name: str) -> tuple[Address, ...]:
     What is no host's address is left out (see :func:`_of_hosts`), IPv4-mapped ones come as IPv4.
     """
     answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    found = (ipaddress.ip_address(sockaddr[0]) for _, _, _, _, sockaddr in answers)
-    return tuple(_of_hosts(address for address in found if not getattr(address, "scope_id", None)))
+    found = (parse_address(str(sockaddr[0])) for _, _, _, _, sockaddr in answers)
+    return tuple(_of_hosts(address for address in found if address))
 
 
 def _of_hosts(found: Iterable[Address]) -> set[Address]:
     """Without link-local addresses, whose links no policy can tell apart, and those of many hosts or none."""
-    plain = {getattr(address, "ipv4_mapped", None) or address for address in found}
-    return {
-        a for a in plain if not ((a.version == 6 and a.is_link_local) or a.is_multicast or a.is_unspecified)
-    }
+    return {a for a in found if is_of_one_host(a) and not (a.version == 6 and a.is_link_local)}
 
 
 def resolve_through(path: str, name: str) -> tuple[Address, ...]:
@@ -88,12 +84,10 @@ def addresses_in(answer: str) -> tuple[Address, ...]:
         kind, _, rest = line.partition(" ")
         if kind != "address":
             raise OSError(ascii(rest)[1:-1][:200] or "no answer")
-        try:
-            if "%" in rest:  # a zone may be any text, and would go into nft's
-                raise ValueError("a zone")
-            found.append(ipaddress.ip_address(rest))
-        except ValueError:
-            raise OSError("the answer holds no address") from None
+        address = parse_address(rest)
+        if address is None:
+            raise OSError("the answer holds no address")
+        found.append(address)
     return tuple(_of_hosts(found))
 
 

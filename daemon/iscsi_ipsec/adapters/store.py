@@ -20,12 +20,11 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TypeVar
 
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.model import Address, Portal, Problem, Role, Severity, parse_portal
+from iscsi_ipsec.base.model import Address, Portal, Problem, Role, Severity, parse_address, parse_portal
 from iscsi_ipsec.base.secret import Secret
 
 SCHEMA_VERSION = 3
@@ -203,7 +202,7 @@ class Store:
         rows = self._run(lambda db: db.execute("SELECT name, addresses FROM names").fetchall())
         # 0.1.0 kept an address with a zone if it was answered one
         return MappingProxyType(
-            {name: tuple(ip_address(a) for a in found.split() if "%" not in a) for name, found in rows}
+            {name: tuple(filter(None, map(parse_address, found.split()))) for name, found in rows}
         )
 
     def set_names(self, names: Mapping[str, tuple[Address, ...]]) -> None:

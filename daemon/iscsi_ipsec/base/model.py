@@ -35,9 +35,29 @@ class IdType(enum.IntEnum):
     ID_IPV6_ADDR = 5
 
 
+def parse_address(host: str) -> Address | None:
+    """The address that a text is; None for a name, and for one with a zone, which no policy can hold."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return None if has_zone(address) else address.ipv4_mapped or address
+    return address
+
+
+def has_zone(address: Address) -> bool:
+    """Whether it names a link as well. Python takes any text for that, and addresses become text that others read."""
+    return getattr(address, "scope_id", None) is not None
+
+
+def is_of_one_host(address: Address) -> bool:
+    """Whether it is a unicast address without a zone."""
+    return not (has_zone(address) or address.is_multicast or address.is_unspecified)
+
+
 def _refuse_zone(address: Address) -> None:
-    """Python takes any text for a zone, quotes and semicolons too, and addresses become text that others read."""
-    if getattr(address, "scope_id", None) is not None:
+    if has_zone(address):
         raise ValueError(f"{str(address)!r} has a zone, which neither an identity nor a portal can carry")
 
 

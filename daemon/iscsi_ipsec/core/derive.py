@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import is_not
 from typing import Literal
 
@@ -173,19 +173,16 @@ def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
         if view.connection:
             key = view.connection.key
             keys.setdefault(view.connection.pair, {}).setdefault(key.secret, key.path)
-    refused = []
-    for view in views:
-        paths = sorted(keys[view.connection.pair].values()) if view.connection else []
-        if len(paths) > 1 and view.connection:
-            message = (
-                f"different keys apply between {view.connection.local_id} and {view.connection.remote_id}: "
-                + ", ".join(paths)
-            )
-            hint = "let one key serve all portals of that target, or give them different target_id"
-            refused.append(_without_connection(view, message, hint))
-        else:
-            refused.append(view)
-    return refused
+
+    def why(connection: Connection) -> tuple[str, str] | None:
+        paths = sorted(keys[connection.pair].values())
+        if len(paths) == 1:
+            return None
+        pair = f"{connection.local_id} and {connection.remote_id}"
+        message = f"different keys apply between {pair}: {', '.join(paths)}"
+        return message, "let one key serve all portals of that target, or give them different target_id"
+
+    return _refuse(views, why)
 
 
 def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
@@ -198,25 +195,31 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
     connections = [v.connection for v in views if v.connection and v.role is Role.INITIATOR]
     of_local, of_remote = _valid_keys(connections, "local_id"), _valid_keys(connections, "remote_id")
     v2 = _valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
-    refused = []
-    for view in views:
-        connection = view.connection
-        if (
-            connection
-            and connection.role is Role.INITIATOR
+
+    def why(connection: Connection) -> tuple[str, str] | None:
+        crossed = (
+            connection.role is Role.INITIATOR
             and len(of_local[connection.local_id]) > 1
             and len(of_remote[connection.remote_id]) > 1
             and v2.get(connection.local_id, set()) - {_valid(connection.key)}
-        ):
-            message = (
-                f"{connection.local_id} has other keys for other targets, and {connection.remote_id} another"
-                " key for another identity of this host: that target could pose as the others"
-            )
-            hint = "give the target one key for all identities of this host, or this host one identity"
-            refused.append(_without_connection(view, message, hint))
-        else:
-            refused.append(view)
-    return refused
+        )
+        if not crossed:
+            return None
+        message = (
+            f"{connection.local_id} has other keys for other targets, and {connection.remote_id} another"
+            " key for another identity of this host: that target could pose as the others"
+        )
+        return message, "give the target one key for all identities of this host, or this host one identity"
+
+    return _refuse(views, why)
+
+
+def _refuse(views: list[PortalView], why: Callable[[Connection], tuple[str, str] | None]) -> list[PortalView]:
+    """The views, without the connections for which there is a reason: what is wrong, and what to do."""
+    return [
+        _without_connection(view, *told) if view.connection and (told := why(view.connection)) else view
+        for view in views
+    ]
 
 
 def _without_connection(view: PortalView, message: str, hint: str) -> PortalView:

@@ -48,7 +48,7 @@ def plan(
         operations.append(
             Operation(
                 command="load-shared", item=secret_id, message=secret.message,
-                text=f"load secret {secret_id} of {_owners(secret.message)}",
+                text=f"load secret {secret_id} of {', '.join(secret.owners)}",
             )
         )  # fmt: skip
     for name, wanted in wanted_conns.items():
@@ -77,9 +77,3 @@ def plan(
 
 def _unload(command: str, field: str, item: str, text: str) -> Operation:
     return Operation(command=command, item=item, message={field: item}, text=text)
-
-
-def _owners(message: Message) -> str:
-    owners = message["owners"]
-    assert isinstance(owners, list)
-    return ", ".join(map(str, owners))

@@ -15,6 +15,7 @@ from iscsi_ipsec.base.model import (
     PortalPattern,
     Start,
     Tuning,
+    is_of_one_host,
     parse_portal_pattern,
 )
 from iscsi_ipsec.core.flags import interpret, parse_flags
@@ -143,7 +144,7 @@ def parse_address(source: Source, key: str) -> Address | None:
     except ValueError:
         source.problem(key, "bad-address", f"{key} is not an IP address")
         return None
-    if "%" in text or address.is_multicast or address.is_unspecified:
+    if not is_of_one_host(address):
         source.problem(key, "bad-address", f"{key} must be the unicast address of one host")
         return None
     return address

@@ -12,6 +12,7 @@ from typing import Any
 
 from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
 from iscsi_ipsec.base.sa import ChildSa, IkeSa
+from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.core.causes import Cause, in_mode
 from iscsi_ipsec.core.desired import Connection, PortalView
 from iscsi_ipsec.core.messages import SpelledRotation
@@ -49,18 +50,15 @@ class PortalRows:
     """:func:`portal_rows` again and again: what would be equal is the very same row, or list of rows."""
 
     def __init__(self) -> None:
-        self._seen: tuple[object, ...] = ()
+        self._all = Same(self._make)
         self._made_of: list[tuple[object, ...]] = []
         self._rows: list[dict[str, Any]] = []
 
     def of(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
         """The rows; nobody may change them."""
-        if self._seen != (views, observed):
-            self._seen = (views, observed)
-            self._make(views, observed)
-        return self._rows
+        return self._all.of(views, observed)
 
-    def _make(self, views: tuple[PortalView, ...], observed: Observed) -> None:
+    def _make(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
         by_conn: dict[str, list[IkeSa]] = {}
         for ike in observed.sas:
             by_conn.setdefault(ike.conn, []).append(ike)
@@ -78,6 +76,7 @@ class PortalRows:
             rows.append(self._rows[place] if same else _row(view, observed, sas, sessions))
             self._made_of.append(made_of)
         self._rows = rows
+        return rows
 
 
 def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...]:

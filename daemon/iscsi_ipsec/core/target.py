@@ -32,6 +32,7 @@ from iscsi_ipsec.base.model import (
     Problem,
     Role,
     Start,
+    parse_address,
 )
 from iscsi_ipsec.core.connection import (
     connection_name,
@@ -46,7 +47,7 @@ from iscsi_ipsec.core.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.initiator import broken_view, clear_view, uncovered_view
 from iscsi_ipsec.core.keychoice import only, pick_choice
 from iscsi_ipsec.core.networks import without
-from iscsi_ipsec.core.world import Lookup, Seat, World, parse_address, served_by
+from iscsi_ipsec.core.world import Lookup, Seat, World, served_by
 
 _LABEL_BYTES = 64
 

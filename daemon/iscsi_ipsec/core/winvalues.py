@@ -36,6 +36,7 @@ from iscsi_ipsec.base.model import (
     Portal,
     Problem,
     Severity,
+    is_of_one_host,
     parse_portal,
 )
 from iscsi_ipsec.base.secret import Secret
@@ -218,6 +219,6 @@ def address_of(text: str) -> Address:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise NotTakenError("the outer address is no IP address") from None
-    if "%" in text or address.is_multicast or address.is_unspecified:
+    if not is_of_one_host(address):
         raise NotTakenError("the outer address is not that of one host")
     return address

@@ -6,7 +6,6 @@ Law: values and look-ups in them. Nothing is decided here.
 from __future__ import annotations
 
 import copy
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -25,6 +24,7 @@ from iscsi_ipsec.base.model import (
     PortalPolicy,
     PortalRange,
     Role,
+    parse_address,
 )
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.broken import BrokenFile
@@ -234,17 +234,6 @@ def portals_of(world: World, pattern: PortalPattern) -> Iterable[Portal]:
     if isinstance(pattern, PortalRange):
         return [pattern.single] if pattern.single else []
     return [Portal(address, pattern.port) for address in world.names.get(pattern.host, ())]
-
-
-def parse_address(host: str) -> Address | None:
-    """The address that a text is; None for a name, and for one with a zone, which no policy can hold."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        return None if address.scope_id else address.ipv4_mapped or address
-    return address
 
 
 def _addresses(world: World, host: str) -> tuple[Address, ...]:

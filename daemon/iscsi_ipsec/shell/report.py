@@ -14,7 +14,7 @@ from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
-from iscsi_ipsec.base.model import Key, PerIdKey, Portal, Problem, Severity
+from iscsi_ipsec.base.model import Key, PerIdKey, Portal, PortalRange, Problem, Severity
 from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core import status
@@ -65,8 +65,8 @@ def document(
             "devices": list(look.inventory.settings.guard_devices),
             "installed": guard is not None,
             "portals": guarded,
-            "networks": sorted(map(str, look.desired.networks)),
-            "opened": sorted(map(str, look.desired.opened)),
+            "networks": _sorted_texts(look.desired.networks),
+            "opened": _sorted_texts(look.desired.opened),
             "dropped": sum(guard.dropped.values()) if guard else None,
         },
         "portals": rows,
@@ -118,7 +118,7 @@ class _JsonList:
         return b"[" + b", ".join(text for _, text in self._blocks) + b"]"
 
 
-def _sorted_texts(portals: Iterable[Portal]) -> list[str]:
+def _sorted_texts(portals: Iterable[Portal | PortalRange]) -> list[str]:
     return sorted(map(str, portals))
 
 

@@ -60,8 +60,6 @@ class Sources:
         except KernelUnavailable as err:
             self._forgot = True
             problems.append(kernel_problem(err))
-        if self._known != self._answered[1]:
-            self._answered = wanted, dict(self._known)
-        else:
-            self._answered = wanted, self._answered[1]
+        before = self._answered[1]
+        self._answered = wanted, before if self._known == before else dict(self._known)
         return self._answered[1]

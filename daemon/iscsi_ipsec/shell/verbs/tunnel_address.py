@@ -25,6 +25,7 @@ from iscsi_ipsec.base.model import (
     PortalPolicy,
     PortalRange,
     Role,
+    is_of_one_host,
     parse_portal,
 )
 from iscsi_ipsec.core.keytext import description_of, make_portal_text
@@ -159,6 +160,6 @@ def _address(text: str) -> Address:
         address = ipaddress.ip_address(text)
     except ValueError as err:
         raise CommandError(Exit.USAGE, f"{text!r} is not an IP address") from err
-    if "%" in text or address.is_multicast or address.is_unspecified:
+    if not is_of_one_host(address):
         raise CommandError(Exit.USAGE, f"{text!r} is not the unicast address of one host")
     return address
