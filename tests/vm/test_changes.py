@@ -56,6 +56,7 @@ def device(ready: Machine, target: Machine, peer: Peer) -> Iterator[str]:
     yield openiscsi.login(ready, target.ip)
     openiscsi.forget_everything(ready)
     ready.run(f"rm -f {CONFIG}/*.d/*.toml")
+    farend.configure_charon(target, "")
     farend.unguard(target)
 
 

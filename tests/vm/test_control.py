@@ -21,6 +21,7 @@ KEY = "control run, not a secret: 0123456789abcdef"
 def clean(plain: Machine, target: Machine) -> Iterator[None]:
     """Start and end each test with no session, no SA and no hand-written connection."""
     farend.unguard(target)
+    farend.configure_charon(target, "")
     yield
     openiscsi.forget_everything(plain)
     for machine in (plain, target):

@@ -309,7 +309,8 @@ class Lab:
         env = dict(self.env, VM_SSH_CONFIG=str(self.state / "ssh_config"), VM_DEB=str(package))
         where = [] if any(Path(arg.partition("::")[0]).exists() for arg in arguments) else [str(HERE)]
         # Emulated machines are slow; the other suites' limit per test is not for them.
-        argv = [*self.prefix, python, "-m", "pytest", "-o", "timeout=1200", *where, *arguments]
+        options = ["-o", "timeout=1200", "--durations=30"]
+        argv = [*self.prefix, python, "-m", "pytest", *options, *where, *arguments]
         return subprocess.run(argv, env=env, cwd=CHECKOUT).returncode
 
     def destroy(self) -> None:
