@@ -21,48 +21,32 @@ from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
-from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
-from iscsi_ipsec.base.model import Address, IkeMode, Portal, Problem, Role
+from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
+from iscsi_ipsec.base.model import IkeMode, Portal, Problem, Role
 from iscsi_ipsec.base.sa import CharonState, IkeSa
 from iscsi_ipsec.base.same import Same
-from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
+from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.causes import AGGRESSIVE_OFF, Cause
 from iscsi_ipsec.core.compared import (
     children_by_name,
     loaded_connections,
     rotations_by_name,
-    upheld_connections,
 )
-from iscsi_ipsec.core.desired import Contest
 from iscsi_ipsec.core.nft import held_portals
 from iscsi_ipsec.core.plan import Operation, plan
-from iscsi_ipsec.core.rotation import Front, turn
 from iscsi_ipsec.core.status import Observed
-from iscsi_ipsec.core.traps import lost_traps, missing_sas, orphaned_sas, stranded_sas
-from iscsi_ipsec.core.upkeep import (
-    Attempts,
-    Initiate,
-    SaOperation,
-    TerminateChild,
-    TerminateIke,
-    Upheld,
-    carrying,
-    next_due,
-    plan_sas,
-)
 from iscsi_ipsec.shell.earlier import EarlierSessions
 from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.shell.fronts import Fronts
 from iscsi_ipsec.shell.guardkeeper import GuardKeeper
 from iscsi_ipsec.shell.inventory import FileReader
 from iscsi_ipsec.shell.look import Look, Looker
 from iscsi_ipsec.shell.managed import ManagedPortals
+from iscsi_ipsec.shell.sakeeper import SaKeeper
 from iscsi_ipsec.shell.telling import fields, unlisted_problem
 from iscsi_ipsec.shell.turns import CHARON, POLICIES, RELOAD, Turns
 
 _log = logging.getLogger(__name__)
-
-LARVAL_GRACE = 2
-"""Seconds that charon is left alone with an acquire before we initiate ourselves."""
 
 UNSETTLED_LOOK = 0.2
 """Seconds until charon's unit is asked again whether it has finished starting."""
@@ -123,10 +107,9 @@ class _Counters:
 class Reconciler:
     """Runs passes. Main thread only.
 
-    Remembered between passes: attempts to bring SAs up (their backoff), the
-    keys that connections had (so that a removed key's SAs end at once), which of two
-    valid keys goes first, and what charon confirmed to have loaded, for when it has
-    more than it can list; what its parts remember, they say themselves.
+    Remembered between passes: what charon confirmed to have loaded, for when it has
+    more than it can list, and since when its unit starts; what its parts remember,
+    they say themselves.
     """
 
     def __init__(
@@ -148,22 +131,14 @@ class Reconciler:
         self._looker, self._reader, self._managed = looker, reader, managed
         self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
         self._without_log, self._charon_settled = without_log, charon_settled
-        self._policies, self._progress, self._clock = policies, progress, clock
+        self._progress, self._clock = progress, clock
+        self._sas = SaKeeper(charon, policies, clock)
+        self._fronts = Fronts(evidence, self._sas.do, clock)
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
-        self._acquire_pending = False
-        self._attempts: dict[str, Attempts] = {}
-        self._orphaned: frozenset[str] = frozenset()
         self._new_traps = False
-        self._keys_used: dict[str, tuple[str, str]] = {}
-        self._previous_used: frozenset[str] = frozenset()
-        self._revoked: frozenset[str] = frozenset()
-        self._fronts: dict[Contest, Front] | None = None
-        self._turn_due: float | None = None
         self._agreed: tuple[object, ...] = ()
-        self._revoking: tuple[object, ...] = ()
         self._loaded, self._guarded = Same(loaded_connections), Same(held_portals)
-        self._upholding, self._lost = Same(upheld_connections), Same(lost_traps)
         self._children, self._rotations = Same(children_by_name), Same(rotations_by_name)
         self._turns = Turns()
         self._size = 0
@@ -175,6 +150,7 @@ class Reconciler:
         outcome = self._pass(self._turns.asked(reasons, self._size))
         self._size = len(outcome.look.inventory.rows) + len(outcome.look.desired.portals)
         self.counters.passes += 1
+        self.counters.initiations = self._sas.initiations
         self.counters.last_seconds = self._clock() - begun
         self.counters.seconds += self.counters.last_seconds
         self.counters.failures = self._evidence.failures()
@@ -189,8 +165,8 @@ class Reconciler:
         held = self._managed.held(problems)
         if RELOAD in reasons:
             self._reader.forget()
-            self._try_new_keys()
-        look = self._looker.look(reasons, held, self._lagging())
+            self._fronts.try_new_keys()
+        look = self._looker.look(reasons, held, self._fronts.lagging())
         self.counters.files_opened = self._reader.opened
         guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
@@ -206,12 +182,12 @@ class Reconciler:
             state = self._observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
             if state.plugins != self._looker.plugins:
                 self._looker.plugins = state.plugins
-                look = self._looker.look(frozenset(), held, self._lagging())
-            if self._fronts is None:
+                look = self._looker.look(frozenset(), held, self._fronts.lagging())
+            if not self._fronts.learnt:
                 look = self._learn_fronts(look, state, held)
             # a trap that was just loaded may have found an SA of a charon that was killed
             if reasons & POLICY_REASONS or self._new_traps:
-                state = self._without_lost_traps(look, state)
+                state = self._sas.without_lost_traps(look, state)
             self._new_traps = False
             operations = self._plan(look, state)
             if operations:
@@ -225,7 +201,7 @@ class Reconciler:
         except CharonUnavailable as err:
             state, settled = None, True
             self._confirmed = frozenset()
-            self._attempts.clear()
+            self._sas.forget_attempts()
             problems.append(
                 Problem(
                     code="charon-unreachable",
@@ -258,40 +234,6 @@ class Reconciler:
         self._agreed = () if operations else compared
         return operations
 
-    def _without_lost_traps(self, look: Look, state: CharonState) -> CharonState:
-        """What charon holds, less the children whose policies the kernel does not have any more.
-
-        Their SAs end as well: as long as one lives, charon takes its policy for installed. So do
-        those of served portals, for the initiator to negotiate anew.
-        """
-        # in this order: an SA that comes up in between has its policies, and is not judged
-        sas = self._charon.sas()
-        try:
-            policies = self._policies()
-        except KernelUnavailable:  # a kernel without XFRM has no traps either
-            return state
-        states = _states()
-        self._orphaned = orphaned_sas(look.desired.connections, sas, policies, states)
-        self._end_missing(look, missing_sas(look.desired.connections, sas, states))
-        lost = self._lost.of(look.desired.connections, policies) & state.conns.keys()
-        stranded = stranded_sas(look.desired.connections, sas, policies)
-        for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
-            self._do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
-        if not lost:
-            return state
-        for name in sorted(lost):
-            about = fields(item=name, note="policies-gone")
-            _log.warning("the kernel's policies of %s are gone", name, extra=about)
-        return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
-
-    def _end_missing(self, look: Look, missing: tuple[IkeSa, ...]) -> None:
-        """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
-        if missing:
-            first = {ike.unique_id for ike in missing}
-            for ike in missing_sas(look.desired.connections, self._charon.sas(), _states()):
-                if ike.unique_id in first:
-                    self._do(TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel"))
-
     def _observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
         """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
         state = self._charon.observe(thorough=thorough)
@@ -323,13 +265,11 @@ class Reconciler:
         ripens = self._evidence.ripens()
         if ripens is not None:
             again = min(again, ripens + 0.05)
-        if self._acquire_pending:
-            again = min(again, LARVAL_GRACE)
         if any(problem.code == "name-not-resolved" for problem in look.problems):
             again = min(again, NAMES_AGAIN)
-        for due in (next_due(self._attempts), self._turn_due):
+        for due in (self._sas.due(), self._fronts.due()):
             if due is not None:
-                again = min(again, max(0.05, due - self._clock()))
+                again = min(again, max(0.05, due))
         if look.inventory.expires_in is not None:
             again = min(again, look.inventory.expires_in)
         return again
@@ -350,7 +290,7 @@ class Reconciler:
             sas=sas,
             sessions=look.world.sessions,
             loaded=loaded,
-            struggling=frozenset(name for name, attempt in self._attempts.items() if attempt.count > 1),
+            struggling=self._sas.struggling(),
             guarded=guarded,
             guard_wanted=look.inventory.settings.guard,
             children=children,
@@ -395,124 +335,15 @@ class Reconciler:
             _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
     def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
-        sas = self._charon.sas()
-        if self._turned(look, sas):
+        sas = self._sas.held()
+        if self._fronts.turn(look, sas):
             return sas  # the next pass follows at once, and loads what has changed
-        upheld = self._upheld(look, state)
-        self._note_revoked(look, sas)
-        operations, self._attempts = plan_sas(upheld, sas, self._attempts, self._clock(), self._revoked)
-        for operation in operations:
-            self._do(operation)
-        return self._charon.sas() if operations else sas
-
-    # -- which of two valid keys goes first
-
-    def _lagging(self) -> dict[Contest, bool]:
-        return {contest: front.lagging for contest, front in (self._fronts or {}).items()}
+        return self._sas.keep(look, state, sas)
 
     def _learn_fronts(self, look: Look, state: CharonState, held: frozenset[tuple[Portal, Role]]) -> Look:
-        """After a start: what charon holds is kept, so that nothing is loaded anew for our sake."""
         known = self._looker.fronts_in(look, state.secrets or frozenset())
-        doubts, now = 0, self._clock()
-        self._fronts = {c: Front(lagging=lagging, since=now, doubts=doubts) for c, lagging in known.items()}
-        return self._looker.look(frozenset(), held, self._lagging()) if known else look
-
-    def _try_new_keys(self) -> None:
-        """Let initiators try the new key as if its time had come."""
-        if self._fronts is not None:
-            self._fronts = {c: replace(front, since=float("-inf")) for c, front in self._fronts.items()}
-
-    def _turned(self, look: Look, sas: tuple[IkeSa, ...]) -> bool:
-        """Decide which keys go first from now on; whether that differs from what is loaded."""
-        rotations = look.rotations()
-        self._evidence.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
-        self._fronts, self._turn_due = turn(
-            rotations, self._fronts or {}, sas, self._evidence.doubts(), self._clock()
-        )
-        turned = [r for r, _ in rotations if self._fronts[r.contest].lagging is not r.lagging]
-        for rotation in turned:
-            names = {c.name for c in rotation.connections}
-            which = "new" if rotation.lagging else "previous"
-            for name in sorted(names):
-                _log.info("%s shows the %s key from now on", name, which, extra=fields(item=name))
-                if not self._fronts[rotation.contest].rounds:
-                    self._evidence.forget(name)
-            if rotation.connections[0].role is Role.INITIATOR:
-                for ike in sas:
-                    if ike.conn in names and not carrying(ike):
-                        self._do(
-                            TerminateIke(ike.conn, ike.unique_id, True, "it was begun with the other key")
-                        )
-        if turned:
-            self._turn_due = self._clock()
-        return bool(turned)
-
-    def _upheld(self, look: Look, state: CharonState) -> tuple[Upheld, ...]:
-        asked = _asked_for()
-        waiting = {address for address, age in asked.items() if age >= LARVAL_GRACE}
-        # a failure may come before the grace is over, and no event comes after it
-        young = asked.keys() - waiting
-        self._acquire_pending = any(c.remote_address in young for c in look.desired.connections if young)
-        with_session = frozenset(session.remote for session in look.world.sessions)
-        return self._upholding.of(
-            look.desired.connections,
-            look.connections,
-            state.conns,
-            with_session,
-            frozenset(waiting),
-            self._orphaned,
-        )
-
-    def _note_revoked(self, look: Look, sas: tuple[IkeSa, ...]) -> None:
-        noted = (look.world.keys, look.desired.connections, look.connections)
-        if noted == self._revoking and not (self._revoked or self._previous_used):
-            return
-        self._revoking = noted
-        paths = {key.path for key in look.world.keys}
-        now_used = {
-            c.name: (c.key.path, s.key_part)
-            for c, s in zip(look.desired.connections, look.connections, strict=True)
-        }
-        rotations = [s.rotation for s in look.connections if s.rotation]
-        in_use = {part for _, part in now_used.values()}.union(*(r.parts for r in rotations))
-        revoked = {part for path, part in self._keys_used.values() if path not in paths} | self._revoked
-        # what only the previous key made ends with its time, or with its line
-        revoked |= self._previous_used
-        self._previous_used = frozenset(r.previous for r in rotations)
-        alive = {child.child_name for ike in sas for child in ike.children}
-        self._revoked = frozenset(
-            part for part in revoked - in_use if any(name.startswith(part) for name in alive)
-        )
-        self._keys_used = now_used
-
-    def _do(self, operation: SaOperation) -> None:
-        try:
-            match operation:
-                case Initiate(conn=conn, child=child):
-                    self.counters.initiations += 1
-                    self._charon.initiate(conn, child)
-                    _log.info("negotiation of %s begun", conn, extra=fields(item=conn))
-                case TerminateIke(conn=conn, ike_id=ike_id, force=force, why=why):
-                    self._charon.terminate(ike_id=ike_id, force=force)
-                    about = fields(item=conn, note="sa-ended")
-                    _log.info("IKE SA %s of %s ended: %s", ike_id, conn, why, extra=about)
-                case TerminateChild(conn=conn, child_id=child_id, why=why):
-                    self._charon.terminate(child_id=child_id)
-                    _log.info("CHILD SA %s of %s ended: %s", child_id, conn, why, extra=fields(item=conn))
-        except CharonRefused as refused:
-            _log.warning("charon refused: %s", refused.reason, extra=fields(item=refused.item))
-
-
-def _asked_for() -> dict[Address, int]:
-    """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
-    return {state.dst: state.age for state in _states() if state.larval}
-
-
-def _states() -> tuple[KernelState, ...]:
-    try:
-        return kernel.states()
-    except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
-        return ()
+        self._fronts.learn(known)
+        return self._looker.look(frozenset(), held, known) if known else look
 
 
 def _of_connection(operation: Operation) -> bool:
