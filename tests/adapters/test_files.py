@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters import files
-from iscsi_ipsec.adapters.files import decode_config, find_config, read_config, read_key_file
+from iscsi_ipsec.adapters.files import decode_config, find_config, read_config, read_key_file, reading
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
 
@@ -277,7 +277,7 @@ def test_a_link_to_nothing_and_a_loop_of_links_are_refused(tmp_path: Path) -> No
 
 def test_half_a_file_is_never_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "db1.toml", b"whole")
-    monkeypatch.setattr(files, "_read_all", lambda fd: b"who")
+    monkeypatch.setattr(reading, "_read_all", lambda fd: b"who")
     assert refusal(path).code == "unstable"
 
 
@@ -286,7 +286,7 @@ def test_what_takes_the_files_place_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
 ) -> None:
     victim, path = put(tmp_path / "victim"), tmp_path / "db1.toml"
-    monkeypatch.setattr(files, "_final_path", lambda path, _: path)
+    monkeypatch.setattr(reading, "final_path", lambda path, _: path)
     path.symlink_to(victim)
     assert refusal(path, private=private).code == "unreadable"
     path.unlink()
@@ -298,7 +298,7 @@ def test_a_file_that_never_rests_is_refused_and_one_that_changed_once_is_read_wh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(tmp_path / "db1.toml", b"old")
-    whole, changes = files._read_all, iter([b"new text"])
+    whole, changes = reading._read_all, iter([b"new text"])
 
     def changes_once(fd: int) -> bytes:
         data = whole(fd)
@@ -306,7 +306,7 @@ def test_a_file_that_never_rests_is_refused_and_one_that_changed_once_is_read_wh
             Path(path).write_bytes(text)
         return data
 
-    monkeypatch.setattr(files, "_read_all", changes_once)
+    monkeypatch.setattr(reading, "_read_all", changes_once)
     assert read_config(path, private=True) == b"new text"
     changes = iter([b"x" * n for n in range(1, 100)])
     assert refusal(path).code == "unstable"

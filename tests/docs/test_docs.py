@@ -253,7 +253,7 @@ def test_a_manual_page_is_clean(page: Path) -> None:
 
 # --- problem codes ------------------------------------------------------------------------------
 
-_FIRST_ARGUMENT = {"Refused", "Cause", "_refuse", "_error"}
+_FIRST_ARGUMENT = {"Refused", "Cause", "refuse", "problem_of"}
 _CODE = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
