@@ -15,27 +15,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
-from iscsi_ipsec.adapters import credentials, files
+from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
 from iscsi_ipsec.adapters.store import LastGood, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, PortalPolicy, Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.broken import BrokenFile, read_broken
-from iscsi_ipsec.core.keyfile import (
-    CredentialRef,
-    KeyDraft,
-    KeyFileRef,
-    KeySource,
-    empty_key_problem,
-    parse_key_file,
-    placeholder_problem,
-    previous_over_problem,
-    same_key_problem,
-    weak_key_problem,
-)
-from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.settings import Settings, parse_settings
+from iscsi_ipsec.core.keyfile import previous_over_problem
+from iscsi_ipsec.core.settings import Settings
+from iscsi_ipsec.shell.content import parse_content, revive
 from iscsi_ipsec.shell.paths import Paths
 
 T = TypeVar("T")
@@ -91,17 +80,6 @@ class _Entry:
     def at_rest(self) -> bool:
         """Whether nothing but its ``stat`` can tell that it must be read again."""
         return self.state == "ok" and self.settled and not self.beside
-
-
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    value: object
-    raw: bytes
-    key: Secret | None = None
-    previous: Secret | None = None
-    warnings: tuple[Problem, ...] = ()
-    beside: tuple[str, ...] = ()
-    previous_line: int = 0
 
 
 @dataclass(slots=True)
@@ -365,7 +343,7 @@ class FileReader:
         try:
             raw = files.read_config(file.path, private=kind == "psk", checked=self._checked)
             text = files.decode_config(raw, file.path)
-            parsed = self._parse(kind, file, raw, text)
+            parsed = parse_content(kind, file.path, file.name, Secret(raw), text)
         except ConfigError as err:
             if old is None or old.value is None:
                 entry = self._from_store(kind, file.path, file.stat, err.problems)
@@ -378,7 +356,7 @@ class FileReader:
             last = LastGood(
                 path=file.path,
                 kind=kind,
-                raw=Secret(parsed.raw),
+                raw=parsed.raw,
                 key=parsed.key,
                 previous=parsed.previous,
                 signature=file.stat.signature,
@@ -392,28 +370,6 @@ class FileReader:
             tuple(map(FileStat.at, parsed.beside)), parsed.previous_line,
         )  # fmt: skip
 
-    def _parse(self, kind: str, file: FoundFile, raw: bytes, text: str) -> _Parsed:
-        if kind == "settings":
-            return _Parsed(parse_settings(text, file.path), raw)
-        if kind == "portal":
-            return _Parsed(parse_portal_file(text, file.path, file.name), raw)
-        draft = parse_key_file(text, file.path, file.name)
-        secret, kept, beside = _fetch_key(draft, draft.source)
-        if not secret:
-            raise ConfigError((empty_key_problem(draft),))
-        if sample := placeholder_problem(draft, secret):
-            raise ConfigError((sample,))
-        previous, previous_kept, also = None, None, ""
-        if draft.previous:
-            previous, previous_kept, also = _fetch_key(draft, draft.previous.source)
-            if not previous:
-                raise ConfigError((empty_key_problem(draft, previous=True),))
-        told = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
-        return _Parsed(
-            draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(p for p in told if p),
-            tuple(path for path in (beside, also) if path), draft.previous_line,
-        )  # fmt: skip
-
     # -- last good
 
     def _load_store(self) -> dict[str, LastGood]:
@@ -425,7 +381,7 @@ class FileReader:
 
     def _from_store(self, kind: str, path: str, stat: FileStat, problems: tuple[Problem, ...]) -> _Entry:
         last = (self._stored or {}).get(path)
-        value = _revive(kind, path, last) if last else None
+        value = revive(kind, path, _name(path), last) if last else None
         told = _told(problems) if value is not None else problems
         return _Entry(value, stat, False, "last-good" if value is not None else "refused", told)
 
@@ -437,44 +393,6 @@ class FileReader:
 
 
 _NO_STAT = FileStat(0, 0, 0, 0, 0, 0, 0, 0)
-
-
-def _fetch_key(draft: KeyDraft, source: KeySource) -> tuple[Secret, Secret | None, str]:
-    """The key of this source, what of it to keep in the store, and the other file it came from.
-
-    A credential's key is not kept: it may be encrypted at rest, and the store is not.
-    """
-    match source:
-        case KeyFileRef(path=path):
-            folder = os.path.dirname(draft.path)
-            secret = files.read_key_file(path, folder)
-            return secret, secret, os.path.join(folder, path)
-        case CredentialRef(name=name):
-            at = credentials.locate_credential(name)
-            if not at:
-                raise credentials.missing_credential(name, draft.path)
-            if credentials.is_encrypted(at):
-                return credentials.decrypt_credential(name, at, draft.path), None, at
-            return files.read_key_file(at, os.path.dirname(at)), None, at
-        case Secret() as secret:
-            return secret, None, ""
-
-
-def _revive(kind: str, path: str, last: LastGood) -> object | None:
-    """Parse stored content again; None where today's rules refuse it."""
-    try:
-        text = last.raw.reveal().decode()
-        if kind == "settings":
-            return parse_settings(text, path)
-        if kind == "portal":
-            return parse_portal_file(text, path, _name(path))
-        draft = parse_key_file(text, path, _name(path))
-        secret = draft.source if isinstance(draft.source, Secret) else last.key
-        before = draft.previous.source if draft.previous else None
-        previous = before if isinstance(before, Secret) else last.previous
-        return draft.with_secret(secret, previous) if secret else None
-    except (ConfigError, UnicodeDecodeError):
-        return None
 
 
 def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
