@@ -12,31 +12,37 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_not
 from typing import Literal
 
 from iscsi_ipsec.base.model import (
     GroupKey,
+    IdType,
     IkeId,
     IkeMode,
     Key,
+    NodeRecord,
     Peer,
     PerIdKey,
     PortalPattern,
+    PortalPolicy,
     PortalRange,
     Problem,
     Role,
     Severity,
     sorted_portals,
 )
+from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.desired import Connection, Desired, PortalView, Rotation, SecretEntry
+from iscsi_ipsec.core.broken import BrokenFile
+from iscsi_ipsec.core.desired import Connection, Contest, Desired, PortalView, Rotation, SecretEntry
 from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.networks import without
+from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.target import target_views
-from iscsi_ipsec.core.world import Lookup, Seat, World
+from iscsi_ipsec.core.world import Lookup, Seat
 
 
 def derive(lookup: Lookup) -> Desired:
@@ -55,13 +61,17 @@ class Deriver:
         self._common: tuple[object, ...] = ()
         self._choosable: tuple[object, ...] = ()
         self._views: dict[Seat, tuple[tuple[object, ...], PortalView]] = {}
-        self._secrets: tuple[SecretEntry, ...] = ()
+        self._decided = Same(_decide)
+        self._secrets = Secrets()
 
     def derive(self, lookup: Lookup) -> Desired:
         """As :func:`derive`."""
-        desired = _derive(lookup, self._initiator_views(lookup), self._secrets)
-        self._secrets = desired.secrets
-        return desired
+        world, ours = lookup.world, self._initiator_views(lookup)
+        served = target_views(lookup, tuple(v.connection for v in ours if v.connection))
+        decided, owned = self._decided.of(
+            (*ours, *served), world.settings, world.policies, world.broken, world.records, world.lagging
+        )
+        return dataclasses.replace(decided, secrets=self._secrets.of(world.keys, owned, decided.rotations))
 
     def _initiator_views(self, lookup: Lookup) -> list[PortalView]:
         world = lookup.world
@@ -97,48 +107,63 @@ class Deriver:
         )
 
 
-def _derive(lookup: Lookup, views: list[PortalView], known: tuple[SecretEntry, ...]) -> Desired:
-    views.extend(target_views(lookup, tuple(v.connection for v in views if v.connection)))
-    views = _share_connections(_refuse_crossed(_refuse_shared_pairs(views)))
+_Owned = tuple[tuple[Connection, tuple[Peer, ...]], ...]
+"""Connections with the owners of their secrets."""
+
+
+def _decide(
+    views: tuple[PortalView, ...],
+    settings: Settings,
+    policies: tuple[PortalPolicy, ...],
+    broken: tuple[BrokenFile, ...],
+    records: tuple[NodeRecord, ...],
+    lagging: Mapping[Contest, bool],
+) -> tuple[Desired, _Owned]:
+    """Everything but the secrets, and what they are made of."""
+    views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     owned = tuple(_owners(connections))
-    rotations = _rotations(lookup.world, owned)
+    closed = _networks(settings, policies, broken, closed=True)
+    wide = _networks(settings, policies, broken, closed=False)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
-    problems.extend(_link_local_problems(lookup))
-    return Desired(
-        portals=tuple(views),
+    problems.extend(_link_local_problems(records))
+    desired = Desired(
+        portals=views,
         connections=connections,
-        secrets=_secrets(lookup.world.keys, owned, rotations, known),
-        rotations=rotations,
+        secrets=(),
+        rotations=_rotations(lagging, owned),
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
-        networks=_networks(lookup, closed=True),
-        opened=_opened(lookup, views),
+        networks=closed,
+        opened=_opened(views, closed, wide),
         problems=tuple(dict.fromkeys(problems)),
     )
+    return desired, owned
 
 
 EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
 
 
-def _networks(lookup: Lookup, *, closed: bool) -> tuple[PortalRange, ...]:
+def _networks(
+    settings: Settings, policies: Iterable[PortalPolicy], broken: Iterable[BrokenFile], *, closed: bool
+) -> tuple[PortalRange, ...]:
     """Where portals that nobody has named yet stay closed (or may be reached in clear).
 
     Networks of policies; everywhere, and nothing open, if IPsec is required.
     """
-    if lookup.world.settings.require_ipsec:
+    if settings.require_ipsec:
         return EVERYWHERE if closed else ()
     named = [
         pattern
-        for policy in lookup.world.policies
+        for policy in policies
         if policy.role is Role.INITIATOR
         for pattern in policy.patterns
-        if _is_network(pattern) and pick_choice(lookup, policy, None, []).required is closed
+        if _is_network(pattern) and pick_choice(settings, policy, None, []).required is closed
     ]
-    for broken in lookup.world.broken:
-        if broken.role is Role.INITIATOR and broken.is_policy and closed:
-            named += filter(_is_network, broken.patterns)
+    for file in broken:
+        if file.role is Role.INITIATOR and file.is_policy and closed:
+            named += filter(_is_network, file.patterns)
     return tuple(pattern for pattern in named if isinstance(pattern, PortalRange))
 
 
@@ -146,23 +171,26 @@ def _is_network(pattern: PortalPattern) -> bool:
     return isinstance(pattern, PortalRange) and not pattern.single
 
 
-def _opened(lookup: Lookup, views: list[PortalView]) -> tuple[PortalRange, ...]:
+def _opened(
+    views: Iterable[PortalView], closed: tuple[PortalRange, ...], wide: Iterable[PortalRange]
+) -> tuple[PortalRange, ...]:
     """What may be reached in clear although it lies in a closed network: the narrower policy decides."""
-    closed = _networks(lookup, closed=True)
     opened = [
         PortalRange(ipaddress.ip_network(view.seat.portal.address), view.seat.portal.port)
         for view in views
         if not view.closed and view.choice and view.role is Role.INITIATOR
     ]
-    for wide in _networks(lookup, closed=False):
+    for clear in wide:
         holes = [
-            c.network for c in closed if c.port == wide.port and c.network.prefixlen >= wide.network.prefixlen
+            c.network
+            for c in closed
+            if c.port == clear.port and c.network.prefixlen >= clear.network.prefixlen
         ]
-        opened += [PortalRange(piece, wide.port) for piece in without(wide.network, holes)]
+        opened += [PortalRange(piece, clear.port) for piece in without(clear.network, holes)]
     return tuple(opened)
 
 
-def _refuse_shared_pairs(views: list[PortalView]) -> list[PortalView]:
+def _refuse_shared_pairs(views: tuple[PortalView, ...]) -> list[PortalView]:
     """Close portals whose connections have the same two ids but different keys.
 
     IKE knows no ports and no portals: towards one pair of ids charon would
@@ -214,7 +242,9 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
     return _refuse(views, why)
 
 
-def _refuse(views: list[PortalView], why: Callable[[Connection], tuple[str, str] | None]) -> list[PortalView]:
+def _refuse(
+    views: Iterable[PortalView], why: Callable[[Connection], tuple[str, str] | None]
+) -> list[PortalView]:
     """The views, without the connections for which there is a reason: what is wrong, and what to do."""
     return [
         _without_connection(view, *told) if view.connection and (told := why(view.connection)) else view
@@ -276,7 +306,7 @@ def _valid(key: Key) -> tuple[Secret, ...]:
     return (key.secret, key.previous.secret) if key.previous else (key.secret,)
 
 
-def _rotations(world: World, owned: tuple[tuple[Connection, tuple[Peer, ...]], ...]) -> tuple[Rotation, ...]:
+def _rotations(known: Mapping[Contest, bool], owned: _Owned) -> tuple[Rotation, ...]:
     """The owners with two valid keys, and which of the two goes first.
 
     An initiator shows the new key unless it has learned that the far end does
@@ -295,13 +325,13 @@ def _rotations(world: World, owned: tuple[tuple[Connection, tuple[Peer, ...]], .
                 lagging=connections[0].role is Role.TARGET,
                 connections=tuple(connections),
             )  # fmt: skip
-            lagging = world.lagging.get(rotation.contest, rotation.lagging)
+            lagging = known.get(rotation.contest, rotation.lagging)
             rotations.append(dataclasses.replace(rotation, lagging=lagging))
     return tuple(rotations)
 
 
-def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
-    for record in lookup.world.records:
+def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
+    for record in records:
         if "%" in record.host:
             yield Problem(
                 code="link-local",
@@ -311,19 +341,48 @@ def _link_local_problems(lookup: Lookup) -> Iterable[Problem]:
             )
 
 
-def _secrets(
-    keys: tuple[Key, ...],
-    owned: tuple[tuple[Connection, tuple[Peer, ...]], ...],
-    rotations: tuple[Rotation, ...],
-    known: Iterable[SecretEntry],
-) -> tuple[SecretEntry, ...]:
+class Secrets:
     """One entry per pair of ids that is in use (two in a rotation), and one for each key that waits for a use.
 
     A key that no connection uses is loaded under its own id, so that charon
     holds it ready; but only if that id is no end of any of our connections
     and no other file has it. Otherwise an IKEv2 peer could prove itself with
     that key, since charon tries every key that matches either id.
+
+    Remembers the entries: what would be equal is the very same.
     """
+
+    def __init__(self) -> None:
+        self._in_use = Same(_used_secrets)
+        self._entries: dict[SecretEntry, SecretEntry] = {}
+        self._waiting: dict[int, tuple[tuple[IdType, str], SecretEntry]] = {}
+
+    def of(
+        self, keys: tuple[Key, ...], owned: _Owned, rotations: tuple[Rotation, ...]
+    ) -> tuple[SecretEntry, ...]:
+        """Return the entries for these keys and connections."""
+        used, ends = self._in_use.of(owned, rotations)
+        self._entries = {entry: self._entries.get(entry, entry) for entry in used}
+        waiting = [self._of_key(key) for key in keys if isinstance(key, PerIdKey)]
+        self._waiting = {id(entry.owners[0]): (match, entry) for match, entry in waiting}
+        count = Counter(match for match, _ in waiting)
+        # nobody else has these owners, so there is nothing to unite them with
+        alone = (entry for match, entry in waiting if count[match] == 1 and match not in ends)
+        return (*self._entries.values(), *alone)
+
+    def _of_key(self, key: PerIdKey) -> tuple[tuple[IdType, str], SecretEntry]:
+        known = self._waiting.get(id(key.id))  # the entry keeps the id alive
+        if known:
+            entry = known[1]
+            if entry.owners[0] is key.id and entry.secret is key.secret and entry.keys == (key.name,):
+                return known
+        return key.id.match_key, SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
+
+
+def _used_secrets(
+    owned: _Owned, rotations: tuple[Rotation, ...]
+) -> tuple[tuple[SecretEntry, ...], frozenset[tuple[IdType, str]]]:
+    """The secrets of connections, and all ids at either end of one."""
     entries: dict[tuple[tuple[Peer, ...], Secret], SecretEntry] = {}
 
     def add(owners: tuple[Peer, ...], key: Key) -> None:
@@ -332,7 +391,6 @@ def _secrets(
         names = tuple(sorted({key.name, *(old.keys if old else ())}))
         entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
 
-    ends = set()
     staged = {rotation.owners for rotation in rotations}
     for rotation in rotations:
         first, behind = rotation.in_order
@@ -340,32 +398,17 @@ def _secrets(
             entries[rotation.owners, secret] = SecretEntry(
                 owners=rotation.owners, secret=secret, keys=rotation.keys, over=over
             )
+    ends = set()
     for connection, owners in owned:
         if owners not in staged:
             add(owners, connection.key)
         ends |= {
             end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
         }
-    matched = [(key.id.match_key, key) for key in keys if isinstance(key, PerIdKey)]
-    count = Counter(match for match, _ in matched)
-    before = {id(entry.owners[0]): entry for entry in known if len(entry.owners) == 1}
-    waiting = []
-    for match, key in matched:
-        if count[match] == 1 and match not in ends:
-            # nobody else has these owners, so there is nothing to unite it with
-            entry = before.get(id(key.id))
-            if entry is None or entry.secret is not key.secret or entry.keys != (key.name,) or entry.over:
-                entry = SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
-            waiting.append(entry)
-    return (*_as_before(entries.values(), known), *waiting)
+    return tuple(entries.values()), frozenset(ends)
 
 
-def _as_before(entries: Iterable[SecretEntry], known: Iterable[SecretEntry]) -> Iterable[SecretEntry]:
-    before = {entry: entry for entry in known if len(entry.owners) > 1}
-    return (before.get(entry, entry) for entry in entries)
-
-
-def _warnings(views: list[PortalView]) -> Iterable[Problem]:
+def _warnings(views: tuple[PortalView, ...]) -> Iterable[Problem]:
     """Warnings about keys as such: aggressive mode, group keys in use."""
     used = {v.key_path: v for v in views if v.connection}
     for path, view in sorted(used.items()):

@@ -55,7 +55,7 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
             if broken:
                 return broken_view(view, broken, held, reasons)
             return uncovered_view(world, view, held, reasons)
-        choice = pick_choice(lookup, policy, picked, reasons)
+        choice = pick_choice(lookup.world.settings, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
         view = PortalView(
             seat=seat, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,

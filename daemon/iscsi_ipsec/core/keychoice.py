@@ -31,6 +31,7 @@ from iscsi_ipsec.base.model import (
 from iscsi_ipsec.core import presets
 from iscsi_ipsec.core.desired import Refused
 from iscsi_ipsec.core.flags import default_choice, encode, flag_names
+from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup
 
 K = TypeVar("K", PerIdKey, GroupKey)
@@ -144,7 +145,7 @@ def only(keys: Iterable[K], what: str, portal: Portal) -> K | None:
 
 
 def pick_choice(
-    lookup: Lookup, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
+    settings: Settings, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
 ) -> IpsecChoice:
     """The flags in force: the policy's, its preset's, the key's, the settings', the built-in ones."""
     preset = presets.PRESETS[policy.preset] if policy and policy.preset else None
@@ -152,7 +153,7 @@ def pick_choice(
         (f"the policy {policy.path}" if policy else "", policy.choice if policy else None),
         (f"the preset {policy.preset}" if policy else "", preset.choice if preset else None),
         (f"the key {key.path}" if key else "", key.choice if key else None),
-        ("the settings' defaults", lookup.world.settings.default_choice),
+        ("the settings' defaults", settings.default_choice),
     )
     for name, choice in sources:
         if choice:

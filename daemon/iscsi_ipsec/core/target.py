@@ -197,7 +197,8 @@ def _is_alone(lookup: Lookup, policy: PortalPolicy, peers: dict[tuple[IdType, st
     names = [
         keys[0]
         for keys in peers.values()
-        if not keys[0].id.is_address and pick_choice(lookup, policy, keys[0], []).ike is IkeMode.MAIN
+        if not keys[0].id.is_address
+        and pick_choice(lookup.world.settings, policy, keys[0], []).ike is IkeMode.MAIN
     ]
     return len(names) <= 1
 
@@ -227,7 +228,7 @@ def _view(
 ) -> PortalView:
     portal, key, peer = base.seat.portal, admission.key, admission.peer
     reasons: list[str] = [*base.reasons, f"initiator {peer} with key {key.path}"]
-    choice = pick_choice(lookup, policy, key, reasons)
+    choice = pick_choice(lookup.world.settings, policy, key, reasons)
     view = dataclasses.replace(base, key=key.name, key_path=key.path, choice=choice, identity=peer)
     if not choice.required:
         return clear_view(lookup.world, dataclasses.replace(view, closed=False), reasons)

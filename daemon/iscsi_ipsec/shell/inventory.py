@@ -144,7 +144,7 @@ class FileReader:
         self._folders = folders
         if self._stored is None:
             self._stored = self._load_store()
-            for kind in (self._keys, self._policies):
+            for kind in (self._settings, self._keys, self._policies):
                 self._remember(kind)
         if self._store is not None and self._renewed_store():
             self._renewals, self._renewed = self._store.renewals, True
@@ -266,7 +266,7 @@ class FileReader:
             new[file.path] = entry
         lost = {*found.missing, *found.unusable}
         masked = (*found.masked, *(path for path in kind.hiding if lost and os.path.dirname(path) in lost))
-        if lost:
+        if not lost.isdisjoint(kind.remembered):
             self._keep_lost(kind, found, masked, new, problems)
             new = dict(sorted(new.items(), key=lambda item: _name(item[0])))
         stored = {path for path, last in (self._stored or {}).items() if last.kind == kind.name}
@@ -277,7 +277,9 @@ class FileReader:
             for path, entry in new.items()
         ):
             self._generation += 1
-        kind.hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
+        hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
+        others = old.keys() != new.keys() or hiding != kind.hiding
+        kind.hiding = hiding
         kind.found, kind.entries = found, new
         kind.restless = tuple(file for file in found.files if not new[file.path].at_rest)
         kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.problems))
@@ -285,7 +287,8 @@ class FileReader:
             *(FileRow(path=p, kind=kind.name, state=e.state, stat=e.stat) for p, e in new.items()),
             *(FileRow(path=path, kind=kind.name, state="masked", stat=None) for path in found.masked),
         )
-        self._remember(kind)
+        if others or stored:
+            self._remember(kind)
         return True
 
     def _remember(self, kind: _Kind) -> None:

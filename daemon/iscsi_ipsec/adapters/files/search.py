@@ -9,7 +9,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
@@ -82,24 +82,25 @@ class ConfigSearch:
         ``remembered``: for each folder the names that it had; this and ``unmounted`` are as in
         :func:`find_config`.
         """
-        differs = self._found is None
-        for folder in self._folders:
-            differs |= self._look_at(folder, folder in unmounted)
+        told = [self._look_at(folder, folder in unmounted) for folder in self._folders]
         lost = (f for f in self._folders if not isinstance(self._listings[f], dict))
         hidden = {folder: remembered.get(folder, ()) for folder in lost}
-        differs |= hidden != self._hidden
-        self._hidden = hidden
-        if self._found is None or differs:
-            self._found = self._arranged(
-                {file.path: file for file in self._found.files} if self._found else {}
-            )
-        return self._found
+        before, changed = self._found, [new for new in told if new is not None]
+        if before is None or len(changed) < len(told) or hidden != self._hidden:
+            self._hidden = hidden
+            self._found = self._arranged({file.path: file for file in before.files} if before else {})
+        elif any(changed):
+            new = {path: stat for stats in changed for path, stat in stats.items()}
+            files = (FoundFile(f.path, f.name, new[f.path]) if f.path in new else f for f in before.files)
+            self._found = replace(before, files=tuple(files))
+        return self._found or Found()
 
-    def _look_at(self, folder: str, unmounted: bool) -> bool:
-        """List one folder; whether that gave something else than the last time."""
+    def _look_at(self, folder: str, unmounted: bool) -> dict[str, FileStat] | None:
+        """List one folder; what differs from the last time, None if that is more than what ``stat`` says of files."""
         before = self._listings.get(folder)
         known = before if isinstance(before, dict) else {}
         listing: dict[str, FileStat] | OSError | ConfigError
+        differs: dict[str, FileStat] | None
         try:
             if unmounted:
                 raise FileNotFoundError(folder)
@@ -111,9 +112,9 @@ class ConfigSearch:
                 os.close(fd)
         except (OSError, ConfigError) as err:
             # a traceback would keep the frames of this pass, and they the one before, for ever
-            listing, differs = err.with_traceback(None), str(before) != str(err)
+            listing, differs = err.with_traceback(None), {} if str(before) == str(err) else None
         self._listings[folder] = listing
-        return differs or not isinstance(before, type(listing))
+        return differs if isinstance(before, type(listing)) else None
 
     def _arranged(self, known: dict[str, FoundFile]) -> Found:
         files: dict[str, FoundFile | None] = {}
@@ -158,18 +159,29 @@ class ConfigSearch:
         )
 
 
-def _listing(folder: str, fd: int, known: dict[str, FileStat]) -> tuple[dict[str, FileStat], bool]:
-    """The configuration files of an open folder, and whether they differ from what is known."""
+def _listing(
+    folder: str, fd: int, known: dict[str, FileStat]
+) -> tuple[dict[str, FileStat], dict[str, FileStat] | None]:
+    """The configuration files of an open folder, and what differs from what is known.
+
+    That is None if it is more than the ``stat`` of files that stayed what they are.
+    """
     names = list(filter(_is_config_name, os.listdir(fd)))
     found = dict(_stats(folder, fd, names))
     if found == known:
-        return known, False
+        return known, {}
     # what does not differ is the very same value
     get = known.get
-    return {
+    listing = {
         name: before if (before := get(name)) == fields else FileStat._make(fields)
         for name, fields in found.items()
-    }, True
+    }
+    if listing.keys() != known.keys():
+        return listing, None
+    new = {name: now for name, now in listing.items() if now is not known[name]}
+    if any(stat.S_IFMT(now.mode) != stat.S_IFMT(known[name].mode) for name, now in new.items()):
+        return listing, None
+    return listing, {f"{folder}/{name}": now for name, now in new.items()}
 
 
 def _stats(folder: str, fd: int, names: list[str]) -> Iterable[tuple[str, tuple[int, ...]]]:
