@@ -17,13 +17,14 @@ from iscsi_ipsec.base.model import (
     IkeMode,
     Key,
     Portal,
+    Problem,
     Role,
     Severity,
     Start,
     Tuning,
 )
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.derive import Deriver, derive
+from iscsi_ipsec.core.derive import EVERYWHERE, Deriver, derive
 from iscsi_ipsec.core.desired import Desired, PortalView
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
@@ -47,6 +48,7 @@ from tests.unit.making import (
     view_of,
     world,
 )
+from tests.unit.test_broken import broken
 
 V4, V6 = "10.0.0.20", "[fd00::20]:3260"
 
@@ -114,11 +116,13 @@ def test_several_named_keys_are_refused_by_their_files_and_the_portal_stays_clos
     assert view.connection is None
     assert view.closed
     assert view.managed
-    assert view.problem is not None
-    assert view.problem.code == "ambiguous-key"
-    assert "psk.d/a.example.com.toml" in view.problem.message
-    assert "psk.d/b.example.com.toml" in view.problem.message
-    assert "psk" in view.problem.hint
+    assert view.problem == Problem(
+        code="ambiguous-key",
+        message="several keys with a name as identity apply to 10.0.0.20:3260:"
+        " psk.d/a.example.com.toml, psk.d/b.example.com.toml",
+        hint="say which with psk in a policy, or narrow the keys with portals",
+        portal="10.0.0.20:3260",
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,7 +238,18 @@ def test_two_keys_for_one_pair_of_identities_are_refused_since_charon_cannot_tel
     )
     owners = [entry.owners for entry in desired.secrets]
     assert len(owners) == len(set(owners))
-    assert any(p.severity is Severity.ERROR for p in desired.problems)
+    message = "different keys apply between db1 and 10.0.0.20: psk.d/one.toml, psk.d/two.toml"
+    assert desired.problems == tuple(
+        Problem(
+            code="ambiguous-key",
+            message=message,
+            hint="let one key serve all portals of that target, or give them different target_id",
+            portal=f"{TARGET}:{port}",
+        )
+        for port in (3260, 3261)
+    )
+    assert {view.reasons[-1] for view in desired.portals} == {f"{message}: the portal stays closed"}
+    assert desired.guarded == (portal(), portal(f"{TARGET}:3261"))
 
 
 def test_a_remote_that_two_local_ids_reach_is_reached_by_each_with_its_own_key() -> None:
@@ -410,6 +425,14 @@ def test_a_portal_with_a_zone_never_gets_into_the_guards_text(host: str) -> None
     desired = derived(per_id(SOURCE), group(), record(host), record())
     assert portal() in desired.guarded
     assert not any("%" in str(p) for p in desired.guarded)
+    assert desired.problems == (
+        Problem(
+            code="link-local",
+            message=f"the link-local portal {host} cannot be protected",
+            hint="give the target a global or unique local address",
+            file=f"nodes/{host},3260",
+        ),
+    )
 
 
 def test_an_ipv4_mapped_portal_of_a_policy_is_guarded_as_the_ipv4_portal_that_tcp_uses() -> None:
@@ -458,6 +481,69 @@ def test_a_named_pattern_counts_for_each_of_its_addresses() -> None:
 def test_a_names_lost_address_stays_closed() -> None:
     desired = derived(policy("san.example.com"), group(), names={}, held=[TARGET])
     assert desired.guarded == (portal(),)
+
+
+# -- networks in which nobody has named a portal yet
+
+
+def ranges(desired: Desired) -> tuple[set[str], set[str]]:
+    """What is closed, and what is open in it or beside it."""
+    assert len(set(desired.opened)) == len(desired.opened)
+    return {*map(str, desired.networks)}, {*map(str, desired.opened)}
+
+
+def test_networks_are_closed_or_open_as_policies_and_files_with_mistakes_say_to_initiators() -> None:
+    parts = (
+        policy("10.1.0.0/16", "[fd01::/64]:3261", "10.1.0.9", "san.lab", name="closed"),
+        policy("10.2.0.0/16", "[fd02::/64]:3261", "10.2.0.9", "san.lab", name="clear", flags=CLEAR),
+        serves("10.3.0.0/16", name="serves"),
+        serves("10.4.0.0/16", name="serves-in-clear", flags=CLEAR),
+    )
+    mistaken = (
+        *broken("10.5.0.0/16", "10.5.0.9", "san.lab"),
+        *broken("10.6.0.0/16", role=Role.TARGET),
+        *broken("10.7.0.0/16", is_policy=False),
+    )
+    closed = {"10.1.0.0/16:3260", "[fd01::/64]:3261", "10.5.0.0/16:3260"}
+    clear = {"10.2.0.0/16:3260", "[fd02::/64]:3261"}
+    assert ranges(derived(*parts, broken=mistaken)) == (closed, {*clear, "10.2.0.9:3260"})
+    by_default = Settings(default_choice=CLEAR)
+    assert ranges(derived(*parts, broken=mistaken, settings=by_default)) == (
+        {"10.5.0.0/16:3260"},
+        {*clear, "10.1.0.0/16:3260", "[fd01::/64]:3261", "10.1.0.9:3260", "10.2.0.9:3260"},
+    )
+    required = derived(*parts, broken=mistaken, settings=Settings(require_ipsec=True))
+    assert (required.networks, required.opened) == (EVERYWHERE, ())
+
+
+def test_of_a_network_in_clear_nothing_is_open_that_as_narrow_a_policy_closes_on_its_port() -> None:
+    desired = derived(
+        policy("10.0.0.0/8", name="wide", flags=CLEAR),
+        policy("10.0.0.0/9", "10.160.0.0/12", "[10.192.0.0/10]:3261", name="narrower"),
+        policy("10.64.0.0/10", name="narrowest", flags=CLEAR),
+        policy("[10.0.0.0/7]:3260", "172.16.0.0/12", name="wider"),
+        policy("172.16.0.0/12", name="also-in-clear", flags=CLEAR),
+    )
+    assert ranges(desired)[1] == {
+        *("10.128.0.0/11:3260", "10.176.0.0/12:3260", "10.192.0.0/10:3260"),  # 10.0.0.0/8
+        "10.64.0.0/10:3260",
+    }
+
+
+def test_a_portal_in_clear_is_open_on_its_port_inside_of_a_closed_network() -> None:
+    desired = derived(
+        policy("10.0.0.0/24", "[10.0.0.0/24]:3261", name="closed", psk="db1"),
+        policy("10.0.0.20:3261", "[fd00::20]:3260", name="clear", flags=CLEAR),
+        serves("10.0.0.250", name="serves-in-clear", flags=CLEAR),
+        per_id("db1", portals=["10.0.0.0/24"]),
+        record("10.0.0.21"),
+        record("192.0.2.1"),
+        local=[SOURCE, "10.0.0.250"],
+    )
+    assert ranges(desired) == (
+        {"10.0.0.0/24:3260", "10.0.0.0/24:3261"},
+        {"10.0.0.20:3261", "[fd00::20]:3260"},
+    )
 
 
 # -- names in a key's portals that have no address yet
@@ -941,6 +1027,17 @@ def test_an_unused_key_whose_identity_is_a_peers_is_not_loaded() -> None:
     assert [e.owners for e in desired.secrets] == [(identity(SOURCE), identity(TARGET))]
 
 
+@pytest.mark.parametrize("end", [TARGET, "10.0.0.21", "10.0.0.22", SOURCE])
+def test_an_unused_key_whose_identity_is_an_end_of_any_connection_is_not_loaded(end: str) -> None:
+    named = (per_id("db1", portals=[TARGET]), per_id("db2", portals=["10.0.0.21"]))
+    desired = derived(
+        *named, group(portals=["10.0.0.22"]), per_id(end, portals=["192.0.2.1"]), record(), record("10.0.0.21"),
+        record("10.0.0.22"),
+    )  # fmt: skip
+    assert len(desired.connections) == 3
+    assert {e.keys for e in desired.secrets} == {("db1",), ("db2",), ("group",)}
+
+
 def test_unused_keys_of_one_identity_are_not_loaded_names_ignoring_case() -> None:
     assert derived(per_id("db1", "one"), per_id("DB1", "two")).secrets == ()
 
@@ -1088,6 +1185,38 @@ def test_another_source_address_is_another_connection_whatever_was_derived_befor
         assert view.connection.local_address == address(source)
 
 
+IN_DOUBT = per_id("db1", portals=[f"{NOWHERE}:3261"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"settings": Settings(tuning=Tuning(dpd_delay=3))},
+        {"broken": broken(TARGET)},
+        {"names": {NOWHERE: (address(TARGET),)}},
+        {"local_addresses": frozenset({address(TARGET)})},
+        {"user_space_esp": True},
+        {"fast_aes": False},
+        {"held": frozenset({(portal("192.0.2.1"), Role.INITIATOR)})},
+        {"keys": (per_id(SOURCE), IN_DOUBT)},
+        {"keys": (per_id("db2"), IN_DOUBT)},
+        {"keys": (group(secret=b"another key of the group"), IN_DOUBT)},
+        {"keys": (group(), IN_DOUBT, per_id("db3", portals=[NOWHERE]))},
+        {"policies": (policy("10.0.0.0/24", flags=choice(IkeMode.MAIN)),)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_portal_is_decided_anew_whatever_else_is_so_and_back_again(other: dict[str, Any]) -> None:
+    parts = (group(portals=["10.0.0.0/24"]), IN_DOUBT, record(), record(port=3261), record("192.0.2.1"))
+    deriver, before = Deriver(), world(*parts)
+    lookup, seen = None, []
+    for of in (before, dataclasses.replace(before, **other), before):
+        lookup = Lookup(of, lookup)
+        seen.append(deriver.derive(lookup))
+        assert seen[-1] == derive(Lookup(of))
+    assert seen[0].portals != seen[1].portals
+
+
 def test_what_another_key_does_not_concern_is_the_very_same() -> None:
     deriver, of = Deriver(), world(per_id("db1"), policy(psk="db1"), group(), record())
     lookup = Lookup(of)
@@ -1098,8 +1227,18 @@ def test_what_another_key_does_not_concern_is_the_very_same() -> None:
     assert {id(entry) for entry in before.secrets} < {id(entry) for entry in after.secrets}
 
 
-def test_another_key_of_the_same_identity_is_another_secret_whatever_was_derived_before() -> None:
+@pytest.mark.parametrize("other", [{"secret": Secret(b"another key of db1")}, {"name": "renamed"}])
+def test_another_key_of_the_same_identity_is_another_secret_whatever_was_derived_before(
+    other: dict[str, Any],
+) -> None:
     deriver, waiting = Deriver(), per_id("db1")
-    for key in (waiting, dataclasses.replace(waiting, secret=Secret(b"another key of db1"))):
+    for key in (waiting, dataclasses.replace(waiting, **other)):
         lookup = Lookup(world(key))
         assert deriver.derive(lookup) == derive(lookup)
+
+
+def test_the_entry_of_a_key_that_waits_is_made_once() -> None:
+    deriver, lookup = Deriver(), Lookup(world(per_id("db1"), per_id("db2")))
+    first = deriver.derive(lookup).secrets
+    more = Lookup(world(*lookup.world.keys, per_id("db3")), lookup)
+    assert [*map(id, first)] == [*map(id, deriver.derive(more).secrets[:2])]

@@ -20,6 +20,7 @@ NAME = {TRAP.name}
 
 def test_a_connection_whose_policy_is_there_has_lost_nothing() -> None:
     assert lost_traps([TRAP], [policy("in"), policy("out")]) == set()
+    assert lost_traps([TRAP], [policy("out", proto=0)]) == set(), "of every protocol"
 
 
 @pytest.mark.parametrize(

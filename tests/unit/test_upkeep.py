@@ -27,8 +27,13 @@ OLD_SETTINGS = f"{KEY}11111111-33333333"
 OLD_KEYS_CHILD = f"{OLD_KEY}11111111-22222222"
 
 
-def upheld(name: str = "c", *, initiator: bool = True, wanted_now: bool = True) -> Upheld:
-    return Upheld(name=name, child=CHILD, key_part=KEY, initiator=initiator, wanted_now=wanted_now)
+def upheld(
+    name: str = "c", *, initiator: bool = True, wanted_now: bool = True, valid: Iterable[str] = ()
+) -> Upheld:
+    parts = frozenset(valid)
+    return Upheld(
+        name=name, child=CHILD, key_part=KEY, initiator=initiator, wanted_now=wanted_now, valid=parts
+    )
 
 
 def act(
@@ -47,6 +52,47 @@ def operations(*args: object, **more: object) -> tuple[SaOperation, ...]:
 
 GOOD = ike_sa(child_sa(CHILD))
 INITIATE = Initiate("c", CHILD)
+REPLACED = "replaced by one with the new settings"
+UNASKED = "nothing asks for it any more"
+OUT_OF_USE = "its key is out of use"
+
+
+def test_each_connection_of_many_is_seen_to_whatever_the_ones_before_it_are() -> None:
+    def sas(conn: str, first: int, *children: str) -> list[IkeSa]:
+        return [
+            ike_sa(child_sa(child, n, conn=conn), unique_id=n, conn=conn)
+            for n, child in enumerate(children, first)
+        ]
+
+    wanted = [
+        upheld("idle", wanted_now=False), upheld("starting"), upheld("revoked"), upheld("good"),
+        upheld("changed"), upheld("rotating", initiator=False, valid=[OLD_KEY]), upheld("last"),
+    ]  # fmt: skip
+    deleting = ike_sa(
+        child_sa(OLD_SETTINGS, 39, conn="changed"), unique_id=39, conn="changed", state="DELETING"
+    )
+    held = [
+        *sas("revoked", 10, "iscsi-ipsec-gone-1", "iscsi-ipsec-gone-2"), *sas("good", 20, CHILD),
+        deleting, *sas("changed", 40, OLD_SETTINGS, CHILD, OLD_KEYS_CHILD),
+        *sas("rotating", 50, OLD_KEYS_CHILD, OLD_SETTINGS, CHILD), *sas("left-1", 60, CHILD),
+        ike_sa(unique_id=70, conn="left-2", state="DELETING"), *sas("left-2", 71, CHILD),
+    ]  # fmt: skip
+    made, memory = act(wanted, held, now=100.0, revoked=["iscsi-ipsec-gone-"])
+    assert made == (
+        Initiate("starting", CHILD),
+        TerminateIke("revoked", 10, True, OUT_OF_USE),
+        TerminateIke("revoked", 11, True, OUT_OF_USE),
+        Initiate("revoked", CHILD),
+        TerminateIke("changed", 40, False, REPLACED),
+        TerminateIke("changed", 42, False, REPLACED),
+        TerminateIke("rotating", 51, False, REPLACED),
+        Initiate("last", CHILD),
+        TerminateIke("left-1", 60, False, UNASKED),
+        TerminateIke("left-2", 71, False, UNASKED),
+    )
+    assert memory == dict.fromkeys(
+        ["starting", "revoked", "last"], Attempts(CHILD, 1, 100.0 + RETRY_DELAYS[0])
+    )
 
 
 # -- nothing to do
@@ -128,8 +174,7 @@ def test_the_next_look_is_at_the_earliest_attempt() -> None:
 def test_the_traps_own_attempt_gets_its_time() -> None:
     underway = ike_sa(state="CONNECTING")
     made, memory = act([upheld()], [underway], now=100.0)
-    assert made == ()
-    assert memory["c"].due == 100.0 + RETRY_DELAYS[0]
+    assert (made, memory) == ((), {"c": Attempts(CHILD, 1, 100.0 + RETRY_DELAYS[0])})
     assert operations([upheld()], [underway], memory, now=100.0 + RETRY_DELAYS[0] - 0.01) == ()
 
 
@@ -207,13 +252,25 @@ def test_the_sa_of_a_changed_key_stays_for_a_grace_and_then_ends() -> None:
 
 def test_the_sa_of_a_changed_key_ends_on_the_served_side_as_well() -> None:
     # the peer may rekey for ever without authenticating again (IKEv2)
-    old, memory, now = ike_sa(child_sa(OLD_KEYS_CHILD), initiator=False), dict[str, Attempts](), 0.0
-    ended = False
-    for _ in range(40):
-        made, memory = act([upheld(initiator=False, wanted_now=False)], [old], memory, now)
-        ended = ended or any(isinstance(o, TerminateIke) for o in made)
-        now += 10
-    assert ended
+    old, now = ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=4, initiator=False), 100.0
+    served, memory = upheld(initiator=False, wanted_now=False), dict[str, Attempts]()
+    for count, delay in enumerate(RETRY_DELAYS, 1):
+        made, memory = act([served], [old], memory, now)
+        assert (made, memory) == ((), {"c": Attempts(CHILD, count, now + delay)})
+        assert act([served], [old], memory, now + delay - 0.01) == ((), memory)
+        now += delay
+    made, memory = act([served], [old], memory, now)
+    assert (made, memory) == ((), {"c": Attempts(CHILD, len(RETRY_DELAYS) + 1, now + RETRY_DELAYS[-1])})
+    assert act([served], [old], memory, now) == ((TerminateIke("c", 4, True, OUT_OF_USE),), {})
+    assert now == 100.0 + sum(RETRY_DELAYS)
+
+
+def test_no_grace_is_counted_for_what_carries_nothing_or_is_under_a_valid_key() -> None:
+    new = ike_sa(child_sa(CHILD), unique_id=7)
+    valid = ike_sa(child_sa(OLD_KEYS_CHILD), remote_id="10.0.0.2")
+    begun = ike_sa(state="CONNECTING", remote_id="10.0.0.3")
+    for sas in ([new], [valid], [begun], [begun, valid, new]):
+        assert act([upheld(initiator=False, wanted_now=False, valid=[OLD_KEY])], sas) == ((), {})
 
 
 def test_a_peer_that_came_anew_ends_its_own_old_sa_and_no_other_peers() -> None:

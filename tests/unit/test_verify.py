@@ -174,6 +174,25 @@ def test_a_tunnels_sas_run_between_its_outer_addresses() -> None:
     assert failures(given, dataclasses.replace(EXPECTED, mode="tunnel")) == ""
 
 
+def test_a_tunnels_sas_take_what_is_inside_whatever_the_outer_addresses_are() -> None:
+    # such a state has no selector of its own, and what the kernel shows in its place is of the outer IP version
+    inner, san, outer = "fd00::1", "fd00::20", ("198.51.100.1", "203.0.113.1")
+    any_v4 = dataclasses.replace(
+        narrowed(proto=0), src=ipaddress.ip_network("0.0.0.0/0"), dst=ipaddress.ip_network("0.0.0.0/0")
+    )
+    policies, states = [], []
+    for direction, (src, dst), (near, far) in (
+        ("out", (inner, san), outer),
+        ("in", (san, inner), outer[::-1]),
+    ):
+        ends = {"tmpl_src": address(near), "tmpl_dst": address(far)}
+        nets = {"src": ipaddress.ip_network(src), "dst": ipaddress.ip_network(dst)}
+        policies.append(policy(direction, mode="tunnel", **ends, **nets))
+        states.append(state(direction, mode="tunnel", src=address(near), dst=address(far), sel=any_v4))
+    flow = Flow(local=Portal(address(inner), 40001), remote=portal(f"[{san}]:3260"))
+    assert verify_flow(flow, None, facts(policies=tuple(policies), states=tuple(states))).proven
+
+
 def test_a_session_of_an_unknown_portal_needs_no_guard() -> None:
     assert failures(facts(guarded=None), None) == ""
     assert verify_flow(FLOW, None, facts(policies=(), guarded=None)).clear
