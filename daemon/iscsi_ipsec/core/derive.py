@@ -221,13 +221,12 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
     an IKEv2 peer could prove itself to be one of them with this one (:func:`_owners`).
     """
     connections = [v.connection for v in views if v.connection and v.role is Role.INITIATOR]
-    of_local, of_remote = _valid_keys(connections, "local_id"), _valid_keys(connections, "remote_id")
+    of_remote = _valid_keys(connections, "remote_id")
     v2 = _valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
 
     def why(connection: Connection) -> tuple[str, str] | None:
         crossed = (
             connection.role is Role.INITIATOR
-            and len(of_local[connection.local_id]) > 1
             and len(of_remote[connection.remote_id]) > 1
             and v2.get(connection.local_id, set()) - {_valid(connection.key)}
         )
@@ -371,11 +370,9 @@ class Secrets:
         return (*self._entries.values(), *alone)
 
     def _of_key(self, key: PerIdKey) -> tuple[tuple[IdType, str], SecretEntry]:
-        known = self._waiting.get(id(key.id))  # the entry keeps the id alive
-        if known:
-            entry = known[1]
-            if entry.owners[0] is key.id and entry.secret is key.secret and entry.keys == (key.name,):
-                return known
+        known = self._waiting.get(id(key.id))  # the very same id, since the entry keeps it alive
+        if known and known[1].secret is key.secret and known[1].keys == (key.name,):
+            return known
         return key.id.match_key, SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
 
 

@@ -148,7 +148,7 @@ class Desired:
 class Refused(Exception):
     """A portal cannot be connected as asked. Raised and caught inside ``core`` only."""
 
-    def __init__(self, code: str, message: str, hint: str = "", file: str = "") -> None:
+    def __init__(self, code: str, message: str, hint: str, file: str = "") -> None:
         super().__init__(message)
         self.code, self.message, self.hint, self.file = code, message, hint, file
 

@@ -69,7 +69,7 @@ def verify_flow(flow: Flow, expected: Expectation | None, facts: Facts) -> Verdi
     evidence: list[str] = []
     failures: list[str] = []
     if expected and expected.user_space_esp:
-        device = (facts.routed_via or {}).get(flow.remote, "")
+        device = (facts.routed_via or {}).get(flow.remote)
         if device in facts.devices:
             evidence.append(f"routed into {device}, behind which charon encrypts")
         else:
