@@ -1147,7 +1147,9 @@ def test_every_rule_that_decided_leaves_a_sentence() -> None:
 def test_a_warning_about_a_file_is_told_once_for_all_its_portals() -> None:
     aggressive = policy("10.0.0.0/24", flags=choice(IkeMode.AGGRESSIVE))
     desired = derived(per_id(SOURCE), aggressive, record(), record("10.0.0.21"))
-    assert [p.code for p in desired.problems] == ["aggressive-mode"]
+    assert [(p.code, p.file) for p in desired.problems] == [("aggressive-mode", "portal.d/san.toml")]
+    by_key = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), record("10.0.0.21"))
+    assert [(p.code, p.file) for p in by_key.problems] == [("aggressive-mode", "psk.d/10.0.0.1.toml")]
 
 
 def test_a_views_key_is_named_by_file() -> None:
