@@ -12,19 +12,14 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
-from typing import Literal
 
 from iscsi_ipsec.base.model import (
     GroupKey,
-    IdType,
-    IkeId,
     IkeMode,
-    Key,
     NodeRecord,
     Peer,
-    PerIdKey,
     PortalPattern,
     PortalPolicy,
     PortalRange,
@@ -36,10 +31,11 @@ from iscsi_ipsec.base.model import (
 from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.broken import BrokenFile
-from iscsi_ipsec.core.desired import Connection, Contest, Desired, PortalView, Rotation, SecretEntry
+from iscsi_ipsec.core.desired import Connection, Contest, Desired, PortalView
 from iscsi_ipsec.core.initiator import initiator_view
 from iscsi_ipsec.core.keychoice import pick_choice
 from iscsi_ipsec.core.networks import without
+from iscsi_ipsec.core.owners import Owned, Secrets, rotations_of, valid, valid_keys, with_owners
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.target import target_views
 from iscsi_ipsec.core.world import Lookup, Seat
@@ -107,10 +103,6 @@ class Deriver:
         )
 
 
-_Owned = tuple[tuple[Connection, tuple[Peer, ...]], ...]
-"""Connections with the owners of their secrets."""
-
-
 def _decide(
     views: tuple[PortalView, ...],
     settings: Settings,
@@ -118,11 +110,11 @@ def _decide(
     broken: tuple[BrokenFile, ...],
     records: tuple[NodeRecord, ...],
     lagging: Mapping[Contest, bool],
-) -> tuple[Desired, _Owned]:
+) -> tuple[Desired, Owned]:
     """Everything but the secrets, and what they are made of."""
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
-    owned = tuple(_owners(connections))
+    owned = tuple(with_owners(connections))
     closed = _networks(settings, policies, broken, closed=True)
     wide = _networks(settings, policies, broken, closed=False)
     problems = [v.problem for v in views if v.problem]
@@ -132,7 +124,7 @@ def _decide(
         portals=views,
         connections=connections,
         secrets=(),
-        rotations=_rotations(lagging, owned),
+        rotations=rotations_of(lagging, owned),
         guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
         networks=closed,
@@ -218,17 +210,17 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
 
     A secret must name the local id where other identities of this host have
     another key for the target. If that local id has other keys for other targets,
-    an IKEv2 peer could prove itself to be one of them with this one (:func:`_owners`).
+    an IKEv2 peer could prove itself to be one of them with this one (:func:`~iscsi_ipsec.core.owners.with_owners`).
     """
     connections = [v.connection for v in views if v.connection and v.role is Role.INITIATOR]
-    of_remote = _valid_keys(connections, "remote_id")
-    v2 = _valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
+    of_remote = valid_keys(connections, "remote_id")
+    v2 = valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
 
     def why(connection: Connection) -> tuple[str, str] | None:
         crossed = (
             connection.role is Role.INITIATOR
             and len(of_remote[connection.remote_id]) > 1
-            and v2.get(connection.local_id, set()) - {_valid(connection.key)}
+            and v2.get(connection.local_id, set()) - {valid(connection.key)}
         )
         if not crossed:
             return None
@@ -275,60 +267,6 @@ def _share_connections(views: list[PortalView]) -> list[PortalView]:
     return shared
 
 
-def _owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connection, tuple[Peer, ...]]]:
-    """Each connection with the owners of its secret.
-
-    Both ends' ids, so that nothing else in charon outranks it; but where one
-    local id has several keys and the remote id only one, the remote id alone:
-    an IKEv2 peer is believed with any key that matches either id, so one
-    target's key would do for the others.
-    """
-    of_local, of_remote = _valid_keys(connections, "local_id"), _valid_keys(connections, "remote_id")
-    for connection in connections:
-        crowded = len(of_local[connection.local_id]) > 1
-        alone = len(of_remote[connection.remote_id]) == 1
-        yield connection, (connection.remote_id,) if crowded and alone else connection.pair
-
-
-def _valid_keys(
-    connections: Iterable[Connection], end: Literal["local_id", "remote_id"]
-) -> dict[Peer, set[tuple[Secret, ...]]]:
-    """The different keys under which each local (or remote) id is an end of a connection."""
-    keys: dict[Peer, set[tuple[Secret, ...]]] = {}
-    for connection in connections:
-        keys.setdefault(getattr(connection, end), set()).add(_valid(connection.key))
-    return keys
-
-
-def _valid(key: Key) -> tuple[Secret, ...]:
-    """The key, and the previous one while it is valid beside it."""
-    return (key.secret, key.previous.secret) if key.previous else (key.secret,)
-
-
-def _rotations(known: Mapping[Contest, bool], owned: _Owned) -> tuple[Rotation, ...]:
-    """The owners with two valid keys, and which of the two goes first.
-
-    An initiator shows the new key unless it has learned that the far end does
-    not have it; a target the previous one, which all have in the beginning.
-    """
-    groups: dict[tuple[Peer, ...], list[Connection]] = {}
-    for connection, owners in owned:
-        groups.setdefault(owners, []).append(connection)
-    rotations = []
-    for owners, connections in groups.items():
-        staged = min((c.key for c in connections if c.key.previous), key=lambda k: k.path, default=None)
-        if staged and staged.previous:
-            rotation = Rotation(
-                owners=owners, secret=staged.secret, previous=staged.previous,
-                keys=tuple(sorted({c.key.name for c in connections})),
-                lagging=connections[0].role is Role.TARGET,
-                connections=tuple(connections),
-            )  # fmt: skip
-            lagging = known.get(rotation.contest, rotation.lagging)
-            rotations.append(dataclasses.replace(rotation, lagging=lagging))
-    return tuple(rotations)
-
-
 def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
     for record in records:
         if "%" in record.host:
@@ -338,71 +276,6 @@ def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
                 hint="give the target a global or unique local address",
                 file=record.path,
             )
-
-
-class Secrets:
-    """One entry per pair of ids that is in use (two in a rotation), and one for each key that waits for a use.
-
-    A key that no connection uses is loaded under its own id, so that charon
-    holds it ready; but only if that id is no end of any of our connections
-    and no other file has it. Otherwise an IKEv2 peer could prove itself with
-    that key, since charon tries every key that matches either id.
-
-    Remembers the entries: what would be equal is the very same.
-    """
-
-    def __init__(self) -> None:
-        self._in_use = Same(_used_secrets)
-        self._entries: dict[SecretEntry, SecretEntry] = {}
-        self._waiting: dict[int, tuple[tuple[IdType, str], SecretEntry]] = {}
-
-    def of(
-        self, keys: tuple[Key, ...], owned: _Owned, rotations: tuple[Rotation, ...]
-    ) -> tuple[SecretEntry, ...]:
-        """Return the entries for these keys and connections."""
-        used, ends = self._in_use.of(owned, rotations)
-        self._entries = {entry: self._entries.get(entry, entry) for entry in used}
-        waiting = [self._of_key(key) for key in keys if isinstance(key, PerIdKey)]
-        self._waiting = {id(entry.owners[0]): (match, entry) for match, entry in waiting}
-        count = Counter(match for match, _ in waiting)
-        # nobody else has these owners, so there is nothing to unite them with
-        alone = (entry for match, entry in waiting if count[match] == 1 and match not in ends)
-        return (*self._entries.values(), *alone)
-
-    def _of_key(self, key: PerIdKey) -> tuple[tuple[IdType, str], SecretEntry]:
-        known = self._waiting.get(id(key.id))  # the very same id, since the entry keeps it alive
-        if known and known[1].secret is key.secret and known[1].keys == (key.name,):
-            return known
-        return key.id.match_key, SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
-
-
-def _used_secrets(
-    owned: _Owned, rotations: tuple[Rotation, ...]
-) -> tuple[tuple[SecretEntry, ...], frozenset[tuple[IdType, str]]]:
-    """The secrets of connections, and all ids at either end of one."""
-    entries: dict[tuple[tuple[Peer, ...], Secret], SecretEntry] = {}
-
-    def add(owners: tuple[Peer, ...], key: Key) -> None:
-        at = (owners, key.secret)
-        old = entries.get(at)
-        names = tuple(sorted({key.name, *(old.keys if old else ())}))
-        entries[at] = SecretEntry(owners=owners, secret=key.secret, keys=names)
-
-    staged = {rotation.owners for rotation in rotations}
-    for rotation in rotations:
-        first, behind = rotation.in_order
-        for secret, over in ((behind, None), (first, behind)):
-            entries[rotation.owners, secret] = SecretEntry(
-                owners=rotation.owners, secret=secret, keys=rotation.keys, over=over
-            )
-    ends = set()
-    for connection, owners in owned:
-        if owners not in staged:
-            add(owners, connection.key)
-        ends |= {
-            end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
-        }
-    return tuple(entries.values()), frozenset(ends)
 
 
 def _warnings(views: tuple[PortalView, ...]) -> Iterable[Problem]:
