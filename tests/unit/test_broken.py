@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Role, parse_portal_pattern
+from iscsi_ipsec.base.model import Problem, Role, parse_portal_pattern
 from iscsi_ipsec.core.broken import BrokenFile, read_broken
 from tests.unit.making import (
     CLEAR,
@@ -49,8 +49,14 @@ def test_what_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any,
     view = view_of(desired)
     assert (view.closed, view.connection) == (True, None)
     assert portal() in desired.guarded
-    assert view.problem
-    assert (view.problem.code, view.problem.file) == ("broken-file", "the/file.toml")
+    assert view.reasons[-1] == "the/file.toml means it, but has a mistake: closed until that is mended"
+    assert view.problem == Problem(
+        code="broken-file",
+        message=f"the/file.toml means {TARGET}:3260, but has a mistake, so {TARGET}:3260 stays closed",
+        hint="mend the file: iscsi-ipsec check the/file.toml",
+        file="the/file.toml",
+        portal=f"{TARGET}:3260",
+    )
 
 
 def test_it_is_not_held_when_the_broken_file_goes() -> None:

@@ -26,6 +26,7 @@ from iscsi_ipsec.base.model import (
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.derive import EVERYWHERE, Deriver, derive
 from iscsi_ipsec.core.desired import Desired, PortalView
+from iscsi_ipsec.core.keychoice import BUILT_IN
 from iscsi_ipsec.core.settings import Settings
 from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
 from tests.unit.making import (
@@ -101,6 +102,13 @@ def refused(view: PortalView, code: str, message: str, hint: str, *, file: str =
     assert (view.problem.code, view.problem.file) == (code, file)
     assert re.search(message, view.problem.message)
     assert hint in view.problem.hint
+
+
+def told(code: str, message: str, hint: str, file: str = "", severity: Severity = Severity.ERROR) -> Problem:
+    """The whole problem, about the portal that the tests use where they need but one."""
+    return Problem(
+        code=code, message=message, hint=hint, file=file, portal=f"{TARGET}:3260", severity=severity
+    )
 
 
 @pytest.mark.parametrize(("number", "end"), [(5, ".toml"), (6, ".toml and more")])
@@ -195,10 +203,29 @@ def test_a_psk_whose_portals_leave_out_the_portal_closes_it() -> None:
 
 
 def test_a_policy_without_any_key_closes_its_portal() -> None:
-    view = view_of(derived(policy()))
-    assert (view.closed, view.managed, view.connection) == (True, True, None)
-    assert view.problem is not None
-    assert view.problem.code == "no-key"
+    assert derived(policy()).portals == (
+        PortalView(
+            seat=Seat(portal()),
+            role=Role.INITIATOR,
+            managed=True,
+            closed=True,
+            reasons=(
+                "policy portal.d/san.toml applies",
+                "no key applies",
+                "built-in flags: IKEv2, PFS, transport mode unless an outer address is set",
+                f"no key applies to {TARGET}:3260: the portal stays closed",
+            ),
+            origins=("policy portal.d/san.toml",),
+            policy="portal.d/san.toml",
+            choice=BUILT_IN,
+            problem=told(
+                "no-key",
+                f"no key applies to {TARGET}:3260",
+                "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
+                "portal.d/san.toml",
+            ),
+        ),
+    )
 
 
 def test_a_policy_may_name_the_group_key() -> None:
@@ -334,35 +361,63 @@ def test_unspecified_flags_are_ikev2_transport_and_pfs() -> None:
     assert (connection.ike, connection.esp, connection.pfs) == (IkeMode.V2, EspMode.TRANSPORT, True)
 
 
-def test_flags_that_ask_for_no_ipsec_leave_the_portal_open_and_say_so() -> None:
-    desired = derived(per_id(SOURCE, flags=CLEAR), record())
-    view = view_of(desired)
-    assert (view.managed, view.closed, view.connection) == (True, False, None)
-    assert view.problem is not None
-    assert (view.problem.code, view.problem.severity) == ("clear-allowed", Severity.WARNING)
-    assert desired.guarded == ()
+CLEAR_BY_FILE = pytest.mark.parametrize(
+    ("parts", "file"),
+    [
+        ((per_id(SOURCE, flags=CLEAR), record()), f"psk.d/{SOURCE}.toml"),
+        ((policy(flags=CLEAR),), "portal.d/san.toml"),
+        ((per_id(SOURCE, flags=CLEAR), policy()), "portal.d/san.toml"),
+    ],
+    ids=["key", "policy", "both"],
+)
 
 
-def test_flags_that_ask_for_no_ipsec_are_blocked_under_require_ipsec() -> None:
-    desired = derived(per_id(SOURCE, flags=CLEAR), record(), settings=Settings(require_ipsec=True))
+@CLEAR_BY_FILE
+def test_flags_that_ask_for_no_ipsec_leave_the_portal_open_and_say_so(parts: Any, file: str) -> None:
+    desired = derived(*parts)
     view = view_of(desired)
-    assert (view.closed, view.connection) == (True, None)
-    assert desired.guarded == (portal(),)
-    assert view.problem is not None
-    assert view.problem.code == "ipsec-required"
+    assert (view.managed, view.closed, view.connection, desired.guarded) == (True, False, None, ())
+    assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset: clear text is allowed"
+    assert view.problem == told(
+        "clear-allowed",
+        f"the flags of {TARGET}:3260 don't ask for IPsec: it runs in clear",
+        "set IKE_IPSEC_ENABLED to protect it",
+        file,
+        Severity.WARNING,
+    )
+
+
+@CLEAR_BY_FILE
+def test_flags_that_ask_for_no_ipsec_are_blocked_under_require_ipsec(parts: Any, file: str) -> None:
+    desired = derived(*parts, settings=Settings(require_ipsec=True))
+    view = view_of(desired)
+    assert (view.managed, view.closed, view.connection, desired.guarded) == (True, True, None, (portal(),))
+    assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked"
+    assert view.problem == told(
+        "ipsec-required",
+        f"the flags of {TARGET}:3260 allow clear text but require_ipsec is set, so it is blocked",
+        "set IKE_IPSEC_ENABLED for it",
+        file,
+    )
 
 
 def test_require_ipsec_blocks_a_portal_without_key_or_policy() -> None:
     desired = derived(record(), settings=Settings(require_ipsec=True))
-    assert (view_of(desired).closed, view_of(desired).managed) == (True, False)
-    assert desired.guarded == (portal(),)
+    view = view_of(desired)
+    assert (view.managed, view.closed, desired.guarded) == (False, True, (portal(),))
+    assert view.reasons[-1] == "require_ipsec is set: a portal without key or policy is blocked"
+    assert view.problem == told(
+        "ipsec-required",
+        f"{TARGET}:3260 has neither key nor policy and require_ipsec is set, so it is blocked",
+        "add a key to psk.d, or a policy to portal.d",
+    )
 
 
 def test_a_portal_without_key_or_policy_is_left_alone() -> None:
     desired = derived(record())
-    assert (view_of(desired).closed, view_of(desired).managed) == (False, False)
-    assert desired.guarded == ()
-    assert desired.problems == ()
+    view = view_of(desired)
+    assert (view.closed, view.managed, desired.guarded, desired.problems) == (False, False, (), ())
+    assert view.reasons[-1] == "neither a key nor a policy applies: left alone, in clear"
 
 
 # -- closed rather than open
@@ -371,11 +426,15 @@ def test_a_portal_without_key_or_policy_is_left_alone() -> None:
 def test_a_portal_that_was_managed_stays_closed_when_no_file_covers_it() -> None:
     desired = derived(record(), held=[TARGET])
     view = view_of(desired)
-    assert (view.closed, view.managed, view.connection) == (True, True, None)
-    assert desired.guarded == (portal(),)
-    assert view.problem is not None
-    assert view.problem.code == "orphaned"
-    assert "iscsi-ipsec release 10.0.0.20:3260" in view.problem.hint
+    assert (view.closed, view.managed, view.connection, desired.guarded) == (True, True, None, (portal(),))
+    assert view.reasons[-1] == (
+        "it was managed before and no file covers it any more: it stays closed until released"
+    )
+    assert view.problem == told(
+        "orphaned",
+        f"no file covers {TARGET}:3260 any more, so it stays closed",
+        f"restore its files, or open it with: iscsi-ipsec release {TARGET}:3260",
+    )
 
 
 def test_a_portal_that_was_managed_stays_closed_when_nothing_names_it_any_more() -> None:
@@ -388,13 +447,16 @@ def test_a_served_portal_that_was_managed_stays_closed_as_a_served_one() -> None
     assert (desired.guarded, desired.served) == ((), (portal(SOURCE),))
 
 
-def test_a_portal_without_a_route_is_closed() -> None:
-    desired = derived(group(), record(), sources={TARGET: None})
-    view = view_of(desired)
-    assert (view.closed, view.connection) == (True, None)
-    assert view.problem is not None
-    assert view.problem.code == "no-route"
-    assert desired.guarded == (portal(),)
+@pytest.mark.parametrize(("oif", "through"), [("", ""), ("ens3", " through ens3")])
+def test_a_portal_without_a_route_is_closed(oif: str, through: str) -> None:
+    desired = derived(group(), record(net_ifacename=oif), sources={(TARGET, oif): None})
+    view = view_of(desired, oif=oif)
+    assert (view.closed, view.connection, desired.guarded) == (True, None, (portal(),))
+    assert view.problem == told(
+        "no-route",
+        f"the kernel has no route to {TARGET}:3260{through}",
+        f"check with: ip route get {TARGET}",
+    )
 
 
 @pytest.mark.parametrize("key", [group(), per_id(SOURCE)], ids=["group", "address"])
@@ -415,8 +477,11 @@ def test_a_lost_route_opens_no_portal_that_the_key_of_its_source_closes() -> Non
 
 def test_a_portal_at_this_hosts_own_address_is_left_alone() -> None:
     desired = derived(per_id(SOURCE), record(SOURCE))
-    assert desired.guarded == ()
-    assert desired.connections == ()
+    assert (desired.guarded, desired.connections) == ((), ())
+    assert view_of(desired, SOURCE).reasons == (
+        "no policy names this portal",
+        "the address is this host's own: its packets never leave the host",
+    )
 
 
 @pytest.mark.parametrize("host", ["fe80::1%eth0", "fe80::1%1"])
@@ -710,28 +775,36 @@ def test_a_local_outer_address_may_be_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outer", "code"),
+    ("outer", "addresses"),
     [
         (
             {"tunnel_outer_remote": address("2001:db8::1"), "tunnel_outer_local": address("198.51.100.9")},
-            "mixed-versions",
+            "198.51.100.9 and 2001:db8::1",
         ),
-        ({"tunnel_outer_local": address("2001:db8::1")}, "mixed-versions"),
+        ({"tunnel_outer_local": address("2001:db8::1")}, f"2001:db8::1 and {TARGET}"),
     ],
 )
-def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, Any], code: str) -> None:
-    desired = derived(per_id("db1"), policy(**outer))
-    view = view_of(desired)
-    assert view.problem is not None
-    assert (view.closed, view.connection, view.problem.code) == (True, None, code)
+def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, Any], addresses: str) -> None:
+    view = view_of(derived(per_id("db1"), policy(**outer)))
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem == told(
+        "mixed-versions",
+        f"the tunnel's outer addresses {addresses} differ in IP version",
+        "set both tunnel_outer_local and tunnel_outer_remote",
+        "portal.d/san.toml",
+    )
 
 
 def test_an_outer_address_without_a_route_closes_the_portal() -> None:
     outer = policy(tunnel_outer_remote=address("203.0.113.1"))
     view = view_of(derived(per_id("db1"), outer, sources={"203.0.113.1": None}))
     assert (view.closed, view.connection) == (True, None)
-    assert view.problem is not None
-    assert "203.0.113.1" in view.problem.message
+    assert view.problem == told(
+        "no-route",
+        "the kernel has no route to the tunnel's outer address 203.0.113.1",
+        "check with: ip route get 203.0.113.1",
+        "portal.d/san.toml",
+    )
 
 
 def test_a_keys_transport_flag_contradicts_the_policys_outer_address() -> None:
@@ -1152,9 +1225,9 @@ def test_a_warning_about_a_file_is_told_once_for_all_its_portals() -> None:
     assert [(p.code, p.file) for p in by_key.problems] == [("aggressive-mode", "psk.d/10.0.0.1.toml")]
 
 
-def test_a_views_key_is_named_by_file() -> None:
-    view = view_of(derived(per_id("db1"), record()))
-    assert (view.key, view.key_path) == ("db1", "psk.d/db1.toml")
+def test_a_views_key_is_named_by_file_and_by_the_identity_it_is_used_under() -> None:
+    view = view_of(derived(per_id("db1.lab", name="db1"), record()))
+    assert (view.key, view.key_path, view.identity) == ("db1", "psk.d/db1.toml", identity("db1.lab"))
     assert dataclasses.replace(view, key="") != view
 
 

@@ -67,7 +67,7 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
             raise Refused(
                 "no-key", f"no key applies to {portal}",
                 "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
-                policy.path if policy else "",
+                view.policy,
             )  # fmt: skip
         connection = _connect(world, seat, policy, picked, choice, source, reasons)
     except Refused as refusal:
@@ -128,7 +128,7 @@ def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView
             code="ipsec-required",
             message=f"the flags of {portal} allow clear text but require_ipsec is set, so it is blocked",
             hint="set IKE_IPSEC_ENABLED for it",
-            file=view.policy,
+            file=view.policy or view.key_path,
             portal=portal,
         )
         return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
