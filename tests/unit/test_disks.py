@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
+
 from iscsi_ipsec.base.model import IscsiSession, Portal, Severity
 from iscsi_ipsec.core.disks import Mount, disk_problems, parse_mountinfo, system_mounts
 
@@ -17,7 +19,12 @@ MOUNTINFO = r"""
 40 22 8:1 / /var rw,relatime shared:20 master:3 - ext4 /dev/sda1 rw
 41 22 8:17 / /srv/my\040disk rw,relatime - xfs /dev/sdb1 rw
 42 22 0:44 /@home /home rw,relatime shared:25 - btrfs /dev/mapper/vg-home rw
+43 22 0:50 / /run rw shared:30 - tmpfs - rw
+44 22 0:51 / /tmp rw - tmpfs  rw
 torn li
+45 22 - ext4
+too short - ext4 /dev/vdb rw
+46 22 8:33 / /torn rw - ext4
 """
 
 
@@ -37,7 +44,17 @@ def test_mounts_are_read_with_and_without_tags_and_with_the_kernels_escapes() ->
         ("/var", "8:1", "/dev/sda1"),
         ("/srv/my disk", "8:17", "/dev/sdb1"),
         ("/home", "0:44", "/dev/mapper/vg-home"),
+        ("/run", "0:50", "-"),
+        ("/tmp", "0:51", ""),
     ]
+
+
+@pytest.mark.parametrize("blank", ["\N{NO-BREAK SPACE}", "\N{LINE SEPARATOR}", "\v"])
+def test_only_the_kernels_blanks_and_line_ends_part_a_mount_table(blank: str) -> None:
+    odd = f"a{blank}b"
+    assert parse_mountinfo(f"41 22 8:17 / /{odd} rw - cifs //host/{odd}\n") == (
+        Mount(point=f"/{odd}", device="8:17", source=f"//host/{odd}"),
+    )
 
 
 def test_of_all_mounts_only_those_that_the_system_lies_on_count() -> None:

@@ -33,7 +33,7 @@ class Mount:
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
     """The mounts in the order in which they were made (proc(5)); lines that are none are passed over."""
     mounts = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         before, dash, after = line.partition(" - ")
         fields, more = before.split(" "), after.split(" ")
         if dash and len(fields) >= 6 and len(more) >= 2:

@@ -13,7 +13,7 @@ def without(network: Network, holes: Iterable[Network]) -> Iterator[Network]:
     pieces: list[Network] = [network]
     for hole in holes:
         pieces = [left for piece in pieces for left in _cut(piece, hole)]
-    yield from sorted(pieces, key=lambda n: (int(n.network_address), n.prefixlen))
+    yield from sorted(pieces)
 
 
 def _cut(piece: Network, hole: Network) -> Iterable[Network]:
