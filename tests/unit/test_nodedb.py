@@ -78,21 +78,25 @@ def test_a_node_record_is_read() -> None:
     assert not node().is_discovery
 
 
-def test_a_discovery_record_is_a_portal_without_a_target() -> None:
-    record = node(SEND_TARGETS)
-    assert (record.host, record.port, record.startup, record.transport) == (
-        "10.0.0.30",
-        3260,
-        "manual",
-        "tcp",
-    )
+def test_a_record_that_says_little_is_read_as_that_little() -> None:
+    text = "# BEGIN RECORD\nnode.name = iqn.x:a=b\nnode.conn[0].address = 10.0.0.20\n# END RECORD \r\n"
+    assert node(text) == NodeRecord(host="10.0.0.20", port=3260, target="iqn.x:a=b", path=PATH)
+
+
+@pytest.mark.parametrize(("line", "port"), [("discovery.sendtargets.port = 3261\n", 3261), ("", 3260)])
+def test_a_discovery_record_is_a_portal_without_a_target(line: str, port: int) -> None:
+    record = node(SEND_TARGETS.replace("discovery.sendtargets.port = 3260\n", line))
+    assert record == NodeRecord(host="10.0.0.30", port=port, startup="manual", path=PATH)
     assert record.is_discovery
 
 
-def test_an_isns_server_is_no_portal_and_no_mistake() -> None:
-    answer = parse_record(ISNS, PATH)
-    assert isinstance(answer, NotForUs)
-    assert not answer.malformed
+@pytest.mark.parametrize(
+    "text",
+    [ISNS, ISNS.replace("discovery.type = isns\n", "").replace("sendtargets", "isns")],
+    ids=["now", "older"],
+)
+def test_an_isns_server_is_no_portal_and_no_mistake(text: str) -> None:
+    assert parse_record(text, PATH) == NotForUs(PATH, "an iSNS server is not an iSCSI portal")
 
 
 @pytest.mark.parametrize("text", [NODE, SEND_TARGETS])
@@ -131,6 +135,8 @@ def test_a_password_becomes_no_value_of_ours(text: str, monkeypatch: pytest.Monk
         ("::ffff:10.0.0.20", "10.0.0.20"),  # TCP goes over IPv4
         ("SAN-A.example.com", "san-a.example.com"),
         ("san-a.example.com.", "san-a.example.com"),
+        ("SAN-X.", "san-x"),
+        ("a" * 1024, "a" * 1024),
     ],
 )
 def test_a_host_is_made_canonical(written: str, host: str) -> None:
@@ -146,11 +152,12 @@ def test_a_host_is_made_canonical(written: str, host: str) -> None:
         ("address = 10.0.0.20", "address = ."),
         ("address = 10.0.0.20", "address = [.]"),
         ("address = 10.0.0.20", "address = a\x1bb"),
-        ("address = 10.0.0.20", "address = " + "a" * 2000),
+        ("address = 10.0.0.20", "address = " + "a" * 1025),
         ("port = 3261", "port = 0"),
         ("port = 3261", "port = 65536"),
         ("port = 3261", "port = -1"),
         ("port = 3261", "port = ٣٢٦٠"),
+        ("port = 3261", "port = 00000003260"),
         ("node.name = iqn.2024-01.com.example:a\n", ""),
     ],
 )
@@ -163,6 +170,13 @@ def test_a_whole_record_that_names_no_portal_is_malformed(change: tuple[str, str
 
 def test_a_record_without_a_port_uses_the_registered_one() -> None:
     assert node(NODE.replace("node.conn[0].port = 3261\n", "")).port == 3260
+
+
+@pytest.mark.parametrize(
+    ("written", "port"), [("1", 1), ("65535", 65535), ("03260", 3260), ("0000003260", 3260)]
+)
+def test_a_port_is_a_decimal_number(written: str, port: int) -> None:
+    assert node(NODE.replace("= 3261", f"= {written}")).port == port
 
 
 def test_absent_and_empty_interface_fields_are_the_same() -> None:
@@ -181,10 +195,14 @@ def test_the_last_of_two_lines_counts_as_in_open_iscsi() -> None:
 
 
 def test_an_iface_record_is_read_or_torn() -> None:
-    text = "# BEGIN RECORD 2.1.8\niface.iscsi_ifacename = eth7\niface.net_ifacename = ens3\niface.transport_name = tcp\n# END RECORD\n"
-    assert parse_iface(text, "ifaces/eth7") == IfaceRecord(
-        net_ifacename="ens3", hwaddress="", transport="tcp"
+    text = (
+        "# BEGIN RECORD 2.1.8\niface.iscsi_ifacename = eth7\niface.net_ifacename = ens3\n"
+        "iface.hwaddress = 52:54:00:12:34:56\niface.transport_name = iser\n# END RECORD\n"
     )
+    assert parse_iface(text, "ifaces/eth7") == IfaceRecord(
+        net_ifacename="ens3", hwaddress="52:54:00:12:34:56", transport="iser"
+    )
+    assert parse_iface("# BEGIN RECORD\n# END RECORD\n", "ifaces/eth7") == IfaceRecord()
     assert parse_iface(text[:-5], "ifaces/eth7") == Torn("ifaces/eth7")
 
 

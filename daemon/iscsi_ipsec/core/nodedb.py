@@ -41,7 +41,7 @@ _KEYS = _NODE_KEYS | _DISCOVERY_KEYS
 _BEGIN = "# BEGIN RECORD"
 _END = "# END RECORD"
 _MAX_HOST = 1025
-"""NI_MAXHOST, the size of open-iscsi's address field (``usr/config.h``)."""
+"""NI_MAXHOST, the size of open-iscsi's address field with its final NUL (``usr/config.h``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def parse_record(text: str, path: str) -> NodeRecord | Torn | NotForUs:
     else:
         return NotForUs(path, "neither a node nor a discovery record", malformed=True)
     host = canonical_host(host)
-    if not host or len(host) > _MAX_HOST or not host.isprintable() or " " in host:
+    if not host or len(host) >= _MAX_HOST or not host.isprintable() or " " in host:
         return NotForUs(path, "no usable address in the record", malformed=True)
     number = _port(port)
     if number is None:
