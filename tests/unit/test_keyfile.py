@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import (
+    EspMode,
     GroupKey,
     IdType,
     IkeId,
+    IkeMode,
+    IpsecChoice,
     PerIdKey,
     Portal,
+    PreviousKey,
     Problem,
     Severity,
     parse_address,
+    parse_portal_pattern,
 )
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.keyfile import (
@@ -25,6 +31,8 @@ from iscsi_ipsec.core.keyfile import (
     KeyFileRef,
     empty_key_problem,
     parse_key_file,
+    previous_over_problem,
+    same_key_problem,
     weak_key_problem,
 )
 
@@ -57,19 +65,33 @@ def secret_of(text: str) -> bytes:
 # -- right ones
 
 
-def test_a_per_id_key_is_read() -> None:
-    draft = parse(
-        OWNER + KEY + 'security_flags = 0x5B\nportals = ["10.0.0.0/24"]\nauth_method = 1\ndescription = "d"\n'
-    )
-    key = draft.with_secret(Secret(b"x"))
-    assert isinstance(key, PerIdKey)
-    assert key.id == IkeId.parse(IdType.ID_FQDN, "db1.example.com")
-    assert key.choice is not None
-    assert str(key.portals[0]) == "10.0.0.0/24:3260"
+MORE = """\
+security_flags = 0x47
+portals = ["10.0.0.0/24"]
+auth_method = 1
+description = "d"
+previous_key = "canary-key-of-before"
+previous_until = 2030-06-01T12:00:00+02:00
+"""
+SAID: dict[str, Any] = {
+    "name": "db1",
+    "path": "psk.d/db1.toml",
+    "secret": Secret(b"x"),
+    "choice": IpsecChoice(required=True, ike=IkeMode.MAIN, esp=EspMode.TUNNEL, pfs=False),
+    "portals": (parse_portal_pattern("10.0.0.0/24"),),
+    "previous": PreviousKey(secret=Secret(b"before"), until=datetime(2030, 6, 1, 10, tzinfo=UTC)),
+}
 
 
-def test_a_group_key_is_read() -> None:
-    assert isinstance(parse("group = true\n" + KEY).with_secret(Secret(b"x")), GroupKey)
+def test_a_per_id_key_is_read_with_all_that_its_file_says() -> None:
+    owner = IkeId.parse(IdType.ID_FQDN, "db1.example.com")
+    key = parse(OWNER + KEY + MORE).with_secret(Secret(b"x"), Secret(b"before"))
+    assert key == PerIdKey(id=owner, **SAID)
+
+
+def test_a_group_key_is_read_with_all_that_its_file_says() -> None:
+    key = parse("group = true\n" + KEY + MORE).with_secret(Secret(b"x"), Secret(b"before"))
+    assert key == GroupKey(**SAID)
 
 
 @pytest.mark.parametrize(
@@ -176,24 +198,23 @@ def test_flags_without_valid_are_not_specified() -> None:
         (f'id_type = 2\nid = "{"a" * 256}"\n' + KEY, 2, "bad-id", "255"),
         ('id_type = 2\nid = "CN=x"\n' + KEY, 2, "bad-id", "="),
         ('id_type = 2\nid_hex = "xyz"\n' + KEY, 2, "bad-id", "not hexadecimal"),
+        ('id_type = 2\nid_hex = ""\n' + KEY, 2, "bad-id", "the id is empty"),
         ('id_type = 1\nid_hex = "0a0000"\n' + KEY, 2, "bad-id", "4 bytes, not 3"),
         ('id_type = 5\nid_hex = "0a000001"\n' + KEY, 2, "bad-id", "16 bytes, not 4"),
         ('id_type = 2\nid_hex = "ff00"\n' + KEY, 2, "bad-id", "ASCII"),
-        (OWNER + 'id_hex = "00"\n' + KEY, 3, "two-ids", "both id and id_hex"),
-        ('id = "x"\n' + KEY, 1, "no-id-type", "id_type is missing"),
-        (KEY, 0, "no-id", "group = true"),
         ('id_type = "ID_FQDN"\n' + KEY, 0, "no-id", "neither an id nor group"),
-        (OWNER, 0, "no-key", "key_base64"),
-        (OWNER + KEY + 'key_file = "x"\n', 4, "two-keys", "both key and key_file"),
-        (OWNER + KEY + 'key_hex = "00"\n', 4, "two-keys", "both key and key_hex"),
-        (OWNER + 'key = ""\n', 3, "empty-key", "empty"),
         (OWNER + 'key_hex = "canary"\n', 3, "bad-hex", "hexadecimal"),
         (OWNER + 'key_hex = "abc"\n', 3, "bad-hex", "even number"),
         (OWNER + 'key_base64 = "canary!"\n', 3, "bad-base64", "base64"),
         (OWNER + 'key_base64 = "abc"\n', 3, "bad-base64", "base64"),
+        (OWNER + 'key_base64 = "YWFh!"\n', 3, "bad-base64", "base64"),
+        (OWNER + 'key_base64 = "YWE=YWE="\n', 3, "bad-base64", "base64"),
         (OWNER + 'key_file = "a\\u0000b"\n', 3, "bad-path", "NUL"),
         (OWNER + 'key_credential = "../shadow"\n', 3, "bad-credential", "without a path"),
         (OWNER + 'key_credential = ".."\n', 3, "bad-credential", "without a path"),
+        (OWNER + 'key_credential = "."\n', 3, "bad-credential", "without a path"),
+        (OWNER + 'key_credential = "a\\u0000b"\n', 3, "bad-credential", "without a path"),
+        (OWNER + KEY + "description = 5\n", 4, "wrong-type", "description must be a text"),
         (OWNER + KEY + 'auth_method = "certificate"\n', 4, "bad-auth-method", "preshared_key"),
         (OWNER + KEY + "auth_method = 2\n", 4, "bad-auth-method", "preshared_key"),
         (OWNER + KEY + "auth_method = true\n", 4, "bad-auth-method", "preshared_key"),
@@ -209,9 +230,6 @@ def test_flags_without_valid_are_not_specified() -> None:
         (OWNER + KEY + 'portals = ["10.0.0.1:0"]\n', 4, "bad-portal", "1 to 65535"),
         (OWNER + KEY + 'portals = ["[fe80::1%eth0]"]\n', 4, "bad-portal", "zone"),
         ("group = true\n" + OWNER + KEY, None, "group-with-id", "a group key has no id"),
-        ('group = true\nid = "x"\n' + KEY, 2, "group-with-id", "a group key has no id"),
-        ("group = true\nid_type = 2\n" + KEY, 2, "group-with-id", "a group key has no id_type"),
-        ("group = false\n" + OWNER + KEY, 1, "bad-group", "only be true"),
     ],
 )
 def test_a_mistake_is_told_at_its_line(text: str, line: int | None, code: str, words: str) -> None:
@@ -222,6 +240,57 @@ def test_a_mistake_is_told_at_its_line(text: str, line: int | None, code: str, w
     if line is not None:
         assert len(problems(text)) == 1
         assert str(told[0]).startswith(f"psk.d/db1.toml:{line}: " if line else "psk.d/db1.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "code", "message", "hint"),
+    [
+        (
+            KEY, 0, "no-id", "neither an id nor group = true",
+            'say whose key it is: id_type = "ID_FQDN" and id = "host.example.com", or group = true',
+        ),
+        (
+            'id = "x"\n' + KEY, 1, "no-id-type", "id_type is missing",
+            "one of ID_IPV4_ADDR, ID_FQDN, ID_USER_FQDN, ID_IPV6_ADDR",
+        ),
+        (OWNER + 'id_hex = "00"\n' + KEY, 3, "two-ids", "both id and id_hex are set", "keep one of them"),
+        (
+            "group = false\n" + OWNER + KEY, 1, "bad-group", "group can only be true",
+            "leave the line out for a per-ID key",
+        ),
+        *(
+            (
+                f"group = true\n{key} = {value}\n{KEY}", 2, "group-with-id", f"a group key has no {key}",
+                "leave out either group or the id",
+            )
+            for key, value in (("id", '"x"'), ("id_hex", '"00"'), ("id_type", "2"))
+        ),
+        (
+            OWNER, 0, "no-key", "the key is missing",
+            "set exactly one of key, key_hex, key_base64, key_file, key_credential",
+        ),
+        *(
+            (
+                f"{OWNER}{KEY}{key} = '00'\n", 4, "two-keys", f"both key and {key} are set",
+                "keep exactly one of them",
+            )
+            for key in ("key_file", "key_hex")
+        ),
+        (OWNER + 'key = ""\n', 3, "empty-key", "key is empty", "write the key, or remove the file"),
+        (
+            OWNER + KEY + "previous_until = 2030-06-01T12:00:00Z\n", 0, "no-key", "the previous key is missing",
+            "set exactly one of previous_key, previous_key_hex, previous_key_base64, previous_key_file, previous_key_credential",
+        ),
+        (
+            OWNER + KEY + 'previous_key = "canary-key-of-before"\n', 4, "no-end", "the previous key has no end",
+            "say until when both keys are valid, e.g. previous_until = 2026-12-01T00:00:00Z",
+        ),
+    ],
+)  # fmt: skip
+def test_who_contradicts_himself_is_told_what_to_write(
+    text: str, line: int, code: str, message: str, hint: str
+) -> None:
+    assert problem(text) == Problem(code=code, message=message, hint=hint, file="psk.d/db1.toml", line=line)
 
 
 def test_an_absent_id_never_makes_a_group_key() -> None:
@@ -248,10 +317,14 @@ def test_noise_is_one_problem() -> None:
 
 def test_a_weak_key_is_a_warning_at_the_keys_line() -> None:
     draft = parse(OWNER + 'key = "fifteen bytes.."\n')
-    warning = weak_key_problem(draft, Secret(b"fifteen bytes.."))
-    assert warning is not None
-    assert (warning.line, warning.severity) == (3, Severity.WARNING)
-    assert "fifteen" not in str(warning)
+    assert weak_key_problem(draft, Secret(b"fifteen bytes..")) == Problem(
+        code="weak-key",
+        message="the key is shorter than 16 bytes and can be guessed",
+        hint="make a random one, e.g. with: openssl rand -base64 32",
+        file="psk.d/db1.toml",
+        line=3,
+        severity=Severity.WARNING,
+    )
     assert weak_key_problem(draft, Secret(b"sixteen bytes...")) is None
 
 
@@ -306,8 +379,6 @@ def test_a_previous_key_comes_from_wherever_a_key_does(line: str, source: object
 @pytest.mark.parametrize(
     ("text", "code", "line"),
     [
-        (BEFORE, "no-end", 4),
-        (UNTIL, "no-key", 0),
         (BEFORE + 'previous_key_hex = "00"\n' + UNTIL, "two-keys", 5),
         (BEFORE + "previous_until = 2030-06-01T12:00:00\n", "no-time-zone", 5),
         (BEFORE + "previous_until = 2030-06-01\n", "wrong-type", 5),
@@ -322,5 +393,26 @@ def test_a_mistake_about_the_previous_key_is_told_at_its_line(text: str, code: s
     assert (told.code, told.line) == (code, line)
 
 
-def test_a_key_is_not_its_own_previous_one() -> None:
-    assert parse(OWNER + KEY + BEFORE + UNTIL).with_secret(Secret(b"same"), Secret(b"same")).previous is None
+def test_a_key_is_not_its_own_previous_one_and_that_is_told_at_its_line() -> None:
+    draft = parse(OWNER + KEY + BEFORE + UNTIL)
+    assert draft.with_secret(Secret(b"same"), Secret(b"same")).previous is None
+    assert same_key_problem(draft) == Problem(
+        code="same-key",
+        message="the previous key is the same as the key",
+        hint="put the new key into key, or remove the lines that begin with previous_",
+        file="psk.d/db1.toml",
+        line=4,
+        severity=Severity.WARNING,
+    )
+
+
+def test_a_previous_key_whose_time_is_over_is_told_with_the_moment() -> None:
+    until = datetime(2030, 6, 1, 10, tzinfo=UTC)
+    assert previous_over_problem("psk.d/db1.toml", 4, until) == Problem(
+        code="previous-key-over",
+        message="the previous key is out of use since 2030-06-01T10:00:00Z",
+        hint="remove the lines that begin with previous_",
+        file="psk.d/db1.toml",
+        line=4,
+        severity=Severity.WARNING,
+    )
