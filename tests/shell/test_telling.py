@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.model import Problem, Severity
-from iscsi_ipsec.core.rows import problem_row, sentence
+from iscsi_ipsec.core.rows import problem_row
 from iscsi_ipsec.shell.evidence import YOUNG, Evidence
 from iscsi_ipsec.shell.paths import Paths
 from iscsi_ipsec.shell.report import Reporter, summary
@@ -244,20 +244,6 @@ def test_a_record_carries_fields_for_the_journal_and_nothing_empty(
     assert fields["CONFIG_FILE"] == "a.toml"
     assert fields["MESSAGE_ID"] == message_id("no-key")
     assert all(fields.values())
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        ({}, "the key is missing"),
-        ({"hint": "write one"}, "the key is missing (write one)"),
-        ({"file": "a.toml"}, "a.toml: the key is missing"),
-        ({"file": "a.toml", "line": 3, "portal": "10.0.0.20:3260"}, "a.toml:3: the key is missing"),
-        ({"portal": "10.0.0.20:3260"}, "10.0.0.20:3260: the key is missing"),
-    ],
-)
-def test_a_problem_is_one_sentence_that_begins_with_its_place(more: dict[str, Any], expected: str) -> None:
-    assert sentence(row(**more)) == expected
 
 
 def test_the_summary_counts_what_matters() -> None:

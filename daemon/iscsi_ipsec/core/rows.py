@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from iscsi_ipsec.base.model import IscsiSession, Problem, Severity
+from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Severity
 
 SCHEMA = 1
 
@@ -19,7 +19,7 @@ def session_row(session: IscsiSession) -> dict[str, Any]:
         "sid": session.sid,
         "target": session.target,
         "state": session.state,
-        "local": f"{session.local_address}:{session.local_port}" if session.local_address else None,
+        "local": str(Portal(session.local_address, session.local_port)) if session.local_address else None,
         "remote": str(session.remote),
     }
 
