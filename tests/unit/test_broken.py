@@ -111,7 +111,7 @@ def test_a_name_in_a_broken_policy_is_closed_where_it_leads() -> None:
         ("portal", 'portals = ["10.0.0.20"]\nnonsense = 1', (Role.INITIATOR, True, [TARGET])),
         (
             "portal",
-            f'portals = ["{TARGET}", "bad portal", 7]\nrole = "target"',
+            f'portals = ["bad portal", "{TARGET}", 7]\nrole = "target"',
             (Role.TARGET, True, [TARGET]),
         ),
         ("portal", f'portals = ["{TARGET}"]\nrole = 7', (Role.INITIATOR, True, [TARGET])),

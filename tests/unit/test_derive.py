@@ -28,7 +28,7 @@ from iscsi_ipsec.core.derive import EVERYWHERE, Deriver, derive
 from iscsi_ipsec.core.desired import Desired, PortalView
 from iscsi_ipsec.core.keychoice import BUILT_IN
 from iscsi_ipsec.core.settings import Settings
-from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_names, wanted_sources
+from iscsi_ipsec.core.world import Lookup, Seat, candidates, wanted_sources
 from tests.unit.making import (
     CLEAR,
     SOURCE,
@@ -714,21 +714,6 @@ def test_a_portal_of_an_offload_card_is_not_ours() -> None:
 def test_all_that_names_a_portal_is_told_once() -> None:
     (view,) = derived(group(), record(), record(), discovery(), policy()).portals
     assert len(view.origins) == len(set(view.origins)) == 3
-
-
-def test_names_are_asked_for_wherever_they_stand() -> None:
-    of = world(
-        record("a.example.com"),
-        policy("b.example.com:3261"),
-        per_id("x", portals=["c.example.com"]),
-        record(),
-    )
-    asked = wanted_names(of.records, of.broken, of.policies, of.keys)
-    assert asked == {
-        "a.example.com": "nodes/a.example.com,3260",
-        "b.example.com": "portal.d/san.toml",
-        "c.example.com": "psk.d/x.toml",
-    }
 
 
 def test_routes_are_asked_for_with_the_bound_interface_and_the_outer_address() -> None:

@@ -252,7 +252,7 @@ def parse_portal_pattern(text: str) -> PortalPattern:
         if "%" in host:
             raise ValueError(f"{text!r} has a zone; link-local portals cannot be protected by address")
         return PortalRange(network, port)
-    if "/" in host or not _HOST.fullmatch(host) or len(host) > 253 or re.fullmatch(r"[0-9.]+", host):
+    if not _HOST.fullmatch(host) or len(host) > 253 or re.fullmatch(r"[0-9.]+", host):
         raise ValueError(
             f"{text!r} is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"
         )
