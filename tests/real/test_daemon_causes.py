@@ -177,6 +177,37 @@ def test_on_the_target_role_disabled_aggressive_mode_is_named_with_its_option(
     assert "i_dont_care_about_security_and_use_aggressive_mode_psk = yes" in answer.out
 
 
+@pytest.mark.parametrize("ike", [Ike.V2, Ike.MAIN])
+def test_on_the_target_role_a_peer_with_another_esp_proposal_is_told(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    """The daemon is the far end here; the IKE SA comes up and its child does not."""
+    daemon.put_key("b", key_file("b.lab", KEY_B, ike=ike))
+    daemon.put_portal(
+        "own",
+        f'portals = ["{INITIATOR}"]\nrole = "target"\ntarget_id = "target.lab"\ntarget_id_type = "ID_FQDN"\n'
+        'ike_proposals = ["aes128-sha256-ecp256"]\nesp_proposals = ["aes256gcm16-ecp384"]\n',
+    )
+    daemon.start()
+    wait_until(lambda: our_connections(pair.initiator), "the portal is served", detail=daemon.tail)
+    child = {
+        "mode": "transport", "local_ts": ["dynamic[6]"], "remote_ts": ["dynamic[6/3260]"],
+        "esp_proposals": ["aes128-sha256-ecp256"],
+    }  # fmt: skip
+    settings = connection(
+        ike, local=PORTAL, remote=INITIATOR, local_id=B, remote_id=TARGET, child={"iscsi": child}
+    )
+    pair.target.load_conn("c", settings | {"proposals": ["aes128-sha256-ecp256"]})
+    pair.target.load_psk("k", KEY_B, [B, TARGET])
+    assert not pair.target.initiate(ike="c", child="iscsi")
+    served = f"{INITIATOR}:3260"
+    wait_until(
+        lambda: problem_of(daemon, served).startswith("no-proposal"),
+        "it is told",
+        detail=lambda: f"{daemon.tail()}\n{pair.initiator.tail()}",
+    )
+
+
 def problem_of(daemon: Daemon, portal: str = ROW) -> str:
     problem = daemon.row(portal).get("problem")
     return f"{problem['code']}: {problem['message']} ({problem['hint']})" if problem else ""

@@ -47,6 +47,7 @@ LINES = [
     ("received proposals unacceptable", NO_PROPOSAL),
     ("no proposal found", NO_PROPOSAL),
     ("no matching proposal found", NO_PROPOSAL),
+    ("no acceptable proposal found", NO_PROPOSAL),
     ("received TS_UNACCEPTABLE notify, no CHILD_SA built", SELECTORS),
     ("received INVALID_ID_INFORMATION error notify", SELECTORS),
     ("no matching CHILD_SA config found for 10.0.0.20/32[tcp] === 10.0.0.1/32[tcp/3260]", SELECTORS),
@@ -72,6 +73,7 @@ def test_a_line_of_charons_log_is_understood(line: str, cause: Cause) -> None:
         "IKE_SA iscsi-ipsec-10.0.0.20-3260[1] established between 10.0.0.1[10.0.0.1]...10.0.0.20[10.0.0.20]",
         "CHILD_SA iscsi-ipsec-aa{1} established with SPIs c1_i c2_o and TS 10.0.0.1/32[tcp] === 10.0.0.20/32[tcp/3260]",
         "sending packet: from 10.0.0.1[500] to 10.0.0.20[500] (240 bytes)",
+        "no matching proposal found, trying alternative config",
         "initiating IKE_SA iscsi-ipsec-10.0.0.20-3260[1] to 10.0.0.20",
     ],
 )

@@ -98,9 +98,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
         (r"no shared key found", NO_KEY),
         (r"no matching peer config found|no peer config found", UNKNOWN_ID),
         (
-            r"NO_PROPOSAL_CHOSEN|proposals unacceptable|no proposal found|no matching proposal found",
+            r"NO_PROPOSAL_CHOSEN|proposals unacceptable|no (acceptable )?proposal found",
             NO_PROPOSAL,
         ),
+        (r"no matching proposal found(?!, trying)", NO_PROPOSAL),
         (r"received INVALID_KE_PAYLOAD error notify", NO_KEY_THERE),
         (r"received AUTHENTICATION_FAILED", REFUSED),
         (r"TS_UNACCEPTABLE|INVALID_ID_INFORMATION|no matching CHILD_SA config found", SELECTORS),
