@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 from datetime import UTC, datetime
 
 from hypothesis import given, settings
@@ -32,7 +31,6 @@ from iscsi_ipsec.core.keytext import (
     file_name,
     make_key_text,
     make_portal_text,
-    shown_key_text,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
 from iscsi_ipsec.core.presets import PRESETS
@@ -141,28 +139,6 @@ def test_a_portal_policys_text_parses_to_what_it_was_made_of(
     assert parse_portal_file(make_portal_text(policy, 'a "b" \\ \n'), policy.path, "x") == policy
 
 
-def test_a_key_that_is_no_text_is_written_in_hex_and_a_long_one_in_base64() -> None:
-    def line_of(data: bytes) -> str:
-        draft = KeyDraft(name="", path="", id=None, source=Secret(data), choice=None, portals=(), lines=())
-        return make_key_text(draft).splitlines()[1].partition(" ")[0]
-
-    assert line_of(b"printable") == "key"
-    assert line_of(b"ends in a newline\n") == "key_hex"
-    assert line_of(b"\xff\x00") == "key_hex"
-    assert line_of(os.urandom(65) + b"\xff") == "key_base64"
-
-
-def test_what_is_shown_of_a_key_file_holds_no_key() -> None:
-    for data in (b"canary-in-clear", b"\x00canary", b"\x00canary" * 20):
-        draft = KeyDraft(name="", path="", id=None, source=Secret(data), choice=None, portals=(), lines=())
-        shown = shown_key_text(draft, "what for")
-        made = make_key_text(draft, "what for")
-        assert made.splitlines()[2] not in shown
-        assert [line for line in made.splitlines() if "key" not in line] == [
-            line for line in shown.splitlines() if "key" not in line
-        ]
-
-
 @settings(deadline=None)
 @given(st.lists(IDS, min_size=2, max_size=30))
 def test_identities_that_differ_get_file_names_that_differ_and_are_safe(ids: list[IkeId]) -> None:
@@ -175,17 +151,3 @@ def test_identities_that_differ_get_file_names_that_differ_and_are_safe(ids: lis
         assert not name.startswith(".")
         assert not name.endswith(".toml")
         assert len(f"iscsi-ipsec-{name}.toml".encode()) <= 255
-
-
-def test_an_ordinary_identity_is_its_files_name() -> None:
-    assert file_name(IkeId.parse(IdType.ID_FQDN, "DB1.example.com")) == "db1.example.com"
-    assert file_name(IkeId.parse(IdType.ID_USER_FQDN, "a@example.com")) == "a@example.com"
-    assert file_name(IkeId.parse(IdType.ID_IPV4_ADDR, "10.0.0.5")) == "10.0.0.5"
-
-
-def test_names_that_look_like_another_identitys_file_are_told_apart() -> None:
-    plain = IkeId.parse(IdType.ID_FQDN, "10.0.0.5")
-    assert file_name(plain) != "10.0.0.5"
-    assert file_name(IkeId.parse(IdType.ID_FQDN, file_name(plain))) != file_name(plain)
-    assert file_name(IkeId.parse(IdType.ID_FQDN, "group")) != "group"
-    assert file_name(IkeId.parse(IdType.ID_FQDN, "a/b")) != file_name(IkeId.parse(IdType.ID_FQDN, "a:b"))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeMode, IpsecChoice, Severity
+from iscsi_ipsec.base.model import EspMode, IdType, IkeMode, Severity
 from iscsi_ipsec.core.flags import SecurityFlags, interpret
 from iscsi_ipsec.core.winimport import KINDS, kind_of, parse
 from iscsi_ipsec.core.winscript import commands
-from iscsi_ipsec.core.winvalues import Harvest, NotTakenError, Rules, take_flags
+from iscsi_ipsec.core.winvalues import Harvest, Rules, take_flags
 
 KEY = "a key of twenty bytes"
 
@@ -30,50 +30,6 @@ def warnings(harvest: Harvest) -> list[tuple[int, str]]:
 
 
 # -- command lines
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("a b  c", [["a", "b", "c"]]),
-        ('a "b c" d', [["a", "b c", "d"]]),
-        ('a "" b', [["a", "", "b"]]),
-        (r'a "say \"x\"" b', [["a", 'say "x"', "b"]]),
-        ('a "say ""x""" b', [["a", 'say "x"', "b"]]),
-        (r'a "c:\dir\\" b', [["a", "c:\\dir\\", "b"]]),
-        (r"a c:\dir\x b", [["a", r"c:\dir\x", "b"]]),
-        (r"a x\ b", [["a", "x\\", "b"]]),
-        ("a b^&c ^^ d", [["a", "b&c", "^", "d"]]),
-        ('a "b^&c"', [["a", "b^&c"]]),
-        ("a & b && c | d", [["a"], ["b"], ["c"], ["d"]]),
-        ("a b > nul 2>&1 c", [["a", "b", "c"]]),
-        ("a b2>nul", [["a", "b2"]]),
-        ('a > "my file" b', [["a", "b"]]),
-        ("@a b", [["a", "b"]]),
-        ("a 100%%", [["a", "100%"]]),
-        ("REM a b", []),
-        ("rem", []),
-        ("@rem a", []),
-        (":: a b", []),
-        ("remote a", [["remote", "a"]]),
-        ("", []),
-    ],
-)
-def test_a_line_is_taken_apart_as_cmd_does(line: str, expected: list[list[str]]) -> None:
-    found = list(commands(line))
-    assert [list(command.words) for command in found] == expected
-    assert not [command.doubt for command in found if command.doubt]
-
-
-def test_a_caret_at_the_end_continues_a_line_whose_number_is_kept() -> None:
-    first, second = commands("a ^\r\n b\n\nc\n")
-    assert (first.line, first.words) == (1, ("a", "b"))
-    assert (second.line, second.words) == (4, ("c",))
-
-
-@pytest.mark.parametrize("line", ["a %KEY%", "a 100%", "a %1"])
-def test_what_only_cmd_could_replace_is_doubted(line: str) -> None:
-    assert [bool(command.doubt) for command in commands(line)] == [True]
 
 
 @given(st.text(alphabet='ab "\\^&|<>%@(:\n0', max_size=60))
@@ -99,42 +55,6 @@ def test_every_bitmap_becomes_something_that_our_flags_can_say(value: int) -> No
         return
     if choice != plain:
         assert harvest.problems, "taken over in another form, and not told"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected", "told"),
-    [
-        (0x27, (IkeMode.MAIN, EspMode.TRANSPORT, False), ""),
-        (0x57, (IkeMode.MAIN, EspMode.TUNNEL, True), ""),
-        (0x2B, (IkeMode.AGGRESSIVE, EspMode.TRANSPORT, False), ""),
-        (0x07, (IkeMode.MAIN, None, False), ""),
-        (0x2F, (IkeMode.MAIN, EspMode.TRANSPORT, False), "main is taken"),
-        (0x23, (IkeMode.MAIN, EspMode.TRANSPORT, False), "neither main nor aggressive"),
-        (0x67, (IkeMode.MAIN, None, False), "neither is preferred"),
-        (0x127, (IkeMode.MAIN, EspMode.TRANSPORT, False), "reserved bits 0x100"),
-    ],
-)
-def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
-    value: int, expected: tuple[IkeMode, EspMode | None, bool], told: str
-) -> None:
-    harvest = Harvest("in")
-    choice = take_flags(value, 1, harvest)
-    assert choice == IpsecChoice(required=True, ike=expected[0], esp=expected[1], pfs=expected[2])
-    assert [told in message for _, message in warnings(harvest)] == ([True] if told else [])
-
-
-def test_flags_that_switch_ipsec_off_are_told() -> None:
-    harvest = Harvest("in")
-    choice = take_flags(0x35, 1, harvest)
-    assert choice
-    assert not choice.required
-    assert "clear text" in warnings(harvest)[0][1]
-
-
-@pytest.mark.parametrize("value", [-1, 1 << 64])
-def test_numbers_that_are_no_bitmap_are_refused(value: int) -> None:
-    with pytest.raises(NotTakenError):
-        take_flags(value, 1, Harvest("in"))
 
 
 # -- iscsicli

@@ -43,7 +43,7 @@ def shown_key_text(draft: KeyDraft, description: str = "") -> str:
     return "".join(f"{line}\n" for line in _key_lines(draft, description, _shown_source_line))
 
 
-def _shown_source_line(source: KeySource, prefix: str = "") -> str:
+def _shown_source_line(source: KeySource, prefix: str) -> str:
     if not isinstance(source, Secret):
         return _source_line(source, prefix)
     return "# the previous key is not shown" if prefix else "# the key is not shown"
@@ -67,7 +67,7 @@ def _key_lines(
     yield from _portals_line(draft.portals)
 
 
-def _source_line(source: KeySource, prefix: str = "") -> str:
+def _source_line(source: KeySource, prefix: str) -> str:
     match source:
         case KeyFileRef(path=path):
             return f"{prefix}key_file = {quote(path)}"

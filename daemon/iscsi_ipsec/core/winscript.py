@@ -28,9 +28,9 @@ class Command:
 
 def commands(text: str) -> Iterable[Command]:
     """All commands of a script, in order."""
-    number, whole, first = 0, "", 0
-    for line in text.splitlines():
-        number += 1
+    whole, first = "", 0
+    # not splitlines(): it cuts at more characters, which may stand in a key; cmd.exe drops every CR
+    for number, line in enumerate(text.replace("\r", "").split("\n"), 1):
         if not whole:
             first = number
             if _COMMENT.match(line):
@@ -86,7 +86,7 @@ def _split(line: str) -> Iterable[str]:
 
 
 def _words(text: str) -> Iterable[str]:
-    """As CommandLineToArgvW: quotes group; a backslash means something only before a quote."""
+    """As CommandLineToArgvW: blanks and tabs part; quotes group; a backslash means something only before a quote."""
     word: str | None = None
     quoted, at = False, 0
     while at < len(text):
@@ -105,7 +105,7 @@ def _words(text: str) -> Iterable[str]:
             continue
         if slashes:
             word = (word or "") + "\\" * slashes
-        if character and (quoted or not character.isspace()):
+        if character and (quoted or character not in " \t"):
             word = (word or "") + character
         elif word is not None and not quoted:
             yield word
