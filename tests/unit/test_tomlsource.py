@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Severity
-from iscsi_ipsec.core.tomlsource import Source, key_lines, parse_toml
+from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.core.tomlsource import MAX_KEY_PARTS, MAX_PROBLEMS, Source, key_lines, parse_toml
 
 
 def source(text: str) -> Source:
@@ -32,6 +35,7 @@ def source(text: str) -> Source:
         'a = "next\u0085line"\nwanted = 1',
         'a = \'it is """ so\'\nwanted = 1',
         'a = """\n\'\'\'\n"""\nwanted = 1',
+        'a = ["""\n""", """\nwanted = 0\n"""]\nwanted = 1',
     ],
     ids=repr,
 )
@@ -40,8 +44,14 @@ def test_a_keys_line_is_found(text: str) -> None:
     assert source(text).line("wanted") == expected
 
 
-def test_an_absent_keys_line_is_the_whole_file() -> None:
+def test_an_absent_keys_line_is_the_whole_file_and_so_is_one_deep_in_a_line() -> None:
     assert source("a = 1").line("b") == 0
+    assert source("a = { b = { c = 1 } }").table("a").table("b").line("c") == 0
+
+
+def test_quotes_and_blanks_are_no_part_of_a_keys_name() -> None:
+    lines = key_lines('a = 1\n\'b\' = 2\n"c" = 3\n"" = 4\n[ \'d\' . "e" ]\nf = 6\n[[g\t]]\n["h"]\n')
+    assert lines == {"a": 1, "b": 2, "c": 3, "": 4, "d.e": 5, "d.e.f": 6, "g": 7, "h": 8}
 
 
 def test_a_tables_keys_have_their_own_lines() -> None:
@@ -152,3 +162,82 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
     with pytest.raises(ConfigError) as caught:
         source('a = 1\nb = """\nc\nd')
     assert caught.value.problems[0].line == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("a = 1\nb\nc = 2", 2, "expected '=' after a key in a key/value pair"),
+        ("a = 1\na = 2\n", 2, "cannot overwrite a value"),
+        ("a = 1\nb = canary\n", 2, "invalid value"),
+        ('a = "x\0"', 1, "illegal character"),
+        ("x = " + "1" * 5000, 0, "a number is too long"),
+        ("\n\n" + ".".join("a" * (MAX_KEY_PARTS + 1)) + " = 1\n\n", 3, "a key of more than 100 parts"),
+    ],
+)  # fmt: skip
+def test_what_is_no_toml_is_told_in_the_parsers_words_without_the_files(
+    text: str, line: int, told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        source(text)
+    assert caught.value.problems == (
+        Problem(
+            code="bad-toml", message=f"not valid TOML: {told}",
+            hint="compare with the examples in iscsi-ipsec.toml(5)", file="x.toml", line=line,
+        ),
+    )  # fmt: skip
+
+
+WITHOUT_QUOTES = "without quotes, e.g. 2026-12-01T00:00:00Z"
+ADD_A_ZONE = "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00:00+01:00"
+
+
+@pytest.mark.parametrize(
+    ("value", "getter", "code", "told", "hint"),
+    [
+        ("'x'", lambda s: s.real("a", 0, 1), "wrong-type", "be a number, not a text in quotes", ""),
+        ("1.5", lambda s: s.number("a", 0, 1), "wrong-type", "be a number, not a number with a fraction", ""),
+        ("[]", lambda s: s.moment("a"), "wrong-type", "be a date and time, not a list", WITHOUT_QUOTES),
+        ("['x', {}]", lambda s: s.texts("a"), "wrong-type", "be a list of texts, but holds a table", ""),
+        ("2", lambda s: s.number("a", 0, 1), "out-of-range", "be 0 to 1", ""),
+        ("2.0", lambda s: s.real("a", 0, 1), "out-of-range", "be 0 to 1", ""),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_it_is_and_what_it_must_be(
+    value: str, getter: Callable[[Source], object], code: str, told: str, hint: str
+) -> None:
+    read = source(f"\na = {value}")
+    assert getter(read) is None
+    assert read.problems == [Problem(code=code, message=f"a must {told}", hint=hint, file="x.toml", line=2)]
+
+
+def test_a_moment_without_a_zone_is_told_how_to_get_one() -> None:
+    read = source("a = 2026-12-01T00:00:00")
+    assert read.moment("a") is None
+    assert read.problems == [
+        Problem(code="no-time-zone", message="a has no time zone", hint=ADD_A_ZONE, file="x.toml", line=1)
+    ]
+
+
+def test_a_moment_is_reckoned_in_utc_whatever_the_hosts_zone_is() -> None:
+    moment = source("a = 2026-12-01T01:00:00+01:00").moment("a")
+    assert moment == datetime(2026, 12, 1, tzinfo=UTC)
+    assert moment.tzinfo is UTC
+
+
+def test_the_ends_of_a_range_are_in_it() -> None:
+    read = source("a = 1\nb = 3")
+    assert (read.number("a", 1, 3), read.number("b", 1, 3)) == (1, 3)
+    assert (read.real("a", 1, 3), read.real("b", 1, 3)) == (1.0, 3.0)
+    assert read.problems == []
+
+
+def test_of_countless_mistakes_the_first_are_told_and_how_many_more_there_are() -> None:
+    read = source("".join(f"a{n} = 1\n" for n in range(MAX_PROBLEMS + 3)))
+    read.refuse_unknown([])
+    with pytest.raises(ConfigError) as caught:
+        read.raise_if_wrong()
+    assert caught.value.problems == (
+        *read.problems[:MAX_PROBLEMS],
+        Problem(code="more-problems", message="3 more problems", hint="mend these first", file="x.toml"),
+    )

@@ -53,7 +53,7 @@ def key_lines(text: str) -> Mapping[str, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if not open_quote:
             if match := _TABLE.match(line):
-                table = match[1].replace('"', "").replace(" ", "") + "."
+                table = re.sub(r"[\s\"']", "", match[1]) + "."
                 lines.setdefault(table[:-1], number)
             elif match := _KEY.match(line):
                 lines.setdefault(table + (match[1] or match[2] or match[3] or ""), number)
@@ -69,9 +69,9 @@ def _left_open(line: str, open_quote: str) -> str:
             end = line.find(open_quote, at)
             if end < 0:
                 return open_quote
-            open_quote, at = "", end + len(open_quote)
+            at = end + len(open_quote)
         token = _TOKEN.search(line, at)
-        if token is None or token[0].startswith("#"):
+        if token is None:
             return ""
         open_quote, at = token[0] if token[0] in _TRIPLE else "", token.end()
 
@@ -92,7 +92,7 @@ class Source:
 
     def line(self, key: str) -> int:
         """The line of ``key``, or of the inline table it stands in; 0 where it is absent."""
-        at = self._lines.get(self._prefix + key, 0)
+        at = self._lines.get(self._prefix + key)
         return at or (self._lines.get(self._prefix[:-1], 0) if key in self.data else 0)
 
     # -- what is wrong
