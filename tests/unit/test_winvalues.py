@@ -100,29 +100,29 @@ def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("taken", "expected"),
     [
-        (number_of("39", "x"), 39),
-        (number_of("0x27", "x"), 39),
-        (number_of("0X27", "x"), 39),
-        (number_of("010", "x"), 10),
-        (flags_of("*"), 0),
-        (flags_of("0x27"), 39),
-        (id_type_of(2), IdType.ID_FQDN),
-        (id_type_of("2"), IdType.ID_FQDN),
-        (id_type_of("0x3"), IdType.ID_USER_FQDN),
-        (id_type_of("id_ipv4_ADDR"), IdType.ID_IPV4_ADDR),
-        (identity_of(IdType.ID_FQDN, "db1"), IkeId(IdType.ID_FQDN, "db1")),
-        (identity_of(IdType.ID_IPV4_ADDR, b"\x0a\0\0\5"), IkeId(IdType.ID_IPV4_ADDR, "10.0.0.5")),
-        (portal_of("10.0.0.20", "*"), parse_portal("10.0.0.20:3260")),
-        (portal_of("10.0.0.20:3261", "*"), parse_portal("10.0.0.20:3261")),
-        (portal_of("fd00::20", "1"), Portal(ipaddress.ip_address("fd00::20"), 1)),
-        (portal_of("10.0.0.20", "65535"), Portal(ipaddress.ip_address("10.0.0.20"), 65535)),
-        (address_of("203.0.113.1"), ipaddress.ip_address("203.0.113.1")),
+        (lambda: number_of("39", "x"), 39),
+        (lambda: number_of("0x27", "x"), 39),
+        (lambda: number_of("0X27", "x"), 39),
+        (lambda: number_of("010", "x"), 10),
+        (lambda: flags_of("*"), 0),
+        (lambda: flags_of("0x27"), 39),
+        (lambda: id_type_of(2), IdType.ID_FQDN),
+        (lambda: id_type_of("2"), IdType.ID_FQDN),
+        (lambda: id_type_of("0x3"), IdType.ID_USER_FQDN),
+        (lambda: id_type_of("id_ipv4_ADDR"), IdType.ID_IPV4_ADDR),
+        (lambda: identity_of(IdType.ID_FQDN, "db1"), IkeId(IdType.ID_FQDN, "db1")),
+        (lambda: identity_of(IdType.ID_IPV4_ADDR, b"\x0a\0\0\5"), IkeId(IdType.ID_IPV4_ADDR, "10.0.0.5")),
+        (lambda: portal_of("10.0.0.20", "*"), parse_portal("10.0.0.20:3260")),
+        (lambda: portal_of("10.0.0.20:3261", "*"), parse_portal("10.0.0.20:3261")),
+        (lambda: portal_of("fd00::20", "1"), Portal(ipaddress.ip_address("fd00::20"), 1)),
+        (lambda: portal_of("10.0.0.20", "65535"), Portal(ipaddress.ip_address("10.0.0.20"), 65535)),
+        (lambda: address_of("203.0.113.1"), ipaddress.ip_address("203.0.113.1")),
     ],
 )  # fmt: skip
-def test_a_word_becomes_the_value_that_it_means(found: object, expected: object) -> None:
-    assert found == expected
+def test_a_word_becomes_the_value_that_it_means(taken: Callable[[], object], expected: object) -> None:
+    assert taken() == expected
 
 
 LITERAL = warning(
