@@ -172,7 +172,7 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
         ("a = 1\nb = canary\n", 2, "invalid value"),
         ('a = "x\0"', 1, "illegal character"),
         ("x = " + "1" * 5000, 0, "a number is too long"),
-        ("\n\n" + ".".join("a" * (MAX_KEY_PARTS + 1)) + " = 1\n\n", 3, "a key of more than 100 parts"),
+        ("\n\n" + ".".join("a" * (MAX_KEY_PARTS + 1)) + " = 1\n", 3, "a key of more than 100 parts"),
     ],
 )  # fmt: skip
 def test_what_is_no_toml_is_told_in_the_parsers_words_without_the_files(

@@ -13,7 +13,7 @@ DOUBT = "it holds a variable or a single %, which only cmd.exe could replace: wr
     ("line", "expected"),
     [
         ("a b  c ", [["a", "b", "c"]]),
-        ("a\tb", [["a", "b"]]),
+        ("aX\tb", [["aX", "b"]]),
         ('a "b c" d', [["a", "b c", "d"]]),
         ('a b"c d"e', [["a", "bc de"]]),
         ('a "" b', [["a", "", "b"]]),
