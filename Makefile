@@ -137,7 +137,7 @@ coverage: $(VENV_STAMP)
 	@$(NEED) $(TEST_PACKAGES)
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	$(RUN) -m coverage run -m pytest
+	$(RUN) -m coverage run -m pytest --numprocesses auto --dist loadfile
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report --include='*/iscsi_ipsec/core/*' --show-missing --skip-covered --fail-under=100
 	$(RUN) -m coverage report --show-missing --skip-covered --fail-under=95
