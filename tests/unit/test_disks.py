@@ -84,6 +84,7 @@ def test_a_closed_portal_that_serves_the_root_is_told_with_its_session() -> None
 
     assert (told.code, told.portal, told.severity) == ("system-disk", "10.0.0.20:3260", Severity.ERROR)
     assert "/ lies on a disk of iqn.x:a (iSCSI session 7)" in told.message
+    assert 'security_flags = ["VALID"]' in told.hint
 
 
 def test_a_portal_that_is_not_closed_may_serve_what_it_likes() -> None:

@@ -30,6 +30,7 @@ def test_a_session_that_is_there_when_its_portal_is_closed_is_told() -> None:
         "[fd00::20]:3260",
         Severity.WARNING,
     )
+    assert told.hint.startswith("log out and in again")
 
 
 def test_a_session_to_a_portal_that_was_closed_before_is_not() -> None:
