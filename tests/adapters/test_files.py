@@ -437,6 +437,7 @@ def test_a_search_finds_the_very_same_until_something_differs(tmp_path: Path) ->
     put(high / "a.toml")
     put(low / "a.toml")
     put(low / "b.toml")
+    (tmp_path / "other").symlink_to("/dev/zero")
     search = files.ConfigSearch([str(high), str(low), str(tmp_path / "run")])
     found = search.find()
     assert search.find() is found
@@ -444,6 +445,7 @@ def test_a_search_finds_the_very_same_until_something_differs(tmp_path: Path) ->
         lambda: put(low / "a.toml", b"hidden, and yet"),
         lambda: (high / "a.toml").chmod(0o640),
         lambda: (high / "b.toml").symlink_to("/dev/null"),
+        lambda: (tmp_path / "other").rename(high / "b.toml"),
         (high / "b.toml").unlink,
         (tmp_path / "run").mkdir,
         (low / "b.toml").unlink,

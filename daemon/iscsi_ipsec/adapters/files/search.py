@@ -164,7 +164,7 @@ def _listing(
 ) -> tuple[dict[str, FileStat], dict[str, FileStat] | None]:
     """The configuration files of an open folder, and what differs from what is known.
 
-    That is None if it is more than the ``stat`` of files that stayed what they are.
+    That is None if it is more than the ``stat`` of files that were regular and are.
     """
     names = list(filter(_is_config_name, os.listdir(fd)))
     found = dict(_stats(folder, fd, names))
@@ -179,7 +179,7 @@ def _listing(
     if listing.keys() != known.keys():
         return listing, None
     new = {name: now for name, now in listing.items() if now is not known[name]}
-    if any(stat.S_IFMT(now.mode) != stat.S_IFMT(known[name].mode) for name, now in new.items()):
+    if not all(stat.S_ISREG(now.mode) and stat.S_ISREG(known[name].mode) for name, now in new.items()):
         return listing, None
     return listing, {f"{folder}/{name}": now for name, now in new.items()}
 
