@@ -1,20 +1,15 @@
-"""The daemon and the command leave no core and show their memory to nobody but root; garbage is found in time."""
+"""The daemon and the command leave no core and show their memory to nobody but root."""
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import signal
 import subprocess
 import sys
-import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from iscsi_ipsec.adapters.process import GARBAGE, tidy, tidy_by_hand
 
 NOBODY = 65534
 PR_GET_DUMPABLE = 3
@@ -88,36 +83,3 @@ def test_another_process_of_the_same_user_cannot_read_its_memory_or_environment(
 
     assert readable("") == ["mem", "environ", "maps"]
     assert readable("forbid_dumps(); ") == []
-
-
-class Ring:
-    """Refers to itself, so that only a search frees it."""
-
-    def __init__(self) -> None:
-        self.itself = self
-
-
-@pytest.fixture
-def by_hand() -> Iterator[None]:
-    """The process tidies as the daemon's does, until the test is over."""
-    gc.collect()
-    tidy_by_hand()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("by_hand")
-def test_rings_of_garbage_are_found_between_passes_when_many_have_gathered() -> None:
-    first = weakref.ref(Ring())
-    rings = [Ring() for _ in range(GARBAGE)]
-    assert first() is not None
-    tidy()
-    assert first() is None
-    assert rings
-
-
-@pytest.mark.usefixtures("by_hand")
-def test_little_garbage_is_left_where_it_is() -> None:
-    first = weakref.ref(Ring())
-    tidy()
-    assert first() is not None

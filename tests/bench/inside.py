@@ -20,7 +20,6 @@ from unittest import mock
 
 from iscsi_ipsec.adapters import systemd
 from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.adapters.process import tidy
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import CharonRefused
 from iscsi_ipsec.base.secret import Secret
@@ -92,7 +91,6 @@ class Passes:
         decided = time.perf_counter()
         self._daemon._reporter.tell(outcome)
         told = time.perf_counter()
-        tidy()
         return outcome, {"pass": decided - began, "tell": told - decided, "cpu": _cpu_seconds() - used}
 
     def end(self) -> None:

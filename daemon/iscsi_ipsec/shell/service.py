@@ -26,7 +26,7 @@ from iscsi_ipsec.adapters import kernel, systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
-from iscsi_ipsec.adapters.process import forbid_dumps, tidy, tidy_by_hand
+from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.adapters.watch import FileWatch
@@ -116,7 +116,6 @@ class _Daemon:
         self._resolver = Resolver(
             wake, resolve=partial(resolve_through, paths.names_socket), remembered=store.names()
         )
-        tidy_by_hand()
         self._watch = FileWatch(wake)
         events = CharonEvents(
             paths.vici_socket,
@@ -181,7 +180,6 @@ class _Daemon:
             elif ready and line != summary(told):
                 line = summary(told)
                 systemd.status(line)
-            tidy()
             if folders != watched:
                 reasons = frozenset({FileWatch.reason})
             else:
