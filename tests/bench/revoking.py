@@ -6,22 +6,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from tests.bench.living import POLL
+from tests.bench.loading import LONG
 from tests.bench.report import Report
-from tests.netlab import Charon, Esp, Lab, wait_until
+from tests.netlab import Charon, wait_until
 from tests.real.ike import Ike
 from tests.real.staging import OLD, Session, plain_file
-
-POLL = 0.002
-LONG = 60.0
 
 
 def measure(runs: int, report: Report, say: Callable[[str], None]) -> None:
     """Beside ``swanctl --terminate``, which has only to do it."""
     say("a key is removed under its SA")
-    with Lab("initiator", "target") as lab:
-        host = lab.charon("initiator", esp=Esp.LIBIPSEC)
-        target = lab.charon("target", esp=Esp.LIBIPSEC)
-        session = Session(lab, host, target, lab.daemon("initiator", host), Ike.V2)
+    with Session.in_a_lab(Ike.V2) as session:
         session.set_up(OLD)
         session.daemon.start()
         by_hand = [_ended_by_hand(session) for _ in range(runs)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.netlab import Charon, Daemon, Lab, wait_until
+from tests.netlab import Charon, Daemon, Esp, Lab, wait_until
 from tests.real.admin import FLAGS
 from tests.real.ike import TARGET, A, Ike, connection
 
@@ -48,6 +50,15 @@ class Session:
     @property
     def row_name(self) -> str:
         return f"{self.portal}:3260"
+
+    @classmethod
+    @contextmanager
+    def in_a_lab(cls, ike: Ike) -> Iterator[Session]:
+        """With a lab of its own (policies of a killed charon would take the next one's packets); nothing is set up."""
+        with Lab("initiator", "target") as lab:
+            host = lab.charon("initiator", esp=Esp.LIBIPSEC)
+            target = lab.charon("target", esp=Esp.LIBIPSEC)
+            yield cls(lab, host, target, lab.daemon("initiator", host), ike)
 
     def set_up(self, key: bytes) -> None:
         """The target has this key alone; the host has its policy and no key yet."""

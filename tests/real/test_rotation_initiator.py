@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.netlab import Daemon, Esp, Lab, available_esp, missing_for_lab, wait_until
+from tests.netlab import Daemon, Esp, available_esp, missing_for_lab, wait_until
 from tests.real.admin import changes_in
 from tests.real.ike import Ike
 from tests.real.staging import LONG, NEW, OLD, Session, plain_file, staged_file
@@ -27,16 +27,10 @@ def ike() -> Ike:
 
 @pytest.fixture
 def session(ike: Ike) -> Iterator[Session]:
-    """An SA of the old key is up, and both ends have no other key.
-
-    With a lab of its own: policies of a killed charon would take the next one's packets.
-    """
+    """An SA of the old key is up, and both ends have no other key."""
     if missing := missing_for_lab():
         pytest.skip(f"no lab without {', '.join(missing)}")
-    with Lab("initiator", "target") as lab:
-        host = lab.charon("initiator", esp=Esp.LIBIPSEC)
-        target = lab.charon("target", esp=Esp.LIBIPSEC)
-        session = Session(lab, host, target, lab.daemon("initiator", host), ike)
+    with Session.in_a_lab(ike) as session:
         session.set_up(OLD)
         session.daemon.put_key("a", plain_file(OLD, ike=ike, tunnel=True))
         session.daemon.start()

@@ -28,6 +28,7 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.base.sa import CharonState, ChildSa, IkeSa
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.broken import BrokenFile
 from iscsi_ipsec.core.derive import derive
 from iscsi_ipsec.core.desired import Connection, Desired, PortalView
 from iscsi_ipsec.core.messages import SpelledConnection, SpelledSecret, spell_connection, spell_secret
@@ -257,3 +258,8 @@ def ike_sa(*children: ChildSa, unique_id: int = 1, conn: str = "c", **more: Any)
         "prf": "PRF_HMAC_SHA2_384", "dh_group": "ECP_384", "age": 10, "rekey_in": 10000,
     }  # fmt: skip
     return IkeSa(conn=conn, unique_id=unique_id, children=children, **{**fields, **more})
+
+
+def broken(*portals: str, is_policy: bool = True, role: Role = Role.INITIATOR) -> tuple[BrokenFile, ...]:
+    patterns = tuple(map(parse_portal_pattern, portals))
+    return (BrokenFile(path="the/file.toml", role=role, is_policy=is_policy, patterns=patterns),)

@@ -13,6 +13,7 @@ from tests.unit.making import (
     CLEAR,
     SOURCE,
     TARGET,
+    broken,
     derived,
     group,
     per_id,
@@ -22,11 +23,6 @@ from tests.unit.making import (
     session,
     view_of,
 )
-
-
-def broken(*portals: str, is_policy: bool = True, role: Role = Role.INITIATOR) -> tuple[BrokenFile, ...]:
-    patterns = tuple(map(parse_portal_pattern, portals))
-    return (BrokenFile(path="the/file.toml", role=role, is_policy=is_policy, patterns=patterns),)
 
 
 def key(*portals: str) -> tuple[BrokenFile, ...]:

@@ -34,6 +34,7 @@ from tests.unit.making import (
     SOURCE,
     TARGET,
     address,
+    broken,
     choice,
     connection_of,
     derived,
@@ -49,7 +50,6 @@ from tests.unit.making import (
     view_of,
     world,
 )
-from tests.unit.test_broken import broken
 
 V4, V6 = "10.0.0.20", "[fd00::20]:3260"
 

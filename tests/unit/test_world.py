@@ -12,6 +12,7 @@ from iscsi_ipsec.core.world import Lookup, Seat, candidates, served_by, wanted_n
 from tests.unit.making import (
     TARGET,
     address,
+    broken,
     discovery,
     per_id,
     policy,
@@ -21,7 +22,6 @@ from tests.unit.making import (
     session,
     world,
 )
-from tests.unit.test_broken import broken
 
 
 def test_each_portal_is_told_with_all_that_names_it_and_no_other() -> None:

@@ -87,7 +87,7 @@ class Secrets:
     """
 
     def __init__(self) -> None:
-        self._in_use = Same(_used_secrets)
+        self._in_use = Same(self._used)
         self._entries: dict[SecretEntry, SecretEntry] = {}
         self._waiting: dict[int, tuple[tuple[IdType, str], SecretEntry]] = {}
 
@@ -96,13 +96,19 @@ class Secrets:
     ) -> tuple[SecretEntry, ...]:
         """Return the entries for these keys and connections."""
         used, ends = self._in_use.of(owned, rotations)
-        self._entries = {entry: self._entries.get(entry, entry) for entry in used}
         waiting = [self._of_key(key) for key in keys if isinstance(key, PerIdKey)]
         self._waiting = {id(entry.owners[0]): (match, entry) for match, entry in waiting}
         count = Counter(match for match, _ in waiting)
         # nobody else has these owners, so there is nothing to unite them with
         alone = (entry for match, entry in waiting if count[match] == 1 and match not in ends)
-        return (*self._entries.values(), *alone)
+        return (*used, *alone)
+
+    def _used(
+        self, owned: Owned, rotations: tuple[Rotation, ...]
+    ) -> tuple[tuple[SecretEntry, ...], frozenset[tuple[IdType, str]]]:
+        entries, ends = _used_secrets(owned, rotations)
+        self._entries = {entry: self._entries.get(entry, entry) for entry in entries}
+        return tuple(self._entries.values()), ends
 
     def _of_key(self, key: PerIdKey) -> tuple[tuple[IdType, str], SecretEntry]:
         known = self._waiting.get(id(key.id))  # the very same id, since the entry keeps it alive

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.store import LastGood
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.model import PortalPolicy, Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.keyfile import (
     CredentialRef,
@@ -26,7 +26,7 @@ from iscsi_ipsec.core.keyfile import (
     weak_key_problem,
 )
 from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.settings import parse_settings
+from iscsi_ipsec.core.settings import Settings, parse_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,9 @@ class Content:
 
 def parse_content(kind: str, path: str, name: str, raw: Secret, text: str) -> Content:
     """Parse a file of one kind (settings, portal, psk) and fetch its keys; raises :class:`ConfigError`."""
-    if kind == "settings":
-        return Content(parse_settings(text, path), raw)
-    if kind == "portal":
-        return Content(parse_portal_file(text, path, name), raw)
-    draft = parse_key_file(text, path, name)
+    draft = _parsed(kind, path, name, text)
+    if not isinstance(draft, KeyDraft):
+        return Content(draft, raw)
     secret, kept, beside = _fetch_key(draft, draft.source)
     if not secret:
         raise ConfigError((empty_key_problem(draft),))
@@ -73,17 +71,24 @@ def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
     """Parse stored content again; None where today's rules refuse it."""
     try:
         text = last.raw.reveal().decode()
-        if kind == "settings":
-            return parse_settings(text, path)
-        if kind == "portal":
-            return parse_portal_file(text, path, name)
-        draft = parse_key_file(text, path, name)
+        draft = _parsed(kind, path, name, text)
+        if not isinstance(draft, KeyDraft):
+            return draft
         secret = draft.source if isinstance(draft.source, Secret) else last.key
         before = draft.previous.source if draft.previous else None
         previous = before if isinstance(before, Secret) else last.previous
         return draft.with_secret(secret, previous) if secret else None
     except (ConfigError, UnicodeDecodeError):
         return None
+
+
+def _parsed(kind: str, path: str, name: str, text: str) -> Settings | PortalPolicy | KeyDraft:
+    """What the text alone says."""
+    if kind == "settings":
+        return parse_settings(text, path)
+    if kind == "portal":
+        return parse_portal_file(text, path, name)
+    return parse_key_file(text, path, name)
 
 
 def _fetch_key(draft: KeyDraft, source: KeySource) -> tuple[Secret, Secret | None, str]:

@@ -335,7 +335,7 @@ class Reconciler:
             _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
     def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
-        sas = self._sas.held()
+        sas = self._charon.sas()
         if self._fronts.turn(look, sas):
             return sas  # the next pass follows at once, and loads what has changed
         return self._sas.keep(look, state, sas)

@@ -61,10 +61,6 @@ class SaKeeper:
         self._upholding, self._lost = Same(upheld_connections), Same(lost_traps)
         self.initiations = 0
 
-    def held(self) -> tuple[IkeSa, ...]:
-        """Return what charon has now."""
-        return self._charon.sas()
-
     def keep(self, look: Look, state: CharonState, sas: tuple[IkeSa, ...]) -> tuple[IkeSa, ...]:
         """Do what these SAs call for; return those that there are then."""
         upheld = self._upheld(look, state)

@@ -85,15 +85,16 @@ class ConfigSearch:
         told = [self._look_at(folder, folder in unmounted) for folder in self._folders]
         lost = (f for f in self._folders if not isinstance(self._listings[f], dict))
         hidden = {folder: remembered.get(folder, ()) for folder in lost}
-        before, changed = self._found, [new for new in told if new is not None]
-        if before is None or len(changed) < len(told) or hidden != self._hidden:
+        found = self._found
+        if found is None or None in told or hidden != self._hidden:
             self._hidden = hidden
-            self._found = self._arranged({file.path: file for file in before.files} if before else {})
-        elif any(changed):
-            new = {path: stat for stats in changed for path, stat in stats.items()}
-            files = (FoundFile(f.path, f.name, new[f.path]) if f.path in new else f for f in before.files)
-            self._found = replace(before, files=tuple(files))
-        return self._found or Found()
+            found = self._arranged({file.path: file for file in found.files} if found else {})
+        elif any(told):
+            new = {path: now for stats in told if stats for path, now in stats.items()}
+            files = (FoundFile(f.path, f.name, new[f.path]) if f.path in new else f for f in found.files)
+            found = replace(found, files=tuple(files))
+        self._found = found
+        return found
 
     def _look_at(self, folder: str, unmounted: bool) -> dict[str, FileStat] | None:
         """List one folder; what differs from the last time, None if that is more than what ``stat`` says of files."""

@@ -41,10 +41,7 @@ def check_folder(folder: str, *, strict: bool = False) -> str:
             st = os.lstat(path)
             if stat.S_ISLNK(st.st_mode):
                 links += 1
-                if links > _MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                _check_owner(path, st, "the link", link=True)
-                target = os.readlink(path)
+                target = _read_link(path, st, path, links)
                 current = "/" if target.startswith("/") else current
                 parts.extendleft(reversed(_parts(target)))
                 continue
@@ -94,10 +91,7 @@ def final_path(path: str, checked: dict[str, str]) -> str:
             st = os.lstat(step)
             if stat.S_ISLNK(st.st_mode):
                 links += 1
-                if links > _MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                _check_owner(path, st, "the link", link=True)
-                target = os.readlink(step)
+                target = _read_link(step, st, path, links)
                 below = _parts(target)
                 if target.startswith("/") or ".." in below or not below:
                     refuse(
@@ -121,6 +115,14 @@ def final_path(path: str, checked: dict[str, str]) -> str:
         refuse("missing", path, "no such file")
     except OSError as err:
         refuse("unreadable", path, f"cannot read: {why(err)}")
+
+
+def _read_link(link: str, st: os.stat_result, told: str, links: int) -> str:
+    """Where a link leads to, the last of so many; a refusal names the path ``told``."""
+    if links > _MAX_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    _check_owner(told, st, "the link", link=True)
+    return os.readlink(link)
 
 
 def check_file(path: str, st: os.stat_result, *, private: bool) -> None:
