@@ -86,7 +86,7 @@ def test_a_key_of_thousands_of_parts_is_refused_before_it_takes_seconds(text: st
 def test_a_value_may_have_as_many_dots_as_it_likes() -> None:
     key = "a." * 20_000
     draft = parse_key_file(f"group = true\nkey = \"{key}\"\ndescription = '{key}'\n", "x.toml", "x")
-    assert draft.line_of("key") == 2
+    assert draft.key_line == 2
 
 
 def test_ten_thousand_mistakes_in_one_file_are_told_as_a_hundred() -> None:

@@ -32,9 +32,7 @@ from iscsi_ipsec.core.keytext import (
 )
 from tests.unit.making import choice, policy
 
-GROUP = KeyDraft(
-    name="x", path="psk.d/x.toml", id=None, source=Secret(b"k"), choice=None, portals=(), lines=()
-)
+GROUP = KeyDraft(name="x", path="psk.d/x.toml", id=None, source=Secret(b"k"), choice=None, portals=())
 UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 FULL = dataclasses.replace(
     GROUP,

@@ -33,6 +33,7 @@ PACKAGES = _words("""
     charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins
     libstrongswan-standard-plugins open-iscsi tgt fio e2fsprogs
     python3 python3-systemd python3-nftables libnftables1 linux-image-cloud-amd64
+    swtpm libtss2-esys-3.0.2-0 libtss2-rc0
 """)
 
 # What Libreswan's programs are linked with, and the certutil that makes its (empty) database:

@@ -8,7 +8,7 @@ name=$1 ip=$2 ip6=$3 second_ip=$4
 packages=(
     charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins
     libstrongswan-standard-plugins open-iscsi tgt fio e2fsprogs nftables tcpdump
-    iproute2 netbase python3 python3-systemd python3-nftables
+    iproute2 netbase python3 python3-systemd python3-nftables swtpm libtss2-esys-3.0.2-0 libtss2-rc0
 )
 if ! dpkg-query -W "${packages[@]}" >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from iscsi_ipsec.base.model import (
@@ -27,7 +27,7 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core import policyfields
-from iscsi_ipsec.core.tomlsource import Source, parse_toml
+from iscsi_ipsec.core.tomlsource import KeyLines, Source, parse_toml
 
 KNOWN_KEYS = (
     "id_type", "id", "id_hex", "group", "key", "key_hex", "key_base64", "key_file", "key_credential",
@@ -35,6 +35,7 @@ KNOWN_KEYS = (
     "previous_key_base64", "previous_key_file", "previous_key_credential", "previous_until",
 )  # fmt: skip
 _KEY_SOURCES = ("key", "key_hex", "key_base64", "key_file", "key_credential")
+_NO_LINES = KeyLines("")
 _PREVIOUS = "previous_"
 _PREVIOUS_SOURCES = tuple(_PREVIOUS + key for key in _KEY_SOURCES)
 
@@ -80,8 +81,8 @@ class KeyDraft:
     source: KeySource
     choice: IpsecChoice | None
     portals: tuple[PortalPattern, ...]
-    lines: tuple[tuple[str, int], ...]
     previous: PreviousDraft | None = None
+    lines: KeyLines = field(default=_NO_LINES, compare=False, repr=False)
 
     def with_secret(self, secret: Secret, previous: Secret | None = None) -> Key:
         """The finished key; with the previous one, where the file has one and it is another."""
@@ -101,16 +102,15 @@ class KeyDraft:
     @property
     def key_line(self) -> int:
         """The line that holds or names the key."""
-        return next((line for name in _KEY_SOURCES if (line := self.line_of(name))), 0)
+        return self._first_line(_KEY_SOURCES)
 
     @property
     def previous_line(self) -> int:
-        """The line that holds or names the previous key."""
-        return next((line for name in _PREVIOUS_SOURCES if (line := self.line_of(name))), 0)
+        """The line that holds or names the previous key, 0 without one."""
+        return self._first_line(_PREVIOUS_SOURCES) if self.previous else 0
 
-    def line_of(self, key: str) -> int:
-        """The line on which ``key`` stands in the file, 0 if it does not."""
-        return dict(self.lines).get(key, 0)
+    def _first_line(self, keys: tuple[str, ...]) -> int:
+        return next((line for key in keys if (line := self.lines.of(key))), 0)
 
 
 def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
@@ -126,10 +126,9 @@ def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
     portals = policyfields.parse_portals(source) or ()
     source.raise_if_wrong()
     assert key is not None  # every way to None has noted an error
-    lines = tuple((k, n) for k in KNOWN_KEYS if (n := source.line(k)))
     return KeyDraft(
-        name=name, path=path, id=identity, source=key, choice=choice, portals=portals, lines=lines,
-        previous=previous,
+        name=name, path=path, id=identity, source=key, choice=choice, portals=portals, previous=previous,
+        lines=source.lines,
     )  # fmt: skip
 
 

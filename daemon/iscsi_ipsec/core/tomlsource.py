@@ -76,6 +76,22 @@ def _left_open(line: str, open_quote: str) -> str:
         open_quote, at = token[0] if token[0] in _TRIPLE else "", token.end()
 
 
+class KeyLines:
+    """Where each key of a text stands; not looked for before it is asked, since most files have nothing to tell."""
+
+    __slots__ = ("_found", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._found: Mapping[str, int] | None = None
+
+    def of(self, key: str) -> int:
+        """The line of ``key`` or ``table.key``, 0 where it is absent."""
+        if self._found is None:
+            self._found = key_lines(self._text)
+        return self._found.get(key, 0)
+
+
 class Source:
     """One table of a TOML file, read by key; ``problems`` grows as it is read."""
 
@@ -83,17 +99,17 @@ class Source:
         self,
         data: Mapping[str, object],
         file: str,
-        lines: Mapping[str, int],
+        lines: KeyLines,
         prefix: str = "",
         problems: list[Problem] | None = None,
     ) -> None:
-        self.data, self.file, self._lines, self._prefix = data, file, lines, prefix
+        self.data, self.file, self.lines, self._prefix = data, file, lines, prefix
         self.problems: list[Problem] = [] if problems is None else problems
 
     def line(self, key: str) -> int:
         """The line of ``key``, or of the inline table it stands in; 0 where it is absent."""
-        at = self._lines.get(self._prefix + key)
-        return at or (self._lines.get(self._prefix[:-1], 0) if key in self.data else 0)
+        at = self.lines.of(self._prefix + key)
+        return at or (self.lines.of(self._prefix[:-1]) if key in self.data else 0)
 
     # -- what is wrong
 
@@ -217,7 +233,7 @@ class Source:
         """A sub-table (empty where absent); its problems are noted here."""
         value = self._typed(key, dict)
         data = value if isinstance(value, dict) else {}
-        return Source(data, self.file, self._lines, f"{self._prefix}{key}.", self.problems)
+        return Source(data, self.file, self.lines, f"{self._prefix}{key}.", self.problems)
 
 
 def parse_toml(text: str, file: str) -> Source:
@@ -239,7 +255,7 @@ def parse_toml(text: str, file: str) -> Source:
         raise _bad_toml(
             f"{told[:1].lower()}{told[1:]}", file, line
         ) from None  # its text may hold a piece of a key
-    return Source(data, file, key_lines(text))
+    return Source(data, file, KeyLines(text))
 
 
 def _bad_toml(what: str, file: str, line: int) -> ConfigError:

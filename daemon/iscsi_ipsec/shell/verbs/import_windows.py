@@ -176,7 +176,6 @@ def _keys(
         draft = KeyDraft(
             name=name, path=shelf.path_of(name), id=key.id, source=key.secret, choice=key.choice,
             portals=(PortalRange(ipaddress.ip_network(key.portal.address), key.portal.port),) if key.portal else (),
-            lines=(),
         )  # fmt: skip
         try:
             if not key.portal:  # for that portal alone, and the policy beside it names it

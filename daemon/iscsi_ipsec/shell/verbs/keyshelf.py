@@ -257,7 +257,7 @@ def run_set(
     previous = _kept_previous(options.keep_previous, old)
     draft = KeyDraft(
         name=name, path=shelf.path_of(name), id=identity, source=Secret(b""), choice=choice,
-        portals=portals, lines=(), previous=previous,
+        portals=portals, previous=previous,
     )  # fmt: skip
     make_folder(shelf.folder)
     shelf.refuse_conflict(draft)
