@@ -55,6 +55,20 @@ def test_what_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any,
     )
 
 
+def test_it_is_not_said_that_no_policy_names_what_a_broken_policy_names() -> None:
+    assert view_of(derived(broken=broken(TARGET))).reasons == (
+        "policy the/file.toml means it, but has a mistake: nothing of it is in force",
+        "no key applies",
+        "the/file.toml means it, but has a mistake: closed until that is mended",
+    )
+    assert view_of(derived(record(), broken=key(TARGET))).reasons[0] == "no policy names this portal"
+    covered = view_of(derived(policy(), per_id(SOURCE), broken=broken(TARGET)))
+    assert (
+        covered.reasons[1]
+        == "policy the/file.toml means it too, but has a mistake: nothing of it is in force"
+    )
+
+
 def test_it_is_not_held_when_the_broken_file_goes() -> None:
     assert not view_of(derived(broken=broken(TARGET))).managed
     assert view_of(derived(broken=broken(TARGET), held=[TARGET])).managed

@@ -52,6 +52,7 @@ def test_an_absent_keys_line_is_the_whole_file_and_so_is_one_deep_in_a_line() ->
 def test_quotes_and_blanks_are_no_part_of_a_keys_name() -> None:
     lines = key_lines('a = 1\n\'b\' = 2\n"c" = 3\n"" = 4\n[ \'d\' . "e" ]\nf = 6\n[[g\t]]\n["h"]\n')
     assert lines == {"a": 1, "b": 2, "c": 3, "": 4, "d.e": 5, "d.e.f": 6, "g": 7, "h": 8}
+    assert key_lines("defaults . a = 1\n'b c'.\t\"d\" = 2\n") == {"defaults.a": 1, "b c.d": 2}
 
 
 def test_a_tables_keys_have_their_own_lines() -> None:
@@ -59,7 +60,9 @@ def test_a_tables_keys_have_their_own_lines() -> None:
     assert lines == {"a": 1, "defaults": 2, "defaults.a": 3, "other": 5, "other.b": 6}
 
 
-@pytest.mark.parametrize("text", ["[defaults]\na = 1", "defaults.a = 1", "\ndefaults = { a = 1 }"])
+@pytest.mark.parametrize(
+    "text", ["[defaults]\na = 1", "defaults.a = 1", "defaults . a = 1", "\ndefaults = { a = 1 }"]
+)
 def test_a_mistake_in_a_table_is_told_at_its_line_however_the_table_is_written(text: str) -> None:
     whole = source(text)
     whole.table("defaults").text("a")

@@ -155,7 +155,7 @@ NO_ASCII = "the key is not ASCII: say the code page of the Windows machine with 
 NO_TYPE = "the type of the id is none of 1 (ID_IPV4_ADDR), 2 (ID_FQDN), 3 (ID_USER_FQDN), 5 (ID_IPV6_ADDR)"
 NO_BITS = "the security flags are no number of 64 bits"
 NO_PORT = "the portal's socket is no TCP port"
-ONE_HOST = "the outer address is not that of one host"
+ONE_HOST = "the outer address is not the unicast address of one host"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ ONE_HOST = "the outer address is not that of one host"
         (lambda _: portal_of("10.0.0.20", "canary"), "the portal's socket is no number"),
         (lambda _: portal_of("10.0.0.20", "0"), NO_PORT),
         (lambda _: portal_of("10.0.0.20", "65536"), NO_PORT),
-        (lambda _: address_of("canary"), "the outer address is no IP address"),
+        (lambda _: address_of("canary"), "the outer address is not an IP address"),
         (lambda _: address_of("::"), ONE_HOST),
         (lambda _: address_of("224.0.0.1"), ONE_HOST),
     ],

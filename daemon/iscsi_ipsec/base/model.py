@@ -56,6 +56,17 @@ def is_of_one_host(address: Address) -> bool:
     return not (has_zone(address) or address.is_multicast or address.is_unspecified)
 
 
+def host_address(text: str) -> Address:
+    """The unicast address of one host; :class:`ValueError` says what the text is instead, without repeating it."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("not an IP address") from None
+    if not is_of_one_host(address):
+        raise ValueError("not the unicast address of one host")
+    return address
+
+
 def _refuse_zone(address: Address) -> None:
     if has_zone(address):
         raise ValueError(f"{str(address)!r} has a zone, which neither an identity nor a portal can carry")

@@ -36,11 +36,15 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     world, portal = lookup.world, seat.portal
     reasons: list[str] = []
     policy = lookup.policy_for(portal, Role.INITIATOR)
-    reasons.append(f"policy {policy.path} applies" if policy else "no policy names this portal")
     held = (portal, Role.INITIATOR) in world.held
     broken = lookup.broken_for(portal)
+    if policy:
+        reasons.append(f"policy {policy.path} applies")
+    elif not (broken and broken.is_policy):
+        reasons.append("no policy names this portal")
     if broken and broken.is_policy:
-        reasons.append(f"policy {broken.path} means it too, but has a mistake: nothing of it is in force")
+        too = " too" if policy else ""
+        reasons.append(f"policy {broken.path} means it{too}, but has a mistake: nothing of it is in force")
     view = PortalView(
         seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
         policy=policy.path if policy else "",

@@ -15,7 +15,7 @@ from iscsi_ipsec.base.model import (
     PortalPattern,
     Start,
     Tuning,
-    is_of_one_host,
+    host_address,
     parse_portal_pattern,
 )
 from iscsi_ipsec.core.flags import interpret, parse_flags
@@ -140,14 +140,10 @@ def parse_address(source: Source, key: str) -> Address | None:
     if text is None:
         return None
     try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        source.problem(key, "bad-address", f"{key} is not an IP address")
+        return host_address(text)
+    except ValueError as err:
+        source.problem(key, "bad-address", f"{key} is {err}")
         return None
-    if not is_of_one_host(address):
-        source.problem(key, "bad-address", f"{key} must be the unicast address of one host")
-        return None
-    return address
 
 
 def parse_tuning(source: Source) -> Tuning:

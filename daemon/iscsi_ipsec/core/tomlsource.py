@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem, Severity
 
-_TABLE = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
-_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_.-]+))\s*=""")
+_PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
+_DOTTED = rf"(?:{_PART.pattern})(?:\s*\.\s*(?:{_PART.pattern}))*"
+_TABLE = re.compile(rf"\s*\[{{1,2}}\s*(?P<dotted>{_DOTTED})\s*\]{{1,2}}\s*(?:#.*)?$")
+_KEY = re.compile(rf"\s*(?P<dotted>{_DOTTED})\s*=")
 _TRIPLE = ('"""', "'''")
 _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 _QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
@@ -53,12 +55,17 @@ def key_lines(text: str) -> Mapping[str, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if not open_quote:
             if match := _TABLE.match(line):
-                table = re.sub(r"[\s\"']", "", match[1]) + "."
+                table = _joined(match["dotted"]) + "."
                 lines.setdefault(table[:-1], number)
             elif match := _KEY.match(line):
-                lines.setdefault(table + (match[1] or match[2] or match[3] or ""), number)
+                lines.setdefault(table + _joined(match["dotted"]), number)
         open_quote = _left_open(line, open_quote)
     return lines
+
+
+def _joined(dotted: str) -> str:
+    """A dotted key without the quotes and blanks that it may be written with."""
+    return ".".join("".join(part) for part in _PART.findall(dotted))
 
 
 def _left_open(line: str, open_quote: str) -> str:

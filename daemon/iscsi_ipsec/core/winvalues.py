@@ -25,7 +25,6 @@ already has a policy.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.model import (
@@ -36,7 +35,7 @@ from iscsi_ipsec.base.model import (
     Portal,
     Problem,
     Severity,
-    is_of_one_host,
+    host_address,
     parse_portal,
 )
 from iscsi_ipsec.base.secret import Secret
@@ -216,9 +215,6 @@ def portal_of(address: str, port: str) -> Portal:
 
 def address_of(text: str) -> Address:
     try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise NotTakenError("the outer address is no IP address") from None
-    if not is_of_one_host(address):
-        raise NotTakenError("the outer address is not that of one host")
-    return address
+        return host_address(text)
+    except ValueError as err:
+        raise NotTakenError(f"the outer address is {err}") from None

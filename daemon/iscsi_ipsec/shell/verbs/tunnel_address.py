@@ -25,7 +25,7 @@ from iscsi_ipsec.base.model import (
     PortalPolicy,
     PortalRange,
     Role,
-    is_of_one_host,
+    host_address,
     parse_portal,
 )
 from iscsi_ipsec.core.keytext import description_of, make_portal_text
@@ -157,9 +157,6 @@ def _portal(text: str) -> Portal:
 
 def _address(text: str) -> Address:
     try:
-        address = ipaddress.ip_address(text)
+        return host_address(text)
     except ValueError as err:
-        raise CommandError(Exit.USAGE, f"{text!r} is not an IP address") from err
-    if not is_of_one_host(address):
-        raise CommandError(Exit.USAGE, f"{text!r} is not the unicast address of one host")
-    return address
+        raise CommandError(Exit.USAGE, f"{text!r} is {err}") from err
