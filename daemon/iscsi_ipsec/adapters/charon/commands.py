@@ -10,7 +10,6 @@ command streams as its answer.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +17,25 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from vici.protocol import Message, Packet
+from vici.protocol import Message
 
+from iscsi_ipsec.adapters.charon.answers import (
+    answer_of,
+    bare_requests,
+    collect,
+    decoded,
+    item_of,
+    must,
+    outcome,
+    raw_answer,
+    refusal,
+    stream,
+    too_long,
+)
 from iscsi_ipsec.adapters.charon.state import parse_ike_sa
 from iscsi_ipsec.adapters.charon.wire import (
     Received,
     Session,
-    as_text,
-    encode_registration,
     encode_request,
     subsection,
     text,
@@ -33,7 +43,6 @@ from iscsi_ipsec.adapters.charon.wire import (
 )
 from iscsi_ipsec.base.errors import CharonRefused
 from iscsi_ipsec.base.sa import CharonState, IkeSa
-from iscsi_ipsec.base.secret import Secret
 
 OWN_PREFIX = "iscsi-ipsec-"
 """What the names of our connections, children and secrets begin with."""
@@ -43,9 +52,6 @@ _OWN = OWN_PREFIX.encode()
 WINDOW = 64
 """Requests written as one piece. The next piece is written before the answers to this one are
 read: charon works on it while we read, and never waits for us."""
-
-STREAM_TIMEOUTS = 12
-"""A streamed answer as a whole may take this many times the timeout of one packet."""
 
 T = TypeVar("T")
 
@@ -155,10 +161,10 @@ class Charon:
         def work(session: Session) -> tuple[CharonRefused | None, Mapping[str, Any]]:
             request = encode_request(command, message)
             if request is None:
-                return _too_long(command, item), {}
+                return too_long(command, item), {}
             session.send([request])
-            answer = _answer(session, command)
-            return _refusal(command, item, answer), answer or {}
+            answer = answer_of(session, command)
+            return refusal(command, item, answer), answer or {}
 
         return self._on_session(work)
 
@@ -177,7 +183,7 @@ class Charon:
                 session.send(request for request in requests if request is not None)
                 under_way.append(
                     [
-                        (command, _item(message), request is not None)
+                        (command, item_of(message), request is not None)
                         for (command, message), request in zip(window, requests, strict=True)
                     ]
                 )
@@ -186,7 +192,7 @@ class Charon:
             if window and len(under_way) == 1:
                 continue
             for command, item, sent in under_way.popleft():
-                refused = _outcome(session, command, item) if sent else _too_long(command, item)
+                refused = outcome(session, command, item) if sent else too_long(command, item)
                 results.append(refused)
                 if refused is None and command == "load-shared":
                     self._came.add(item)
@@ -195,16 +201,18 @@ class Charon:
             progress()
 
     def _observe(self, session: Session, thorough: bool) -> CharonState:
-        listing = _stream("list-conns", "list-conn") if thorough or self._listed is None else []
-        session.send([*_requests("stats", "get-conns"), *listing, *_requests("get-shared", "version")])
-        plugins = frozenset(texts(_must(session, "stats", "plugins"), "plugins"))
+        listing = stream("list-conns", "list-conn") if thorough or self._listed is None else []
+        session.send(
+            [*bare_requests("stats", "get-conns"), *listing, *bare_requests("get-shared", "version")]
+        )
+        plugins = frozenset(texts(must(session, "stats", "plugins"), "plugins"))
         # asked before the list: what comes or goes in between makes the names differ next time
-        names = _known(session, "get-conns").payload
+        names = raw_answer(session, "get-conns").payload
         listed = self._list(session, names) if listing else self._listed
         secrets, answer = self._own_secrets(session)
-        version = text(_must(session, "version", "version") if answer is None else answer, "version")
+        version = text(must(session, "version", "version") if answer is None else answer, "version")
         if listed is None or listed.names != names:
-            session.send(_stream("list-conns", "list-conn"))
+            session.send(stream("list-conns", "list-conn"))
             listed = self._list(session, names)
         self._listed = listed
         # what charon holds is thousands of names, and what was said in the same bytes is the very same value
@@ -222,7 +230,7 @@ class Charon:
 
     def _list(self, session: Session, names: bytes) -> _Listed:
         """All connections with their children, as the stream under way tells; equal events are read once."""
-        events = _collect(session, "list-conns", "list-conn")
+        events = collect(session, "list-conns", "list-conn")
         digests = tuple(_digest(event.payload) for event in events)
         if self._listed is not None and self._listed.digests == digests:
             return self._listed if self._listed.names == names else replace(self._listed, names=names)
@@ -244,7 +252,7 @@ class Charon:
 
         charon drops an answer over 512 KiB without a word, and goes on with the next request.
         """
-        received = _known(session, "get-shared")
+        received = raw_answer(session, "get-shared")
         payload = received.payload
         known = self._secrets
         if known is None or known[0] != payload:
@@ -252,7 +260,7 @@ class Charon:
             if known is not None and _differs_by(known[0], payload, came, went):
                 ids = (known[1] | came) - went
             else:
-                answer = _decoded(session, received, "get-shared")
+                answer = decoded(session, received, "get-shared")
                 if "version" in answer:
                     self._secrets = None
                     return None, answer
@@ -265,9 +273,9 @@ class Charon:
         return known[1], None
 
     def _sas(self, session: Session) -> tuple[IkeSa, ...]:
-        session.send(_stream("list-sas", "list-sa"))
+        session.send(stream("list-sas", "list-sa"))
         sas = []
-        for received in _collect(session, "list-sas", "list-sa"):
+        for received in collect(session, "list-sas", "list-sa"):
             event = _event(session, received) or {}
             for name in event:
                 if not name.startswith(OWN_PREFIX):
@@ -292,9 +300,6 @@ class _Listed:
     conns: Mapping[str, frozenset[str]]
     foreign: int
 
-
-_FINE = Message.serialize({"success": "yes"})
-"""charon's answer to nearly every command; thousands of them need not be decoded."""
 
 _FEW = 32
 """So many secrets that came and went are looked for in an answer; after more it is decoded anew."""
@@ -350,104 +355,3 @@ def _event(session: Session, received: Received) -> dict[str, Any] | None:
         return session.decode(received)
     except UnicodeDecodeError:
         return None
-
-
-def _requests(*commands: str) -> list[Secret]:
-    # a command name alone always fits, so None cannot occur
-    return [request for command in commands if (request := encode_request(command, {})) is not None]
-
-
-def _stream(command: str, event: str) -> list[Secret]:
-    return [encode_registration(event), *_requests(command), encode_registration(event, register=False)]
-
-
-def _received(session: Session, command: str) -> Received:
-    """The next command's answer as it came. Stray events are passed over."""
-    deadline = time.monotonic() + session.timeout
-    while (received := session.receive(deadline)).kind == Packet.EVENT:
-        pass
-    if received.kind not in (Packet.CMD_RESPONSE, Packet.CMD_UNKNOWN):
-        raise session.out_of_step(received, command)
-    return received
-
-
-def _known(session: Session, command: str) -> Received:
-    """The same for a command that every charon knows."""
-    received = _received(session, command)
-    if received.kind == Packet.CMD_UNKNOWN:
-        raise session.malformed(command, "is that charon does not know it")
-    return received
-
-
-def _decoded(session: Session, received: Received, command: str) -> dict[str, Any]:
-    try:
-        return session.decode(received)
-    except UnicodeDecodeError as err:
-        raise session.malformed(command, "has a name that is not UTF-8") from err
-
-
-def _answer(session: Session, command: str) -> dict[str, Any] | None:
-    """The next command's answer; None: charon does not know the command."""
-    received = _received(session, command)
-    return None if received.kind == Packet.CMD_UNKNOWN else _decoded(session, received, command)
-
-
-def _outcome(session: Session, command: str, item: str) -> CharonRefused | None:
-    """The next answer as a result: None for success."""
-    received = _received(session, command)
-    if received.kind == Packet.CMD_RESPONSE and received.payload == _FINE:
-        return None
-    unknown = received.kind == Packet.CMD_UNKNOWN
-    return _refusal(command, item, None if unknown else _decoded(session, received, command))
-
-
-def _must(session: Session, command: str, name: str) -> dict[str, Any]:
-    answer = _decoded(session, _known(session, command), command)
-    if name not in answer:
-        raise session.malformed(command, f"lacks {name}")
-    return answer
-
-
-def _collect(session: Session, command: str, event: str) -> list[Received]:
-    """The events that ``_stream(command, event)`` brings."""
-    _confirmed(session, event)
-    events: list[Received] = []
-    end = time.monotonic() + STREAM_TIMEOUTS * session.timeout
-    while (received := session.receive(min(end, time.monotonic() + session.timeout))).kind == Packet.EVENT:
-        if received.event == event:
-            events.append(received)
-    if received.kind != Packet.CMD_RESPONSE:
-        raise session.out_of_step(received, command)
-    _confirmed(session, event)
-    return events
-
-
-def _confirmed(session: Session, event: str) -> None:
-    deadline = time.monotonic() + session.timeout
-    while (received := session.receive(deadline)).kind == Packet.EVENT:
-        pass
-    if received.kind != Packet.EVENT_CONFIRM:
-        raise session.out_of_step(received, f"the registration of {event}")
-
-
-def _refusal(command: str, item: str, answer: dict[str, Any] | None) -> CharonRefused | None:
-    if answer is None:
-        return CharonRefused(command, item, "charon does not know this command")
-    if answer.get("success", b"yes") == b"yes":
-        return None
-    return CharonRefused(command, item, text(answer, "errmsg") or "no reason given")
-
-
-def _too_long(command: str, item: str) -> CharonRefused:
-    return CharonRefused(command, item, "longer than VICI can carry (65,535 bytes a value, 255 a name)")
-
-
-def _item(message: Mapping[str, Any]) -> str:
-    """What a message is about: ``id`` (secrets), ``name`` (unloading), else its first section's name."""
-    for name in ("id", "name", "ike", "child"):
-        value = message.get(name)
-        if isinstance(value, bytes):
-            return as_text(value)
-        if isinstance(value, str):
-            return value
-    return next((name for name, value in message.items() if isinstance(value, Mapping)), "")

@@ -13,8 +13,8 @@ from iscsi_ipsec.core.keytext import GROUP_NAME
 from iscsi_ipsec.shell import keyinput
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs
 from iscsi_ipsec.shell.paths import Paths, add_options
-from iscsi_ipsec.shell.verbs import keyshelf
-from iscsi_ipsec.shell.verbs.keyshelf import Shelf
+from iscsi_ipsec.shell.verbs import keychange
+from iscsi_ipsec.shell.verbs.keyshelf import Shelf, checked_name
 
 
 def add(subparsers: Verbs) -> None:
@@ -24,10 +24,10 @@ def add(subparsers: Verbs) -> None:
         dest="action", metavar="ACTION", required=True, parser_class=keyinput.DiscreetParser
     )
     setter = actions.add_parser("set", help="write the group key's file, or put a new key into it")
-    keyshelf.add_set_options(setter)
+    keychange.add_set_options(setter)
     setter.set_defaults(run=_set)
     remover = actions.add_parser("remove", help="remove the group key's file; what it protected stays closed")
-    keyshelf.add_wait_options(remover)
+    keychange.add_wait_options(remover)
     remover.add_argument(
         "--runtime", action="store_true", help="the file of that name that lasts until the next boot"
     )
@@ -42,7 +42,7 @@ def add(subparsers: Verbs) -> None:
 def _set(options: argparse.Namespace, paths: Paths) -> Exit:
     name = _name(options)
     shelf = Shelf(paths, runtime=options.runtime)
-    code = keyshelf.run_set(options, shelf, None, name, shelf.at(name))
+    code = keychange.run_set(options, shelf, None, name, shelf.at(name))
     sys.stderr.write(
         "note: anyone who has a group key can pose as the target; give identities keys of their own\n"
     )
@@ -50,11 +50,11 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
-    return keyshelf.run_remove(options, Shelf(paths, runtime=options.runtime), _name(options), group=True)
+    return keychange.run_remove(options, Shelf(paths, runtime=options.runtime), _name(options), group=True)
 
 
 def _name(options: argparse.Namespace) -> str:
-    name = keyshelf.checked_name(options.by_name)
+    name = checked_name(options.by_name)
     if not name:
         raise CommandError(Exit.USAGE, "the name is empty")
     return name

@@ -20,8 +20,8 @@ from iscsi_ipsec.core.keytext import file_name
 from iscsi_ipsec.shell import keyinput
 from iscsi_ipsec.shell.client import CommandError, Exit, Verbs, print_json, print_table
 from iscsi_ipsec.shell.paths import Paths, add_options
-from iscsi_ipsec.shell.verbs import keyshelf
-from iscsi_ipsec.shell.verbs.keyshelf import Shelf, Stored
+from iscsi_ipsec.shell.verbs import keychange
+from iscsi_ipsec.shell.verbs.keyshelf import Shelf, Stored, checked_name
 
 
 def add(subparsers: Verbs) -> None:
@@ -40,7 +40,7 @@ def add(subparsers: Verbs) -> None:
     )  # fmt: skip
     _add_id(setter)
     setter.add_argument("--id", help="whose key it is: the identity that goes into the IKE payload")
-    keyshelf.add_set_options(setter)
+    keychange.add_set_options(setter)
     setter.set_defaults(run=_set)
     getter = actions.add_parser("get", help="an identity's flags, file and portals; never the key")
     getter.add_argument("id", metavar="ID")
@@ -53,7 +53,7 @@ def add(subparsers: Verbs) -> None:
     remover = actions.add_parser("remove", help="remove a key file; what it protected stays closed")
     remover.add_argument("id", nargs="?", metavar="ID", help="whose key to remove")
     _add_id(remover)
-    keyshelf.add_wait_options(remover)
+    keychange.add_wait_options(remover)
     remover.add_argument(
         "--runtime", action="store_true", help="the file of that name that lasts until the next boot"
     )
@@ -97,7 +97,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
         raise CommandError(Exit.USAGE, "--id-type without --id")
     if options.name and options.by_name:
         raise CommandError(Exit.USAGE, "two names are given")
-    name = keyshelf.checked_name(options.name or options.by_name or "")
+    name = checked_name(options.name or options.by_name or "")
     if identity is None and not name:
         raise CommandError(Exit.USAGE, "whose key? Give --id, or the NAME of a key file that exists")
     shelf = Shelf(paths, runtime=options.runtime)
@@ -112,7 +112,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
                 Exit.PROBLEMS, f"{old.draft.path} is a group key", "use: iscsi-ipsec group-psk set"
             )
         identity = old.draft.id
-    return keyshelf.run_set(options, shelf, identity, name or file_name(identity), old)
+    return keychange.run_set(options, shelf, identity, name or file_name(identity), old)
 
 
 # -- get, list
@@ -224,7 +224,7 @@ def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
         raise CommandError(Exit.USAGE, "give either the ID or --name")
     shelf = Shelf(paths, runtime=options.runtime)
     if options.by_name is not None:
-        return keyshelf.run_remove(options, shelf, keyshelf.checked_name(options.by_name), group=False)
+        return keychange.run_remove(options, shelf, checked_name(options.by_name), group=False)
     found = _of_identity(shelf, options.id, options.id_type)
     if len(found) > 1:
         raise CommandError(
@@ -234,4 +234,4 @@ def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
     if options.runtime and found[0].persistent:
         raise CommandError(Exit.PROBLEMS, f"{found[0].draft.path} is persistent", "leave out --runtime")
     shelf = Shelf(paths, runtime=not found[0].persistent)
-    return keyshelf.run_remove(options, shelf, found[0].draft.name, group=False)
+    return keychange.run_remove(options, shelf, found[0].draft.name, group=False)
