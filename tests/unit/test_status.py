@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 
 from iscsi_ipsec.base.model import EspMode, IkeMode
 from iscsi_ipsec.base.sa import ChildSa
-from iscsi_ipsec.core.causes import WRONG_KEY
+from iscsi_ipsec.core.causes import WRONG_KEY, as_passing
 from iscsi_ipsec.core.desired import Desired
 from iscsi_ipsec.core.rows import has_errors, problem_row
-from iscsi_ipsec.core.status import Observed, PortalRows, portal_rows
+from iscsi_ipsec.core.status import Observed, PortalRows, cipher, portal_rows
 from tests.unit.making import (
     CLEAR,
     SOURCE,
@@ -266,3 +267,197 @@ def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
     rows.of(WANTED.portals, seen)
     now = replace(seen, **more)
     assert rows.of(WANTED.portals, now) == portal_rows(WANTED.portals, now)
+
+
+# -- every field, as docs/status.md has it
+
+
+def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
+    (view,) = WANTED.portals
+    assert view.connection
+    assert row(WANTED, good(encr="AES_CBC", integ="HMAC_SHA2_256_128", dh_group="ECP_384")) == {
+        "portal": "10.0.0.20:3260",
+        "interface": "",
+        "role": "initiator",
+        "managed": True,
+        "closed": True,
+        "protected": True,
+        "ready": True,
+        "identity": SOURCE,
+        "identity_type": "ID_IPV4_ADDR",
+        "peer_identity": "10.0.0.20",
+        "key": SOURCE,
+        "key_file": f"psk.d/{SOURCE}.toml",
+        "previous_until": None,
+        "policy": None,
+        "ike": "IKEv2",
+        "mode": "transport",
+        "pfs": True,
+        "connection": CONN,
+        "child": CHILD,
+        "local_address": SOURCE,
+        "remote_address": "10.0.0.20",
+        "ike_proposals": list(view.connection.ike_proposals),
+        "esp_proposals": list(view.connection.esp_proposals),
+        "user_space_esp": False,
+        "reasons": list(view.reasons),
+        "origins": ["node record nodes/10.0.0.20,3260"],
+        "sessions": [
+            {
+                "sid": 1,
+                "target": "iqn.2024-01.com.example:a",
+                "state": "LOGGED_IN",
+                "local": f"{SOURCE}:40001",
+                "remote": "10.0.0.20:3260",
+            }
+        ],
+        "sa": {
+            "key": "current",
+            "ike_id": 1,
+            "ike_version": 2,
+            "child_id": 1,
+            "child": CHILD,
+            "state": "INSTALLED",
+            "mode": "transport",
+            "cipher": "AES_CBC-256/HMAC_SHA2_256_128",
+            "dh_group": "ECP_384",
+            "age": 10,
+            "bytes_in": 1,
+            "bytes_out": 2,
+            "reqid": 7,
+            "spi_in": "c0000001",
+            "spi_out": "c0000002",
+        },
+        "problem": None,
+    }
+    assert row(WANTED, good())["sa"]["dh_group"] is None
+
+
+def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_most() -> None:
+    desired = derived(record(net_ifacename="eth1"))
+    told = portal_rows(desired.portals, Observed())[0]
+    assert told.keys() == row().keys()
+    filled = {name: value for name, value in told.items() if value not in (None, [], "", False)}
+    assert filled == {
+        "portal": "10.0.0.20:3260",
+        "interface": "eth1",
+        "role": "initiator",
+        "ready": True,
+        "reasons": list(desired.portals[0].reasons),
+        "origins": ["node record nodes/10.0.0.20,3260"],
+    }
+    empty = {name for name, value in told.items() if value == [] or value is False}
+    assert empty == {
+        *("ike_proposals", "esp_proposals", "sessions"),
+        *("managed", "closed", "protected", "user_space_esp"),
+    }
+
+
+def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer() -> None:
+    desired = derived(serves(initiators=(ipaddress.ip_network("10.0.0.0/24"),)), group())
+    (told,) = portal_rows(desired.portals, Observed(charon_reachable=True))
+    assert (told["role"], told["policy"], told["peer_identity"]) == ("target", "portal.d/serves.toml", None)
+    assert (told["identity"], told["identity_type"]) == ("10.0.0.0/24", "addresses of IPv4")
+    assert (told["mode"], told["remote_address"], told["ready"]) == ("transport", None, False)
+
+
+def test_a_row_tells_that_esp_is_made_in_user_space() -> None:
+    (told,) = portal_rows(
+        derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
+        Observed(),
+    )
+    assert (told["user_space_esp"], told["mode"]) == (True, "tunnel")
+
+
+def problem(**more: Any) -> dict[str, Any]:
+    """A problem of the portal, of no file."""
+    return {"severity": "error", "file": None, "line": None, "portal": "10.0.0.20:3260", **more}
+
+
+OLD = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
+STILL = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+
+
+@pytest.mark.parametrize(
+    ("children", "observed", "told"),
+    [
+        (
+            (),
+            {"charon_reachable": False},
+            ("charon-unreachable", "charon cannot be reached, so no SA can be negotiated", "systemctl status strongswan"),
+        ),
+        (
+            (),
+            {"struggling": {CONN}},
+            (
+                "no-sa",
+                "an iSCSI session exists but no SA does: its packets are held back",
+                "the daemon is negotiating; if this stays, see charon's log",
+            ),
+        ),
+        ((), {"causes": {CONN: WRONG_KEY}}, ("wrong-key", WRONG_KEY.message, WRONG_KEY.hint)),
+        (
+            (good(),),
+            {"causes": {CONN: WRONG_KEY}},
+            ("wrong-key", f"the SA is up, but renewing it fails: {WRONG_KEY.message}", WRONG_KEY.hint),
+        ),
+        ((OLD,), {"causes": {CONN: WRONG_KEY}}, ("outdated-sa", f"{STILL}: {WRONG_KEY.message}", WRONG_KEY.hint)),
+        (
+            (OLD,),
+            {"struggling": {CONN}},
+            ("outdated-sa", STILL, "the daemon is negotiating; a changed key must be changed on both ends"),
+        ),
+        (
+            (good(mode="TUNNEL"),),
+            {},
+            (
+                "mode-differs",
+                "transport mode was asked for, but tunnel mode was negotiated",
+                "the target allows only the other mode: change the flags here or its configuration",
+            ),
+        ),
+        (
+            (good(encr="CHACHA20_POLY1305", encr_keysize=0),),
+            {},
+            ("cipher-differs", "the SA uses chacha20poly1305, which was not offered", "end the SA: it was not made by us"),
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else "",
+)  # fmt: skip
+def test_a_problem_is_told_in_these_words(
+    children: tuple[ChildSa, ...], observed: dict[str, Any], told: tuple[str, str, str]
+) -> None:
+    code, message, hint = told
+    assert row(WANTED, *children, **observed)["problem"] == problem(code=code, message=message, hint=hint)
+
+
+def test_what_has_no_session_and_no_cause_or_has_its_successor_under_way_is_no_problem() -> None:
+    assert row(sessions=(), struggling={CONN})["problem"] is None
+    assert row()["problem"] is None
+    assert row(WANTED, OLD)["problem"] is None
+
+
+def test_a_cause_that_passes_is_a_warning_with_an_sa_and_without() -> None:
+    passing = {CONN: as_passing(WRONG_KEY)}
+    assert row(causes=passing)["problem"]["severity"] == "warning"
+    assert row(WANTED, good(), causes=passing)["problem"]["severity"] == "warning"
+
+
+@pytest.mark.parametrize("encr", ["AES_CBC", "AES_GCM_16", "AES_CTR"])
+def test_a_cipher_that_was_offered_or_has_no_keyword_of_ours_is_no_problem(encr: str) -> None:
+    assert row(WANTED, good(encr=encr, encr_keysize=128))["problem"] is None
+
+
+def test_a_cipher_is_shown_with_what_it_has() -> None:
+    assert cipher(good(encr="CHACHA20_POLY1305", encr_keysize=0)) == "CHACHA20_POLY1305"
+    assert cipher(good()) == "AES_GCM_16-256"
+
+
+def test_a_previous_key_in_use_is_told_with_its_file_and_who_needs_the_new_one() -> None:
+    assert in_rotation(True, "previous")["problem"] == problem(
+        code="previous-key-in-use",
+        severity="warning",
+        file=f"psk.d/{SOURCE}.toml",
+        message="the SA was authenticated by the previous key, which goes out of use at 2030-01-01T00:00:00Z",
+        hint="give the target the new key before that",
+    )
