@@ -15,6 +15,9 @@ from dataclasses import dataclass
 _COMMENT = re.compile(r"\s*@?\s*(?:rem(?:\s|$)|::)", re.IGNORECASE)
 _REDIRECTION = re.compile(r'(?:>>?|<)(?:&[0-9]|\s*(?:"[^"]*"?|[^\s"&|<>])+)')
 _HANDLE = re.compile(r"(?<!\S)[0-9]$")
+# what means nothing by itself: outside quotes and inside, on a line and in a word
+_PLAIN, _QUOTED = re.compile(r'[^"^&|<>]+'), re.compile(r'[^"]+')
+_PART, _QUOTED_PART = re.compile(r'[^\\" \t]+'), re.compile(r'[^\\"]+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +69,66 @@ def _commands(line: str, number: int) -> Iterable[Command]:
 
 def _split(line: str) -> Iterable[str]:
     """The commands of a line: cut at unquoted & and |, without redirections."""
-    parts, quoted, at = [""], False, 0
+    pieces: list[str] = []
+    quoted, at = False, 0
     while at < len(line):
+        if run := (_QUOTED if quoted else _PLAIN).match(line, at):
+            pieces.append(run[0])
+            at = run.end()
+            continue
         character = line[at]
         if character == '"':
             quoted = not quoted
-        elif not quoted and character == "^":
+        elif character == "^":
             at += 1
             character = line[at : at + 1]
-        elif not quoted and character in "&|":
-            parts.append("")
-            character = ""
-        elif not quoted and (found := _REDIRECTION.match(line, at)):
-            parts[-1] = _HANDLE.sub("", parts[-1])
+        elif character in "&|":
+            yield "".join(pieces)
+            pieces, character = [], ""
+        elif found := _REDIRECTION.match(line, at):
+            _drop_handle(pieces)
             at, character = found.end() - 1, " "
-        parts[-1] += character
+        pieces += character
         at += 1
-    return parts
+    yield "".join(pieces)
+
+
+def _drop_handle(pieces: list[str]) -> None:
+    """Take away the digit that stands alone right before a redirection."""
+    if pieces and _HANDLE.search("".join(pieces[-2:])[-2:]):
+        pieces[-1] = pieces[-1][:-1]
 
 
 def _words(text: str) -> Iterable[str]:
     """As CommandLineToArgvW: blanks and tabs part; quotes group; a backslash means something only before a quote."""
-    word: str | None = None
+    word: list[str] | None = None
     quoted, at = False, 0
     while at < len(text):
-        slashes = len(text) - at - len(text[at:].lstrip("\\"))
-        at += slashes
-        character = text[at : at + 1]
-        at += 1
-        if character == '"':
-            word = (word or "") + "\\" * (slashes // 2)
-            if slashes % 2:
-                word += '"'
-            elif quoted and text[at : at + 1] == '"':
-                word, at = word + '"', at + 1
-            else:
-                quoted = not quoted
+        end = at
+        while text.startswith("\\", end):
+            end += 1
+        slashes, at = end - at, end + 1
+        character = text[end:at]
+        if not slashes and not quoted and character in " \t":
+            if word is not None:
+                yield "".join(word)
+                word = None
             continue
-        if slashes:
-            word = (word or "") + "\\" * slashes
-        if character and (quoted or character not in " \t"):
-            word = (word or "") + character
-        elif word is not None and not quoted:
-            yield word
-            word = None
+        word = [] if word is None else word
+        if character != '"':
+            word.append("\\" * slashes)
+            at = end
+            if run := (_QUOTED_PART if quoted else _PART).match(text, end):
+                word.append(run[0])
+                at = run.end()
+            continue
+        word.append("\\" * (slashes // 2))
+        if slashes % 2:
+            word.append('"')
+        elif quoted and text.startswith('"', at):
+            word.append('"')
+            at += 1
+        else:
+            quoted = not quoted
     if word is not None:
-        yield word
+        yield "".join(word)
