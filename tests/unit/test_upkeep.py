@@ -241,13 +241,15 @@ def test_changed_settings_alone_never_end_an_sa_however_long_the_new_one_fails()
 
 def test_the_sa_of_a_changed_key_stays_for_a_grace_and_then_ends() -> None:
     old, memory, now = ike_sa(child_sa(OLD_KEYS_CHILD), unique_id=4), dict[str, Attempts](), 0.0
-    for _ in range(len(RETRY_DELAYS) + 1):
+    for _ in RETRY_DELAYS:
         made, memory = act([upheld()], [old], memory, now)
         assert made == (INITIATE,)
         now = memory["c"].due
+        # nothing ends while an attempt is under way, which may be the one that replaces it
+        assert act([upheld()], [old], memory, now - 0.01) == ((), memory)
     made, memory = act([upheld()], [old], memory, now)
     assert [(type(o), getattr(o, "ike_id", None)) for o in made] == [(TerminateIke, 4), (Initiate, None)]
-    assert sum(RETRY_DELAYS) < now < 120
+    assert now == sum(RETRY_DELAYS)
 
 
 def test_the_sa_of_a_changed_key_ends_on_the_served_side_as_well() -> None:
@@ -259,8 +261,6 @@ def test_the_sa_of_a_changed_key_ends_on_the_served_side_as_well() -> None:
         assert (made, memory) == ((), {"c": Attempts(CHILD, count, now + delay)})
         assert act([served], [old], memory, now + delay - 0.01) == ((), memory)
         now += delay
-    made, memory = act([served], [old], memory, now)
-    assert (made, memory) == ((), {"c": Attempts(CHILD, len(RETRY_DELAYS) + 1, now + RETRY_DELAYS[-1])})
     assert act([served], [old], memory, now) == ((TerminateIke("c", 4, True, OUT_OF_USE),), {})
     assert now == 100.0 + sum(RETRY_DELAYS)
 
@@ -291,7 +291,7 @@ def test_another_peers_sa_of_a_changed_key_has_its_grace_though_one_came_anew() 
         ended += [now for o in made if isinstance(o, TerminateIke) and o.ike_id == 5]
         now += 10
     assert ended
-    assert ended[0] > sum(RETRY_DELAYS)
+    assert ended[0] >= sum(RETRY_DELAYS)
 
 
 def test_the_sa_of_a_removed_key_ends_at_once() -> None:

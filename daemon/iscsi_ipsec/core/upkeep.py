@@ -109,7 +109,7 @@ def plan_sas(
         if not mine and not wanted.wanted_now:
             continue  # as nearly all of thousands
         known = attempts.get(wanted.name)
-        gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known)}
+        gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known, now)}
         operations += [
             TerminateIke(i.conn, i.unique_id, True, "its key is out of use")
             for i in mine
@@ -149,9 +149,11 @@ def _under(ike: IkeSa, key_parts: frozenset[str]) -> bool:
     return any(child.child_name.startswith(part) for child in ike.children for part in key_parts)
 
 
-def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None) -> bool:
-    """Whether an SA of an earlier key has had its time of grace."""
-    if known is None or known.child != wanted.child or known.count <= len(RETRY_DELAYS):
+def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None, now: float) -> bool:
+    """Whether an SA of an earlier key has had its time of grace: an attempt for each delay, and none under way."""
+    if known is None or known.child != wanted.child:
+        return False
+    if known.count < len(RETRY_DELAYS) or now < known.due:
         return False
     return bool(ike.children) and not _under(ike, wanted.valid | {wanted.key_part})
 
