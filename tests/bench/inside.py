@@ -130,11 +130,11 @@ def main(words: Sequence[str] | None = None) -> int:
         )  # charon's plugins are known now, sources are cached: as in the daemon's second pass
         result[reason] = [passes.run(reason)[1] for _ in range(PASSES)]
     # with many files one part after the other has its turn, and only all of them together mean something
-    regular = [passes.run("resync")[1] for _ in PARTS]
+    regular = [passes.run("resync")[1] for _ in range(2 * len(PARTS))]
     result["resync"] = [{name: mean(took[name] for took in regular) for name in regular[0]}]
     # counted apart from the timing: an audit hook slows everything down and cannot be taken away
     opened, before = Opened(), passes.writes
-    for reason in ("files", "sa", *("resync" for _ in PARTS)):
+    for reason in ("files", "sa", *(2 * len(PARTS) * ["resync"])):
         passes.run(reason)
     result["unchanged"] = {"opened": opened.count, "writes": passes.writes - before}
     fresh = arguments.changed.with_name(f".{arguments.changed.name}.new")

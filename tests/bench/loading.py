@@ -180,7 +180,7 @@ def _rows(shape: Shape, times: Times, report: Report) -> None:
         again = add(what, "swanctl --load-creds", "load-creds", note="ratios are to this one")
     add(what, "daemon, a pass for files", "files", again, "0 VICI writes, 0 files opened")
     add(what, "daemon, a pass after an event", "sa", again, "no file is looked at")
-    add(what, "daemon, the regular pass", "resync", again, "mean of five, each with another part")
+    add(what, "daemon, the regular pass", "resync", again, "mean of ten, one part after the other")
     add(what, "status and metrics written", "files-tell", again)
     add(
         what,

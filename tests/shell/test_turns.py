@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.shell.turns import LITTLE, PARTS, RELOAD, RESYNC, START, Turns
+from iscsi_ipsec.shell.turns import LITTLE, MUCH, PARTS, RELOAD, RESYNC, START, Turns
 
 
 @pytest.mark.parametrize("reason", [START, RELOAD])
@@ -23,6 +23,17 @@ def test_where_there_is_much_regular_passes_look_at_one_part_after_the_other() -
     looked = [turns.asked(frozenset({RESYNC}), LITTLE + 1) & set(PARTS) for _ in range(2 * len(PARTS))]
     assert [len(parts) for parts in looked] == [1] * len(looked)
     assert frozenset().union(*looked[: len(PARTS)]) == frozenset().union(*looked[len(PARTS) :]) == set(PARTS)
+
+
+def test_where_there_is_very_much_every_other_regular_pass_looks_at_a_part() -> None:
+    turns = Turns()
+    looked = [turns.asked(frozenset({RESYNC}), MUCH + 1) & set(PARTS) for _ in range(2 * len(PARTS))]
+    assert [len(parts) for parts in looked] == [1, 0] * len(PARTS)
+    assert frozenset().union(*looked) == set(PARTS)
+    assert [turns.asked(frozenset({RESYNC}), size) & set(PARTS) for size in (MUCH, MUCH)] == [
+        {PARTS[0]},
+        {PARTS[1]},
+    ]
 
 
 @pytest.mark.parametrize("reason", ["sa", "due", "files", "cause"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -177,6 +178,9 @@ class _Daemon:
             if not ready and outcome.settled and (told["guard"]["installed"] or not told["guard"]["wanted"]):
                 ready, line = True, summary(told)
                 systemd.ready(line)
+                # what was made so far stays: with 10,000 keys each full search for garbage in it takes 50 ms
+                gc.collect()
+                gc.freeze()
             elif ready and line != summary(told):
                 line = summary(told)
                 systemd.status(line)
