@@ -135,7 +135,7 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     wait_until(
         lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
     )
-    quiet_enough, writes = len(PARTS), writes_of(daemon)  # each part has its turn
+    quiet_enough, writes = 2 * len(PARTS), writes_of(daemon)  # each part has its turn
     began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
     wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
     passes = daemon.status()["generation"] - began
