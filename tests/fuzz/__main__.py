@@ -48,7 +48,8 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["iscsi_ipsec", "tomllib", "vici"], enable_loader_override=False):
         target = all_targets()[name]
     logging.disable()  # this process is the fuzzer's alone; what is refused need not be told
-    atheris.Setup([sys.argv[0], *arguments], target.run)
+    # libFuzzer's merge runs its first argument again, by a shell
+    atheris.Setup([f"{sys.executable} -m tests.fuzz --here {name}", *arguments], target.run)
     atheris.Fuzz()
 
 
@@ -109,6 +110,8 @@ def minimise(target: Target) -> None:
         command(target.name, "-merge=1", f"-max_len={MAX_CORPUS_BYTES}", str(small), *map(str, sources)),
         cwd=TOP, check=True, capture_output=True,
     )  # fmt: skip
+    if not any(small.iterdir()):
+        raise SystemExit(f"{target.name}: nothing is left; the corpus stays as it was")
     shutil.rmtree(target.corpus, ignore_errors=True)
     target.corpus.mkdir(parents=True)
     seeds = set(target.seeds)
