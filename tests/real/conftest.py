@@ -73,6 +73,8 @@ class Pair:
             return "refused" if any(sign in said for sign in SIGNS_OF_FAILURE) else ""
 
         seen = wait_until(verdict, "the IKE SA comes up or is refused", detail=self.target.tail)
+        if seen != "up":
+            self.forget()  # one end may be yet to say so, and the next attempt would be taken for refused
         return seen == "up"
 
     def forget(self) -> None:
