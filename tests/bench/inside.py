@@ -27,8 +27,7 @@ from iscsi_ipsec.core.plan import Operation
 from iscsi_ipsec.shell import service
 from iscsi_ipsec.shell.paths import add_options, paths_of
 from iscsi_ipsec.shell.reconciler import Outcome
-from iscsi_ipsec.shell.turns import PARTS
-from tests.bench.shape import Messages, key_text, save
+from tests.bench.shape import ROUND, Messages, key_text, save
 
 PASSES = 5
 SETTLED = 0.05  # a file that is younger than a tick of its time stamp is opened twice, on purpose
@@ -130,11 +129,11 @@ def main(words: Sequence[str] | None = None) -> int:
         )  # charon's plugins are known now, sources are cached: as in the daemon's second pass
         result[reason] = [passes.run(reason)[1] for _ in range(PASSES)]
     # with many files one part after the other has its turn, and only all of them together mean something
-    regular = [passes.run("resync")[1] for _ in range(2 * len(PARTS))]
+    regular = [passes.run("resync")[1] for _ in range(ROUND)]
     result["resync"] = [{name: mean(took[name] for took in regular) for name in regular[0]}]
     # counted apart from the timing: an audit hook slows everything down and cannot be taken away
     opened, before = Opened(), passes.writes
-    for reason in ("files", "sa", *(2 * len(PARTS) * ["resync"])):
+    for reason in ("files", "sa", *(ROUND * ["resync"])):
         passes.run(reason)
     result["unchanged"] = {"opened": opened.count, "writes": passes.writes - before}
     fresh = arguments.changed.with_name(f".{arguments.changed.name}.new")

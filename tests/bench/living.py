@@ -10,11 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
-from iscsi_ipsec.shell.turns import PARTS
 from tests.bench.loading import LONG, holds, python, timed, writes_of
 from tests.bench.machine import cpu_seconds, resident
 from tests.bench.report import Report
-from tests.bench.shape import Shape, clean, fresh, key_name, key_text
+from tests.bench.shape import ROUND, Shape, clean, fresh, key_name, key_text
 from tests.netlab import Charon, Daemon, Lab, wait_until
 
 POLL = 0.002
@@ -135,7 +134,7 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     wait_until(
         lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
     )
-    quiet_enough, writes = 2 * len(PARTS), writes_of(daemon)  # each part has its turn
+    quiet_enough, writes = ROUND, writes_of(daemon)
     began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
     wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
     passes = daemon.status()["generation"] - began

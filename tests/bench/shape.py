@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iscsi_ipsec.shell.turns import PARTS
 from tests.netlab import Charon, Daemon, Lab, Node
 
 PORTALS = "10.30.0.0/16"
 ROUTER = "10.10.0.254"
 TABLE = ("inet", "iscsi_ipsec")
+
+ROUND = 2 * len(PARTS)
+"""So many regular passes give each part its turn, however much there is."""
 
 Messages = list[tuple[str, dict[str, Any]]]
 """VICI commands with their messages, as a bare client sends them."""

@@ -61,7 +61,7 @@ class Pair:
 
     def comes_up(self, name: str = "c") -> bool:
         """Whether the IKE SA comes up. Read from the logs: a wrong key in main mode is a
-        mere timeout for who waits for the answer of `initiate`.
+        mere timeout for who waits for the answer of `initiate`. After a refusal both ends are idle.
         """
         marks = {charon: charon.log_mark() for charon in (self.initiator, self.target)}
         self.initiator.start_initiate(ike=name)

@@ -60,7 +60,6 @@ def test_an_identity_uses_its_own_key_and_never_the_groups(
     assert daemon.row(ROW)["key"] == "a"
     let_in(pair, A, KEY_GROUP, ike)
     assert not pair.comes_up(CONNECTION)
-    pair.forget()
     let_in(pair, A, KEY_A, ike)
     assert pair.comes_up(CONNECTION)
 
@@ -74,7 +73,6 @@ def test_an_identity_without_a_key_uses_the_groups_and_not_anothers(pair: Pair, 
     wait_for_connection(pair.initiator, daemon)
     let_in(pair, source, KEY_A)
     assert not pair.comes_up(CONNECTION)
-    pair.forget()
     let_in(pair, source, KEY_GROUP)
     assert pair.comes_up(CONNECTION)
 
@@ -97,7 +95,6 @@ def test_a_changed_key_is_loaded_before_the_old_one_is_unloaded(pair: Pair, daem
     assert "unloaded" in lines[-1]
     let_in(pair, A, KEY_A)
     assert not pair.comes_up(CONNECTION)
-    pair.forget()
     let_in(pair, A, KEY_B)
     assert pair.comes_up(CONNECTION)
 

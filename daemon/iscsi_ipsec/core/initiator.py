@@ -40,11 +40,11 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     broken = lookup.broken_for(portal)
     if policy:
         reasons.append(f"policy {policy.path} applies")
-    elif not (broken and broken.is_policy):
-        reasons.append("no policy names this portal")
     if broken and broken.is_policy:
         too = " too" if policy else ""
         reasons.append(f"policy {broken.path} means it{too}, but has a mistake: nothing of it is in force")
+    elif not policy:
+        reasons.append("no policy names this portal")
     view = PortalView(
         seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
         policy=policy.path if policy else "",

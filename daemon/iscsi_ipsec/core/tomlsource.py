@@ -16,17 +16,17 @@ from datetime import UTC, datetime
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem, Severity
 
+_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
-_DOTTED = rf"(?:{_PART.pattern})(?:\s*\.\s*(?:{_PART.pattern}))*"
-_TABLE = re.compile(rf"\s*\[{{1,2}}\s*(?P<dotted>{_DOTTED})\s*\]{{1,2}}\s*(?:#.*)?$")
-_KEY = re.compile(rf"\s*(?P<dotted>{_DOTTED})\s*=")
+_DOTTED = rf"({_KEY_PART}(?:\s*\.\s*{_KEY_PART})*)"
+_TABLE = re.compile(rf"\s*\[{{1,2}}\s*{_DOTTED}\s*\]{{1,2}}\s*(?:#.*)?$")
+_KEY = re.compile(rf"\s*{_DOTTED}\s*=")
 _TRIPLE = ('"""', "'''")
 _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 _QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
 _SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\"))
 MAX_KEY_PARTS = 100
 """tomllib takes time by the square of them: 20 s for 64 KiB of ``a.a.a``."""
-_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 # where a key may stand: at a line's start, in a table's head, in an inline table
 _DEEP_KEY = re.compile(rf"(?m:^|[\[{{,])[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_KEY_PARTS}}}")
 MAX_PROBLEMS = 100
@@ -55,10 +55,10 @@ def key_lines(text: str) -> Mapping[str, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if not open_quote:
             if match := _TABLE.match(line):
-                table = _joined(match["dotted"]) + "."
+                table = _joined(match[1]) + "."
                 lines.setdefault(table[:-1], number)
             elif match := _KEY.match(line):
-                lines.setdefault(table + _joined(match["dotted"]), number)
+                lines.setdefault(table + _joined(match[1]), number)
         open_quote = _left_open(line, open_quote)
     return lines
 
