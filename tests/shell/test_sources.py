@@ -12,7 +12,7 @@ from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.shell.sources import AT_LEAST, Sources
 from iscsi_ipsec.shell.turns import ROUTES
 
-MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(400))
+MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(640))
 
 
 class Counting(Routes):
@@ -59,16 +59,16 @@ def test_after_a_change_of_routes_all_are_asked_again(routes: Counting, reason: 
     assert len(routes.take()) == len(MANY)
 
 
-def test_each_regular_look_asks_the_oldest_eighth_and_eight_ask_all(routes: Counting) -> None:
+def test_each_regular_look_asks_the_oldest_sixteenth_and_sixteen_ask_all(routes: Counting) -> None:
     sources = Sources(routes)
     sources.of(MANY, [])
     routes.take()
     asked: list[Address] = []
-    for _ in range(8):
+    for _ in range(16):
         sources.forget(frozenset({ROUTES}))
         assert set(sources.of(MANY, [])) == MANY
         asked += (now := routes.take())
-        assert len(now) == len(MANY) // 8
+        assert len(now) == len(MANY) // 16
     assert len(set(asked)) == len(MANY)
 
 

@@ -168,6 +168,24 @@ def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_pat
     assert counted() == ["6.0", "5.0", "0.0"]
 
 
+@pytest.mark.parametrize(("took", "later"), [(0.0, 5.0), (0.0004, 5.0), (0.002, 20.0), (0.3, 60.0)])
+def test_the_longer_a_look_at_the_kernel_takes_the_later_the_next_one_comes(
+    took: float, later: float, tmp_path: Path
+) -> None:
+    now, looks = [100.0], []
+
+    def policies() -> tuple[KernelPolicy, ...]:
+        looks.append(now[0])
+        now[0] += took
+        return ()
+
+    metrics = Metrics(str(tmp_path / "metrics.prom"), clock=lambda: now[0], policies=policies)
+    for moment in (100.0, 100.0 + later - 0.01, 100.0 + later):
+        now[0] = moment
+        metrics.tell(told(row()), Counters())
+    assert looks == [100.0, 100.0 + later]
+
+
 def test_no_identity_key_name_or_spi_is_in_it() -> None:
     text = exposition(told(row(), problems=[]), Counters(), 0)
     assert not [word for word in (b"canary", b"c0ffee") if word in text]

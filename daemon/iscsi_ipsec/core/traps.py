@@ -40,16 +40,18 @@ def orphaned_sas(
     A charon that is killed leaves them, and the next one gives its trap the same reqid. Nobody
     renews them, and when the far end has let go of them they lead nowhere until they expire.
     """
-    leading = _leading(policies)
-    sending = {(s.reqid, s.src, s.dst) for s in states if s.proto == IPPROTO_ESP and not s.larval}
+    sending: dict[object, set[int]] = {}
+    for state in states:
+        if state.proto == IPPROTO_ESP and not state.larval:
+            sending.setdefault((state.src, state.dst), set()).add(state.reqid)
     known = {ike.conn for ike in sas if carrying(ike)}
-    return frozenset(
-        c.name
+    suspects = [
+        (c, sending[ends])
         for c in connections
-        if _has_trap(c)
-        and c.name not in known
-        and (leading.get(_way(c)), c.local_address, c.remote_address) in sending
-    )
+        if (ends := (c.local_address, c.remote_address)) in sending and _has_trap(c) and c.name not in known
+    ]
+    leading = _leading(policies) if suspects else {}
+    return frozenset(c.name for c, reqids in suspects if leading.get(_way(c)) in reqids)
 
 
 def stranded_sas(

@@ -142,10 +142,7 @@ class FileReader:
             if not any(kind.restless or kind.found is None or kind.found.unusable for kind in kinds):
                 return self._in_force(self._inventory)
         self._folders = folders
-        if self._stored is None:
-            self._stored = self._load_store()
-            for kind in (self._settings, self._keys, self._policies):
-                self._remember(kind)
+        self._recall()
         if self._store is not None and self._renewed_store():
             self._renewals, self._renewed = self._store.renewals, True
             self.forget()  # what is good is read and stored again
@@ -156,6 +153,23 @@ class FileReader:
         if self._inventory is None or differs:
             self._inventory = self._together()
         return self._in_force(self._inventory)
+
+    def read_settings(self) -> Settings:
+        """What the settings file says, ahead of all other files."""
+        self._recall()
+        self._refresh(self._settings, self._find_settings())
+        return self._settings_in_force()
+
+    def _recall(self) -> None:
+        """Load what was good last, the first time."""
+        if self._stored is None:
+            self._stored = self._load_store()
+            for kind in (self._settings, self._keys, self._policies):
+                self._remember(kind)
+
+    def _settings_in_force(self) -> Settings:
+        value = next((e.value for e in self._settings.entries.values()), None)
+        return value if isinstance(value, Settings) else Settings()
 
     def _renewed_store(self) -> bool:
         return self._store is not None and self._store.renewals != self._renewals
@@ -173,11 +187,10 @@ class FileReader:
     def _together(self) -> Inventory:
         """What the files say, whatever the time is."""
         kinds = (self._settings, self._keys, self._policies)
-        settings = next((e.value for e in self._settings.entries.values()), None)
         beside = {os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.beside}
         return Inventory(
             generation=self._generation,
-            settings=settings if isinstance(settings, Settings) else Settings(),
+            settings=self._settings_in_force(),
             keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
             policies=_values(self._policies, PortalPolicy),
             broken=tuple(e.broken for kind in kinds for e in kind.entries.values() if e.broken),

@@ -30,8 +30,11 @@ _log = logging.getLogger(__name__)
 MODE = 0o644
 """node_exporter runs as a user of its own."""
 
-KERNEL_LOOK = 5.0
+KERNEL_LOOK, KERNEL_LOOK_AT_MOST = 5.0, 60.0
 """Seconds between two looks at the kernel's policies, which nothing but a number here depends on."""
+
+KERNEL_LOOK_SHARE = 10_000
+"""With thousands of policies a look comes so many times later than it took: a ten-thousandth of the time goes into it."""
 
 _PREFIX = "iscsi_ipsec_"
 
@@ -62,7 +65,7 @@ class Metrics:
         policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies,
     ) -> None:
         self._path, self._clock, self._policies = path, clock, policies
-        self._asked = -KERNEL_LOOK
+        self._look_at = clock()
         self._in_kernel: tuple[KernelPolicy, ...] = ()
         self._selected, self._demanded = Same(_selected), Same(_demanded)
         self._per_portal = Same(portal_exposition)
@@ -85,12 +88,13 @@ class Metrics:
             self._failed = True
 
     def _count_in_kernel(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Connections whose policy is in the kernel, which is asked every few seconds at most."""
-        now = self._clock()
-        if now - self._asked >= KERNEL_LOOK:
-            self._asked = now
+        """Connections whose policy is in the kernel, which is asked now and then."""
+        began = self._clock()
+        if began >= self._look_at:
             with contextlib.suppress(KernelUnavailable):
                 self._in_kernel = tuple(self._policies())
+            pause = (self._clock() - began) * KERNEL_LOOK_SHARE
+            self._look_at = began + min(max(KERNEL_LOOK, pause), KERNEL_LOOK_AT_MOST)
         demanded = self._demanded.of(self._in_kernel)
         return sum(selector in demanded for selector in self._selected.of(rows))
 

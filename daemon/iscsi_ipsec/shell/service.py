@@ -104,7 +104,7 @@ class _Daemon:
 
     def __init__(self, paths: Paths, store: Store, log_level: str) -> None:
         reader = FileReader(paths, store)
-        settings = reader.read().settings
+        settings = reader.read_settings()
         self._log_level = log_level
         self._set_level(settings.log_level)
         self._paths = paths = _with_socket(paths, settings.vici_socket)
@@ -184,6 +184,7 @@ class _Daemon:
             elif ready and line != summary(told):
                 line = summary(told)
                 systemd.status(line)
+            self._reporter.count(told, outcome)
             if folders != watched:
                 reasons = frozenset({FileWatch.reason})
             else:

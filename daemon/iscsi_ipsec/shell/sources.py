@@ -2,8 +2,8 @@
 
 Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
 addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and
-whatever happened unheard, a regular look asks the oldest answers again, an eighth of them but at
-least :data:`AT_LEAST`: what was missed is healed by the eighth.
+whatever happened unheard, a regular look asks the oldest answers again, a sixteenth of them but
+at least :data:`AT_LEAST`: what was missed is healed by the sixteenth.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sources:
             self._known.clear()
         elif ROUTES in reasons:
             # the oldest come first: an answer that is asked again goes to the end
-            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 8)))):
+            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 16)))):
                 del self._known[at]
 
     def of(
