@@ -88,7 +88,7 @@ class Passes:
         began, used = time.perf_counter(), _cpu_seconds()
         outcome = self._daemon._reconciler.run(frozenset({reason}))
         decided = time.perf_counter()
-        self._daemon._reporter.count(self._daemon._reporter.tell(outcome), outcome)
+        self._daemon._reporter.tell(outcome)
         told = time.perf_counter()
         return outcome, {"pass": decided - began, "tell": told - decided, "cpu": _cpu_seconds() - used}
 

@@ -171,11 +171,8 @@ class Reporter:
         told["problems"] += [problem_row(problem) for problem in more]
         self._log_changes(told["problems"])
         self.write(told)
-        return told
-
-    def count(self, told: dict[str, Any], outcome: Outcome) -> None:
-        """Write the metrics; apart from :meth:`tell`, since nobody who waits for the daemon waits for them."""
         self._metrics.tell(told, outcome.counters)
+        return told
 
     def write(self, told: dict[str, Any]) -> None:
         """Replace the status file; where that fails, the log says so and the daemon goes on."""

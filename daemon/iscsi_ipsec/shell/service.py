@@ -184,7 +184,6 @@ class _Daemon:
             elif ready and line != summary(told):
                 line = summary(told)
                 systemd.status(line)
-            self._reporter.count(told, outcome)
             if folders != watched:
                 reasons = frozenset({FileWatch.reason})
             else:
