@@ -35,7 +35,7 @@ ip -n inside link set eth0 up
 ip -n inside route add default via 10.99.0.1
 sysctl -q -w net.ipv4.ip_forward=1
 nft -f /etc/by-hand-gateway.nft
-systemd-run -q --unit=tgtd-inside ip netns exec inside tgtd -f -C 9
+systemd-run -q --unit=tgtd-inside -p KillSignal=SIGKILL ip netns exec inside tgtd -f -C 9
 tgt="tgtadm -C 9 --lld iscsi"
 for n in $(seq 100); do
     $tgt --op show --mode sys >/dev/null 2>&1 && break
