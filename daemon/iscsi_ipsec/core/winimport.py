@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from iscsi_ipsec.base.model import IdType
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.flags import SecurityFlags
 from iscsi_ipsec.core.winscript import Command, commands
 from iscsi_ipsec.core.winvalues import (
     FoundKey,
@@ -45,12 +45,12 @@ def parse(text: str, file: str, rules: Rules) -> Harvest:
 
 def kind_of(text: str) -> str:
     """The name in :data:`KINDS` of what the text most plainly is."""
-    stripped = text.lstrip("\ufeff \t\r\n")
+    stripped = text.lstrip()
     if stripped.startswith(("Windows Registry Editor", "REGEDIT4")) or "DefaultSecurityBitmap" in text:
         return "reg"
     if stripped.startswith(("{", "[")):
         return "json"
-    rows = [row for line in text.splitlines() if (row := line.partition("#")[0].strip())]
+    rows = [row for _, row in _isns_rows(text)]
     return "isns" if rows and all(_ISNS_ROW.fullmatch(row) for row in rows) else "iscsicli"
 
 
@@ -61,7 +61,7 @@ def parse_script(text: str, rules: Rules, harvest: Harvest) -> None:
     """A script that calls iscsicli, or what is typed into iscsicli itself."""
     for command in commands(text):
         words = list(command.words)
-        if re.fullmatch(r"(?:.*[\\/])?iscsicli(?:\.exe)?", words[0], re.IGNORECASE):
+        if re.fullmatch(r"(?:.*[\\/])?iscsicli(?:\.exe)?", words[0].lower()):
             words.pop(0)
         handler = _COMMANDS.get(words[0].lower()) if words else None
         if handler is None:
@@ -117,29 +117,31 @@ def _tunnel(command: Command, words: Sequence[str], rules: Rules, harvest: Harve
     )  # fmt: skip
 
 
-def _login(address: int, flags: int, key: int) -> Callable[..., None]:
-    """A handler of a command that has these words, counted from 0: address (and socket), flags (and login flags), key."""
+def _login(
+    address: int, flags: int, key: int | None,
+    command: Command, words: Sequence[str], rules: Rules, harvest: Harvest,
+) -> None:  # fmt: skip
+    """A command that has these words, counted from 0: address (and socket), flags (and login flags), key."""
+    required = bool(flags_of(_word(words, flags + 1)) & REQUIRE_IPSEC)
+    psk = "*" if key is None else _word(words, key)
+    choice = take_flags(flags_of(_word(words, flags)), command.line, harvest)
+    if not choice and not required and psk == "*":
+        return  # says nothing about IPsec
+    if _word(words, address) == "*":
+        raise NotTakenError("its flags or key are for no certain portal; name the portal's address")
+    portal = portal_of(words[address], _word(words, address + 1))
+    if required and choice and not choice.required:
+        raise NotTakenError("the login flags require IPsec, the security flags switch it off")
+    if choice or required:
+        harvest.portals.append(FoundPortal(line=command.line, portal=portal, choice=choice))
+    if psk != "*":
+        secret = Secret(key_of(psk, command.line, rules, harvest))
+        harvest.keys.append(FoundKey(line=command.line, id=None, secret=secret, portal=portal))
 
-    def handle(command: Command, words: Sequence[str], rules: Rules, harvest: Harvest) -> None:
-        given = [*words, *["*"] * (max(flags + 2, key + 1) - len(words))]
-        value = flags_of(given[flags])
-        required = bool(flags_of(given[flags + 1]) & REQUIRE_IPSEC)
-        psk = given[key] if key else "*"
-        if not value & SecurityFlags.VALID and not required and psk == "*":
-            return  # says nothing about IPsec
-        choice = take_flags(value, command.line, harvest)
-        if given[address] == "*":
-            raise NotTakenError("its flags or key are for no certain portal; name the portal's address")
-        portal = portal_of(given[address], given[address + 1])
-        if required and choice and not choice.required:
-            raise NotTakenError("the login flags require IPsec, the security flags switch it off")
-        if choice or required:
-            harvest.portals.append(FoundPortal(line=command.line, portal=portal, choice=choice))
-        if psk != "*":
-            secret = Secret(key_of(psk, command.line, rules, harvest))
-            harvest.keys.append(FoundKey(line=command.line, id=None, secret=secret, portal=portal))
 
-    return handle
+def _word(words: Sequence[str], at: int) -> str:
+    """Words that are left out at the end mean what ``*`` means."""
+    return words[at] if at < len(words) else "*"
 
 
 _NAMES = {
@@ -153,14 +155,16 @@ _COMMANDS: dict[str, Callable[[Command, Sequence[str], Rules, Harvest], None]] =
     "groupkey": _group,
     "tunneladdr": _tunnel,
     # a portal of discovery carries no key; it is stored, and so are its flags
-    "addtargetportal": _login(0, 4, 0),
-    "logintarget": _login(2, 6, 16),
-    "persistentlogintarget": _login(2, 6, 16),
-    "addconnection": _login(3, 5, 15),
+    "addtargetportal": partial(_login, 0, 4, None),
+    "logintarget": partial(_login, 2, 6, 16),
+    "persistentlogintarget": partial(_login, 2, 6, 16),
+    "addconnection": partial(_login, 3, 5, 15),
 }
 
 
 # -- WMI objects
+
+_TELLING = {"idtype", "targetportal", "portaladdress"}
 
 
 def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
@@ -177,20 +181,17 @@ def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
         return
     key_lines = _lines_of(text, "IdType")
     flag_lines = _lines_of(text, "TargetPortal|PortalAddress")
-    found = 0
-    for item in _objects(document):
+    known = [item for item in _objects(document) if _TELLING & item.keys()]
+    for item in known:
         if "idtype" in item:
             line, taker = next(key_lines, 0), _wmi_key
-        elif "targetportal" in item or "portaladdress" in item:
-            line, taker = next(flag_lines, 0), _wmi_portal
         else:
-            continue
-        found += 1
+            line, taker = next(flag_lines, 0), _wmi_portal
         try:
             taker(item, line, rules, harvest)
         except NotTakenError as err:
             harvest.error(line, str(err))
-    if not found:
+    if not known:
         harvest.error(0, "no object of a class that tells of keys or portals is in it")
 
 
@@ -208,8 +209,11 @@ def _objects(value: object) -> Iterable[Mapping[str, Any]]:
 
 def _lines_of(text: str, name: str) -> Iterator[int]:
     """The lines on which a member of this name stands, in order; JSON keeps none."""
+    line, counted = 1, 0
     for found in re.finditer(rf'"(?:{name})"\s*:', text, re.IGNORECASE):
-        yield text.count("\n", 0, found.start()) + 1
+        line += text.count("\n", counted, found.start())
+        counted = found.start()
+        yield line
 
 
 def _wmi_key(item: Mapping[str, Any], line: int, rules: Rules, harvest: Harvest) -> None:
@@ -235,15 +239,15 @@ def _wmi_key(item: Mapping[str, Any], line: int, rules: Rules, harvest: Harvest)
 
 def _wmi_portal(item: Mapping[str, Any], line: int, rules: Rules, harvest: Harvest) -> None:
     del rules
-    value = _json_number(item.get("securityflags", 0))
-    if not value & SecurityFlags.VALID:
+    choice = take_flags(_json_number(item.get("securityflags", 0)), line, harvest)
+    if not choice:
         return
     inner = item.get("targetportal")
     place = {name.lower(): member for name, member in inner.items()} if isinstance(inner, dict) else item
-    address = place.get("address", place.get("portaladdress", ""))
+    address = place.get("address", place.get("portaladdress"))
     port = place.get("port", place.get("socket", place.get("portalport", "*")))
     portal = portal_of(str(address), str(port))
-    harvest.portals.append(FoundPortal(line=line, portal=portal, choice=take_flags(value, line, harvest)))
+    harvest.portals.append(FoundPortal(line=line, portal=portal, choice=choice))
 
 
 def _json_number(value: object) -> int:
@@ -272,24 +276,24 @@ def _bytes(value: object, name: str) -> bytes | str:
 
 # -- the registry, iSNS
 
-_REGISTRY = re.compile(r'\s*"?DefaultSecurityBitmap"?\s*(?:=|\s+REG_DWORD\s+|:)\s*(.*?)\s*', re.IGNORECASE)
+_REGISTRY = re.compile(r'\s*"?DefaultSecurityBitmap"?\s*(?:=|\s+REG_DWORD\s+|:)(.*)', re.IGNORECASE)
 _ISNS_ROW = re.compile(r"(\S+?)(?:\s*[,;]\s*|\s+)(0[xX][0-9A-Fa-f]+|[0-9]+)")
 
 
 def parse_registry(text: str, rules: Rules, harvest: Harvest) -> None:
     """DefaultSecurityBitmap of a .reg export (``=dword:00000027``) or of ``reg query`` (``REG_DWORD 0x27``)."""
     del rules
-    found = False
-    for number, line in enumerate(text.splitlines(), 1):
-        match = _REGISTRY.fullmatch(line)
-        if not match:
-            continue
-        found = True
-        value = match[1].lower()
-        value = f"0x{value.removeprefix('dword:')}" if value.startswith("dword:") else value
-        take_default(value, number, harvest)
+    found = [(number, match) for number, line in _lines(text) if (match := _REGISTRY.fullmatch(line))]
+    for number, match in found:
+        value = match[1].strip(" \t\r,").lower()  # a comma follows in PowerShell's JSON
+        take_default(f"0x{value[6:]}" if value.startswith("dword:") else value, number, harvest)
     if not found:
         harvest.error(0, "DefaultSecurityBitmap is not in it")
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """With their numbers, as an editor counts them; splitlines() cuts at more characters."""
+    return enumerate(text.split("\n"), 1)
 
 
 def take_default(text: str, line: int, harvest: Harvest) -> None:
@@ -303,12 +307,9 @@ def take_default(text: str, line: int, harvest: Harvest) -> None:
 def parse_isns(text: str, rules: Rules, harvest: Harvest) -> None:
     """Rows of a portal and its Portal Security Bitmap (tag 27): ``10.0.0.20:3260 0x27``; ``#`` begins a comment."""
     del rules
-    for number, whole in enumerate(text.splitlines(), 1):
-        line = whole.partition("#")[0].strip()
-        if not line:
-            continue
+    for number, row in _isns_rows(text):
         try:
-            match = _ISNS_ROW.fullmatch(line)
+            match = _ISNS_ROW.fullmatch(row)
             if not match:
                 raise NotTakenError("not a portal and a bitmap")
             portal = portal_of(match[1], "*")
@@ -317,6 +318,12 @@ def parse_isns(text: str, rules: Rules, harvest: Harvest) -> None:
                 harvest.portals.append(FoundPortal(line=number, portal=portal, choice=choice))
         except NotTakenError as err:
             harvest.error(number, str(err))
+
+
+def _isns_rows(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in _lines(text):
+        if row := line.partition("#")[0].strip():
+            yield number, row
 
 
 KINDS: Mapping[str, Callable[[str, Rules, Harvest], None]] = {
