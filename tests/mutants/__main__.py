@@ -161,14 +161,17 @@ def main(arguments: Sequence[str]) -> int:
     def chosen(module: str) -> bool:
         return not options.modules or module in options.modules
 
+    earlier = {
+        name: code
+        for module, codes in results().items()
+        for name, code in codes.items()
+        if chosen(module) and code is not None
+    }
+    if (options.survivors or options.report) and not earlier:
+        parser.exit(2, "no mutant of these was tried yet: run this without --survivors and --report\n")
     lay_out()
     if options.survivors:
-        names = [
-            name
-            for module, codes in results().items()
-            for name, code in codes.items()
-            if chosen(module) and code is not None and kind(code) in (LIVED, NO_TEST)
-        ]
+        names = [name for name, code in earlier.items() if kind(code) in (LIVED, NO_TEST)]
     else:
         names = [f"iscsi_ipsec.{module}.*" for module in options.modules]
     if not options.report and (names or not options.survivors):
