@@ -240,6 +240,13 @@ def test_the_reasons_tell_which_rule_decided() -> None:
     assert any("the group key" in r for r in view_of(derived(group(), record())).reasons)
 
 
+@pytest.mark.parametrize(("source", "told"), [(SOURCE, SOURCE), (None, "(no route)")])
+def test_the_reasons_tell_for_which_address_no_key_was_found(source: str | None, told: str) -> None:
+    elsewhere = per_id("10.0.0.9", portals=["10.9.0.0/16"])
+    reasons = view_of(derived(elsewhere, group(), record(), sources={TARGET: source})).reasons
+    assert f"no address key is for the source address {told}" in reasons
+
+
 def test_an_ipv6_portal_uses_the_key_of_the_ipv6_source() -> None:
     desired = derived(per_id(SOURCE), per_id("fd00::1"), record(V4), record("fd00::20"))
     assert connection_of(desired, V4).local_id == identity(SOURCE)

@@ -69,12 +69,12 @@ def ike_proposals(world: World, choice: IpsecChoice, tuning: Tuning) -> tuple[st
 
 def proposal_reasons(world: World, policy: PortalPolicy | None) -> tuple[str, ...]:
     """Whose the proposals are, for people."""
-    preset = presets.PRESETS[policy.preset].tuning if policy and policy.preset else Tuning()
-    sources = (
-        (f"the policy {policy.path}" if policy else "", policy.tuning if policy else Tuning()),
-        (f"the preset {policy.preset}" if policy else "", preset),
-        ("the settings' defaults", world.settings.tuning),
-    )
+    sources: list[tuple[str, Tuning]] = []
+    if policy:
+        sources.append((f"the policy {policy.path}", policy.tuning))
+    if policy and policy.preset:
+        sources.append((f"the preset {policy.preset}", presets.PRESETS[policy.preset].tuning))
+    sources.append(("the settings' defaults", world.settings.tuning))
     built_in = "the built-in list: RFC 7146 and better, fastest first on this CPU"
     ike = next((name for name, tuning in sources if tuning.ike_proposals), built_in)
     esp = next((name for name, tuning in sources if tuning.esp_proposals), built_in)

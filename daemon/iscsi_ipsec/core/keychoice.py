@@ -148,14 +148,14 @@ def pick_choice(
     settings: Settings, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
 ) -> IpsecChoice:
     """The flags in force: the policy's, its preset's, the key's, the settings', the built-in ones."""
-    preset = presets.PRESETS[policy.preset] if policy and policy.preset else None
-    sources: tuple[tuple[str, IpsecChoice | None], ...] = (
-        (f"the policy {policy.path}" if policy else "", policy.choice if policy else None),
-        (f"the preset {policy.preset}" if policy else "", preset.choice if preset else None),
-        (f"the key {key.path}" if key else "", key.choice if key else None),
-        ("the settings' defaults", settings.default_choice),
-    )
-    for name, choice in sources:
+    sources: list[tuple[str, IpsecChoice | None]] = []
+    if policy:
+        sources.append((f"the policy {policy.path}", policy.choice))
+    if policy and policy.preset:
+        sources.append((f"the preset {policy.preset}", presets.PRESETS[policy.preset].choice))
+    if key:
+        sources.append((f"the key {key.path}", key.choice))
+    for name, choice in (*sources, ("the settings' defaults", settings.default_choice)):
         if choice:
             flags = encode(choice)
             reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
