@@ -102,6 +102,15 @@ def test_a_served_portal_of_a_broken_policy_is_closed() -> None:
     assert desired.guarded == ()
 
 
+def test_a_served_portal_of_a_broken_policy_is_held_if_it_was_before() -> None:
+    files = broken(SOURCE, role=Role.TARGET)
+    for held in ([], [(SOURCE, Role.TARGET)]):
+        (view,) = derived(broken=files, held=held).portals
+        assert (view.role, view.managed, view.closed) == (Role.TARGET, bool(held), True)
+        assert view.problem
+        assert view.problem.code == "broken-file"
+
+
 def test_a_served_portal_of_two_broken_policies_is_told_once_and_by_the_first() -> None:
     first, second = broken(SOURCE, "10.0.0.0/24", role=Role.TARGET), broken(SOURCE, role=Role.TARGET)
     desired = derived(broken=first + tuple(replace(file, path="other.toml") for file in second))

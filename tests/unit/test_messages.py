@@ -12,8 +12,17 @@ import pytest
 
 from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Start, Tuning
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.desired import Connection, SecretEntry
-from iscsi_ipsec.core.messages import PREFIX, SpelledConnection, spell_connection, spell_id, spell_secret
+from iscsi_ipsec.core.desired import Connection, Rotation, SecretEntry
+from iscsi_ipsec.core.messages import (
+    PREFIX,
+    SpelledConnection,
+    SpelledRotation,
+    SpelledSecret,
+    front_ids,
+    spell_connection,
+    spell_id,
+    spell_secret,
+)
 from tests.unit.making import (
     DIGEST_KEY,
     SOURCE,
@@ -25,6 +34,7 @@ from tests.unit.making import (
     identity,
     per_id,
     policy,
+    previous,
     record,
     serves,
 )
@@ -395,6 +405,38 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
             },
         }
     }
+
+
+def test_the_names_of_secrets_are_these_alone_and_in_front_of_another() -> None:
+    alone = entry("db1", TARGET)
+    front = dataclasses.replace(alone, over=Secret(b"o" * 20))
+    assert spell_secret(alone, DIGEST_KEY) == SpelledSecret(
+        id="iscsi-ipsec-7dd668d691acb451", data=alone.secret, owners=("fqdn:db1", TARGET)
+    )
+    assert spell_secret(front, DIGEST_KEY) == SpelledSecret(
+        id="iscsi-ipsec-a3d84552e2ae0720", data=alone.secret, owners=("fqdn:db1", TARGET),
+        above="iscsi-ipsec-7e502c210a7fef52",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lagging", "child"),
+    [
+        (False, "iscsi-ipsec-f0e3731d-dc3e4c6a-beb9b4c9"),
+        (True, "iscsi-ipsec-75aad8d0-dc3e4c6a-beb9b4c9"),
+    ],
+)
+def test_the_names_of_a_connection_in_a_rotation_are_these(lagging: bool, child: str) -> None:
+    rotation = Rotation(
+        owners=BASE.pair, secret=BASE.key.secret, previous=previous(), keys=(), lagging=lagging, connections=(BASE,)
+    )  # fmt: skip
+    spelled = spell_connection(BASE, DIGEST_KEY, rotation)
+    assert spelled.child == child
+    assert spelled.rotation == SpelledRotation(
+        staged="iscsi-ipsec-f0e3731d-", current="iscsi-ipsec-b3f57c66-", previous="iscsi-ipsec-75aad8d0-",
+        until="2030-01-01T00:00:00Z",
+    )  # fmt: skip
+    assert front_ids(rotation, DIGEST_KEY) == ("iscsi-ipsec-56843c21399639eb", "iscsi-ipsec-657565d8f97966d1")
 
 
 def test_without_the_digest_key_a_childs_name_tells_nothing_of_the_key() -> None:

@@ -197,6 +197,21 @@ def test_two_keys_of_one_identity_are_told_by_the_identity_and_the_others_come_i
     assert f"several keys for the identity db1 apply to {SOURCE}:3260" in view.problem.message
 
 
+def test_an_initiator_that_is_refused_keeps_none_of_those_behind_it_out() -> None:
+    keys = per_id("db1", "a"), per_id("DB1", "b"), per_id("db2", "c"), per_id("DB2", "d"), per_id("db3", "e")
+    desired = derived(serves(), *keys)
+    assert served(desired) == {"db3": "e"}
+    assert [code for code, *_ in told(desired)] == ["ambiguous-key"] * 2
+
+
+def test_a_portal_that_serves_no_one_is_told_with_the_remedies() -> None:
+    (view,) = derived(serves()).portals
+    assert view.problem
+    assert (view.problem.code, view.problem.file) == ("no-key", "portal.d/serves.toml")
+    assert "per-ID keys to psk.d" in view.problem.hint
+    assert "initiators" in view.problem.hint
+
+
 def test_a_key_of_the_portals_own_identity_lets_nobody_in() -> None:
     assert served(derived(serves(), per_id(SOURCE, "own"), per_id("db1"))) == {"db1": "db1"}
 
