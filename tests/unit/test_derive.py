@@ -890,7 +890,15 @@ def test_the_peers_identity_is_its_address_unless_a_policy_says_otherwise() -> N
 def test_a_group_key_in_use_is_warned_about_once() -> None:
     desired = derived(group(), record("10.0.0.20"), record("10.0.0.21"))
     warnings = [p for p in desired.problems if p.code == "group-key-in-use"]
-    assert [(w.file, w.severity) for w in warnings] == [("psk.d/group.toml", Severity.WARNING)]
+    assert warnings == [
+        Problem(
+            code="group-key-in-use",
+            message="a group key is in use: whoever has it can pose as the target (RFC 3723, 5.8.3)",
+            hint="give each initiator a key of its own",
+            file="psk.d/group.toml",
+            severity=Severity.WARNING,
+        )
+    ]
 
 
 def test_an_unused_group_key_is_not_warned_about() -> None:
@@ -899,7 +907,15 @@ def test_an_unused_group_key_is_not_warned_about() -> None:
 
 def test_aggressive_mode_is_warned_about() -> None:
     desired = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record())
-    assert [p.code for p in desired.problems] == ["aggressive-mode"]
+    assert desired.problems == (
+        Problem(
+            code="aggressive-mode",
+            message="aggressive mode with a pre-shared key lets a listener guess the key offline",
+            hint="use IKEv2 (leave out both mode flags) where the target can",
+            file=f"psk.d/{SOURCE}.toml",
+            severity=Severity.WARNING,
+        ),
+    )
 
 
 # -- the target role
@@ -1270,6 +1286,7 @@ IN_DOUBT = per_id("db1", portals=[f"{NOWHERE}:3261"])
         {"keys": (group(secret=b"another key of the group"), IN_DOUBT)},
         {"keys": (group(), IN_DOUBT, per_id("db3", portals=[NOWHERE]))},
         {"policies": (policy("10.0.0.0/24", flags=choice(IkeMode.MAIN)),)},
+        {"records": (discovery(), record(port=3261), record("192.0.2.1"))},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -1282,6 +1299,39 @@ def test_a_portal_is_decided_anew_whatever_else_is_so_and_back_again(other: dict
         seen.append(deriver.derive(lookup))
         assert seen[-1] == derive(Lookup(of))
     assert seen[0].portals != seen[1].portals
+
+
+HERE = address(SOURCE)
+FOUR = [f"10.0.0.{n}" for n in (21, 22, 23, 24)]
+DB1, DB2, OTHERS = per_id("db1", portals=FOUR[:1]), per_id("db2", portals=FOUR[1:2]), group()
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"keys": (DB1, per_id("db2", portals=FOUR[1:2], secret=b"another key"), OTHERS)}, FOUR[:1]),
+        ({"keys": (DB1, DB2, group(secret=b"another key"))}, FOUR[:2]),
+        ({"sources": {(address(host), ""): HERE for host in FOUR[1:]}}, FOUR[1:]),
+    ],
+    ids=["key", "group", "route"],
+)
+def test_a_change_is_seen_where_it_counts_and_all_else_is_the_very_same(
+    other: dict[str, Any], same: list[str]
+) -> None:
+    policies = (
+        policy(FOUR[0], name="a", psk="db1"),
+        policy(FOUR[1], name="b", psk="db2"),
+        policy(FOUR[2], name="c"),
+    )
+    of = world(DB1, DB2, OTHERS, *policies, record(FOUR[3]))
+    of = dataclasses.replace(of, sources={(address(host), ""): HERE for host in FOUR})
+    deriver, lookup = Deriver(), Lookup(of)
+    before = deriver.derive(lookup)
+    lookup = Lookup(dataclasses.replace(of, **other), lookup)
+    after = deriver.derive(lookup)
+    assert after == derive(lookup)
+    kept = [now for now, then in zip(after.portals, before.portals, strict=True) if now is then]
+    assert [str(view.seat.portal.address) for view in kept] == same
 
 
 def test_what_another_key_does_not_concern_is_the_very_same() -> None:

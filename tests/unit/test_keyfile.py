@@ -26,11 +26,13 @@ from iscsi_ipsec.base.model import (
 )
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.keyfile import (
+    PLACEHOLDER,
     CredentialRef,
     KeyDraft,
     KeyFileRef,
     empty_key_problem,
     parse_key_file,
+    placeholder_problem,
     previous_over_problem,
     same_key_problem,
     weak_key_problem,
@@ -404,6 +406,31 @@ def test_a_key_is_not_its_own_previous_one_and_that_is_told_at_its_line() -> Non
         line=4,
         severity=Severity.WARNING,
     )
+
+
+def test_an_empty_key_or_previous_key_is_told_at_its_line() -> None:
+    draft = parse(OWNER + KEY + BEFORE + UNTIL)
+    assert empty_key_problem(draft) == Problem(
+        code="empty-key", message="the key is empty", hint="write the key into it", file="psk.d/db1.toml", line=3
+    )  # fmt: skip
+    assert empty_key_problem(draft, previous=True) == Problem(
+        code="empty-key", message="the previous key is empty", hint="write the key into it", file="psk.d/db1.toml", line=4,
+    )  # fmt: skip
+
+
+def test_a_key_of_a_sample_is_told_at_its_line_with_how_to_make_one() -> None:
+    assert placeholder_problem(parse(OWNER + KEY), Secret(PLACEHOLDER)) == Problem(
+        code="placeholder-key",
+        message="the key is still the sample's",
+        hint="make one of your own, e.g. with: openssl rand -base64 32",
+        file="psk.d/db1.toml",
+        line=3,
+    )
+
+
+def test_a_draft_that_was_read_from_no_file_has_no_lines() -> None:
+    draft = KeyDraft(name="db1", path="db1.toml", id=None, source=Secret(b"x"), choice=None, portals=())
+    assert (draft.key_line, draft.previous_line) == (0, 0)
 
 
 def test_a_previous_key_whose_time_is_over_is_told_with_the_moment() -> None:

@@ -13,6 +13,7 @@ from iscsi_ipsec.base.model import EspMode, IkeMode
 from iscsi_ipsec.base.sa import ChildSa
 from iscsi_ipsec.core.causes import WRONG_KEY, as_passing
 from iscsi_ipsec.core.desired import Desired
+from iscsi_ipsec.core.messages import SpelledRotation
 from iscsi_ipsec.core.rows import has_errors, problem_row
 from iscsi_ipsec.core.status import Observed, PortalRows, cipher, portal_rows
 from tests.unit.making import (
@@ -167,6 +168,18 @@ def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
     assert told["managed"] is True
     assert told["closed"] is False
 
+    told = row(derived(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
+    assert (told["ike"], told["mode"], told["pfs"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("esp", "mode"), [(EspMode.TRANSPORT, "transport"), (None, None)])
+def test_a_portal_that_is_refused_shows_the_mode_that_its_flags_ask_for(
+    esp: EspMode | None, mode: str | None
+) -> None:
+    told = row(derived(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
+    assert (told["connection"], told["problem"]["code"]) == (None, "no-transport-mode")
+    assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", mode, True)
+
 
 def test_a_served_portal_has_a_row_for_each_initiator() -> None:
     rows = portal_rows(
@@ -215,9 +228,28 @@ def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(lagging:
     assert not has_errors([told["problem"]])
 
 
-def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell() -> None:
-    told = in_rotation(False, "staged")
+@pytest.mark.parametrize("name", ["staged", "current"])
+def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell(name: str) -> None:
+    told = in_rotation(False, name)
     assert (told["sa"]["key"], told["problem"]) == ("current", None)
+
+
+def test_a_served_sa_in_a_rotation_is_of_either_key_unless_it_is_of_the_previous_one() -> None:
+    staged = derived(serves(), per_id("db1", previous=previous()))
+    connection = spelled(staged)[1][0]
+    assert connection.rotation
+    told = []
+    for part in (connection.rotation.staged, connection.rotation.previous):
+        child = child_sa(connection.child.replace(connection.key_part, part), conn=connection.name)
+        (row,) = portal_rows(
+            staged.portals,
+            Observed(
+                sas=(ike_sa(child, conn=connection.name),), children={connection.name: connection.child},
+                rotations={connection.name: connection.rotation}, charon_reachable=True,
+            ),
+        )  # fmt: skip
+        told.append((row["sa"]["key"], row["problem"] and row["problem"]["hint"]))
+    assert told == [("either", None), ("previous", "give the initiator the new key before that")]
 
 
 def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -> None:
@@ -237,6 +269,9 @@ def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
     assert rows.of(desired.portals[1:], seen) == before[1:]
 
 
+ROTATION = SpelledRotation(staged="a-", current="b-", previous="c-", until="2030-01-01T00:00:00Z")
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -247,6 +282,7 @@ def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
         {"struggling": frozenset({CONN})},
         {"children": {CONN: "another"}},
         {"causes": {CONN: WRONG_KEY}},
+        {"rotations": {CONN: ROTATION}},
         {"sessions": ()},
         {"sas": ()},
     ],

@@ -200,6 +200,7 @@ ADD_A_ZONE = "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00
     [
         ("'x'", lambda s: s.real("a", 0, 1), "wrong-type", "be a number, not a text in quotes", ""),
         ("1.5", lambda s: s.number("a", 0, 1), "wrong-type", "be a number, not a number with a fraction", ""),
+        ("2026-12-01", lambda s: s.number("a", 0, 1), "wrong-type", "be a number, not a date or time", ""),
         ("[]", lambda s: s.moment("a"), "wrong-type", "be a date and time, not a list", WITHOUT_QUOTES),
         ("['x', {}]", lambda s: s.texts("a"), "wrong-type", "be a list of texts, but holds a table", ""),
         ("2", lambda s: s.number("a", 0, 1), "out-of-range", "be 0 to 1", ""),
@@ -212,6 +213,21 @@ def test_a_wrong_value_is_told_with_what_it_is_and_what_it_must_be(
     read = source(f"\na = {value}")
     assert getter(read) is None
     assert read.problems == [Problem(code=code, message=f"a must {told}", hint=hint, file="x.toml", line=2)]
+
+
+def test_a_key_that_is_absent_has_no_line_in_an_inline_table_either() -> None:
+    read = source("\na = { b = 1 }").table("a")
+    assert (read.line("b"), read.line("c")) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a = " + "[" * 100_000, "nested too deeply"), ("a = " + "1" * 5000, "a number is too long")],
+)
+def test_what_python_cannot_read_is_told_as_a_mistake_of_the_file(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        source(text)
+    assert [problem.message for problem in caught.value.problems] == [f"not valid TOML: {told}"]
 
 
 def test_a_moment_without_a_zone_is_told_how_to_get_one() -> None:

@@ -265,6 +265,15 @@ def test_the_sa_of_a_changed_key_ends_on_the_served_side_as_well() -> None:
     assert now == 100.0 + sum(RETRY_DELAYS)
 
 
+def test_a_served_sa_of_the_same_key_with_earlier_settings_is_left_to_its_peer_however_long() -> None:
+    old, now = ike_sa(child_sa(OLD_SETTINGS), initiator=False), 0.0
+    served, memory = upheld(initiator=False, wanted_now=False), dict[str, Attempts]()
+    for delay in (*RETRY_DELAYS, *[RETRY_DELAYS[-1]] * 3):
+        made, memory = act([served], [old], memory, now)
+        assert (made, memory["c"].due) == ((), now + delay)
+        now += delay
+
+
 def test_no_grace_is_counted_for_what_carries_nothing_or_is_under_a_valid_key() -> None:
     new = ike_sa(child_sa(CHILD), unique_id=7)
     valid = ike_sa(child_sa(OLD_KEYS_CHILD), remote_id="10.0.0.2")

@@ -34,6 +34,8 @@ DOUBT = "it holds a variable or a single %, which only cmd.exe could replace: wr
         ("a & b 2>nul c", [["a"], ["b", "c"]]),
         ("a & b & c >nul", [["a"], ["b"], ["c"]]),
         ("a b2>nul", [["a", "b2"]]),
+        ("2>nul a", [["a"]]),
+        ("a >&12>nul b", [["a", "b"]]),
         ("a < in >> out b", [["a", "b"]]),
         ('a > "my file" b', [["a", "b"]]),
         ("@a b", [["a", "b"]]),

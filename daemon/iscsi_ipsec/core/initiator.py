@@ -162,9 +162,7 @@ def _connect(
     outer_remote = policy.tunnel_outer_remote if policy and policy.tunnel_outer_remote else portal.address
     outer_local = policy.tunnel_outer_local if policy else None
     if outer_local is None:
-        outer_local = (
-            source if outer_remote == portal.address else world.sources.get((outer_remote, seat.oif))
-        )
+        outer_local = world.sources.get((outer_remote, seat.oif))
     if outer_local is None:
         raise Refused(
             "no-route", f"the kernel has no route to the tunnel's outer address {outer_remote}",

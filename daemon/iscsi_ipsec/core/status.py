@@ -133,7 +133,7 @@ def _row(
         "reasons": list(view.reasons),
         "origins": list(view.origins),
         "sessions": [session_row(session) for session in sessions],
-        "sa": _sa(ike, child, _key_of(child, connection, observed)) if ike and child else None,
+        "sa": _sa(ike, child, _key_of(child, connection, observed)) if connection and ike and child else None,
         "problem": problem_row(problem) if problem else None,
     }
 
@@ -210,13 +210,13 @@ def _previous_in_use(view: PortalView, portal: str, rotation: SpelledRotation) -
     )
 
 
-def _key_of(child: ChildSa, connection: Connection | None, observed: Observed) -> str:
+def _key_of(child: ChildSa, connection: Connection, observed: Observed) -> str:
     """By which key an SA was authenticated, as its child's name tells."""
-    rotation = observed.rotations.get(connection.name) if connection else None
-    wanted = (observed.children or {}).get(connection.name, "") if connection else ""
+    rotation = observed.rotations.get(connection.name)
+    wanted = (observed.children or {}).get(connection.name, "")
     if rotation and child.child_name.startswith(rotation.previous):
         return "previous"
-    if rotation and connection and child.child_name.startswith(rotation.staged):
+    if rotation and child.child_name.startswith(rotation.staged):
         return "current" if connection.role is Role.INITIATOR else "either"
     same = child.child_name.split("-")[:3] == wanted.split("-")[:3]
     return "current" if same or (rotation and child.child_name.startswith(rotation.current)) else "earlier"
