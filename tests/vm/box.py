@@ -8,6 +8,8 @@ them itself and the image needs no boot loader.
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import shutil
 import subprocess
 import tarfile
@@ -18,7 +20,7 @@ from pathlib import Path
 
 Do = Callable[[Sequence[str | Path]], None]
 
-SUITE = "bookworm"
+SUITE = os.environ.get("VM_SUITE") or "bookworm"
 PREFIX = "iscsi-ipsec-vm-"
 
 
@@ -32,17 +34,28 @@ PACKAGES = _words("""
     openssh-server sudo rsync less ca-certificates
     charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins
     libstrongswan-standard-plugins open-iscsi tgt fio e2fsprogs
-    python3 python3-systemd python3-nftables libnftables1 linux-image-cloud-amd64
-    swtpm libtss2-esys-3.0.2-0 libtss2-rc0
+    python3 python3-systemd python3-nftables libnftables1 linux-image-cloud-amd64 swtpm
 """)
+
+TPM_LIBRARIES = {
+    "bookworm": _words("libtss2-esys-3.0.2-0 libtss2-rc0"),
+    "trixie": _words("libtss2-esys-3.0.2-0t64 libtss2-rc0t64"),
+}
 
 # What Libreswan's programs are linked with, and the certutil that makes its (empty) database:
 # in the VM that takes half a minute.
-LIBRESWAN_NEEDS = _words("""
-    libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
-    libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
-    libsystemd0 libunbound8
-""")
+LIBRESWAN_NEEDS = {
+    "bookworm": _words("""
+        libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
+        libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
+        libsystemd0 libunbound8
+    """),
+    "trixie": _words("""
+        libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3t64-gnutls libevent-core-2.1-7t64
+        libevent-pthreads-2.1-7t64 libldap2 libldns3t64 libnspr4 libnss3 libpam0g libselinux1
+        libsystemd0 libunbound8
+    """),
+}
 
 # Libreswan's package conflicts with strongSwan's, though no file of the two is the same and only
 # one of them runs at a time: so it is unpacked beside. tar, unlike dpkg-deb, leaves /lib a link.
@@ -128,7 +141,7 @@ def ensure(cache: Path, say: Callable[[str], None]) -> Box:
 
 
 def _recipe_hash() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(SUITE.encode() + Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 def _build(home: Path) -> None:
@@ -154,7 +167,7 @@ def _build(home: Path) -> None:
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
                 "--dpkgopt=path-exclude=/usr/share/man/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
-                "--include=" + ",".join([*PACKAGES, *LIBRESWAN_NEEDS]),
+                "--include=" + ",".join([*PACKAGES, *TPM_LIBRARIES[SUITE], *LIBRESWAN_NEEDS[SUITE]]),
                 "--essential-hook=" + INITRD_HOOK,
                 "--customize-hook=" + LIBRESWAN_HOOK,
                 SUITE,
@@ -180,14 +193,22 @@ def _sources() -> list[str]:
         capture_output=True,
         text=True,
     ).stdout
+    here = _codename()
     lines = []
     for row in sorted(set(listed.split())):
-        origin, _, rest = row.partition("|")
-        codename, _, rest = rest.partition("|")
-        uri, _, component = rest.partition("|")
-        if origin == "Debian" and codename.startswith(SUITE) and component == "main":
+        origin, codename, uri, component = row.split("|")
+        if origin != "Debian" or component != "main":
+            continue
+        if here == SUITE:
             lines.append(f"deb {uri} {codename} main")
+        elif codename == here:  # of another release the plain archive has to do
+            lines.append(f"deb {uri} {SUITE} main")
     return lines
+
+
+def _codename() -> str:
+    """Name the Debian release of this machine."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 
 
 def _configure(root: Path, do: Do) -> None:

@@ -105,4 +105,6 @@ def forget_everything(initiator: Machine) -> None:
     if left := sessions(initiator):
         raise Timeout(f"sessions would not end: {left}")
     initiator.run("iscsiadm -m node -o delete; iscsiadm -m discoverydb -t st -o delete")
-    initiator.run("rm -rf /etc/iscsi/nodes /etc/iscsi/send_targets")
+    initiator.run(
+        "rm -rf /etc/iscsi/nodes /etc/iscsi/send_targets /var/lib/iscsi/nodes /var/lib/iscsi/send_targets"
+    )

@@ -5,10 +5,23 @@ set -euo pipefail
 
 name=$1 ip=$2 ip6=$3 second_ip=$4
 
+# as in box.py: libraries whose names differ from release to release
+# shellcheck source=/dev/null
+case $(. /etc/os-release && echo "$VERSION_CODENAME") in
+    bookworm)
+        tpm_libraries=(libtss2-esys-3.0.2-0 libtss2-rc0)
+        curl=libcurl3-nss ldap=libldap-2.5-0 suffix=
+        ;;
+    *)
+        tpm_libraries=(libtss2-esys-3.0.2-0t64 libtss2-rc0t64)
+        curl=libcurl3t64-gnutls ldap=libldap2 suffix=t64
+        ;;
+esac
+
 packages=(
     charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins
     libstrongswan-standard-plugins open-iscsi tgt fio e2fsprogs nftables tcpdump
-    iproute2 netbase python3 python3-systemd python3-nftables swtpm libtss2-esys-3.0.2-0 libtss2-rc0
+    iproute2 netbase python3 python3-systemd python3-nftables swtpm "${tpm_libraries[@]}"
 )
 if ! dpkg-query -W "${packages[@]}" >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive
@@ -19,8 +32,8 @@ fi
 
 # Beside strongSwan, whose packages it conflicts with; box.py says more.
 libreswan_needs=(
-    libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
-    libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
+    libnss3-tools libaudit1 libcap-ng0 libcrypt1 "$curl" "libevent-core-2.1-7$suffix"
+    "libevent-pthreads-2.1-7$suffix" "$ldap" "libldns3$suffix" libnspr4 libnss3 libpam0g libselinux1
     libsystemd0 libunbound8
 )
 if ! [ -x /usr/libexec/ipsec/pluto ]; then

@@ -5,6 +5,7 @@
     KEEP=1            leave the VMs running; the next run takes them over
     VM_BOX=NAME       a box of vagrant's, such as debian/bookworm64, under the host's libvirtd
                       (default: a box built here, under a libvirtd in namespaces of its own)
+    VM_SUITE=trixie   the Debian release in the box that is built here (default: bookworm)
     VM_ACCELERATION   kvm or tcg (default: kvm where it really runs a guest)
     VM_STATE=FOLDER   caches and VM disks (default: .vm in the checkout)
     VM_FULL=1         every combination of the matrix, every fault and change, and 100 random faults
