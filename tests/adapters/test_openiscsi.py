@@ -228,6 +228,7 @@ def test_a_file_written_just_now_is_read_again_though_its_stat_is_the_same(
 
 MAKE = r"""
 mount -t tmpfs tmpfs /etc/iscsi || exit 77
+if [ -d /var/lib/iscsi ]; then mount -t tmpfs tmpfs /var/lib/iscsi || exit 77; fi  # where Debian 13 has its records
 mkdir -p /run/lock/iscsi
 echo "InitiatorName=iqn.2024-01.com.example:me" >/etc/iscsi/initiatorname.iscsi
 new() { iscsiadm -m node -o new -T "iqn.2024-01.com.example:$1" -p "$2"; }
@@ -238,7 +239,7 @@ iscsiadm -m discoverydb -t isns -p 10.0.0.31:3205 -o new
 set -e
 iscsiadm -m node -T iqn.2024-01.com.example:a -p 10.0.0.20 -o update -n node.session.auth.password -v topsecret
 iscsiadm -m node -T iqn.2024-01.com.example:a -p 10.0.0.20 -o update -n node.startup -v automatic
-cp -a /etc/iscsi/. "$1"
+for base in /etc/iscsi /var/lib/iscsi; do if [ -d $base/nodes ]; then cp -a $base/. "$1"; fi; done
 """
 
 

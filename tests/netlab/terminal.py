@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,13 @@ class Terminal:
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
+
+    def halt(self) -> None:
+        """Let the process stand still until :meth:`go_on`, while time passes."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self, timeout: float = 20.0) -> int:
         """Wait for the process; its exit code."""

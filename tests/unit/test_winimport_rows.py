@@ -146,7 +146,7 @@ NO_OBJECT = "no object of a class that tells of keys or portals is in it"
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ('{\n"a": 1,\n}', 3, NO_JSON),
+        ('{\n"a": 1\n"b": 2}', 3, NO_JSON),
         ("[" * 100_000, 0, NO_JSON),
         ('{"a": ' + "9" * 5000 + "}", 0, NO_JSON),
         ("\n{}", 0, NO_OBJECT),
