@@ -110,6 +110,8 @@ def key_of(ident: str, key: bytes) -> str:
 
 def comes_in(ends: Ends, key: str, ident: str) -> None:
     """Both charons call the IKE SA established, the target under this identity."""
+    if ends.ike is Ike.V2 and not ends.charons[1].version().startswith("5."):
+        pytest.skip("charon 6 answers without IDr where the kernel takes no ESP, and the initiator gives up")
     marks = ends.marks()
     ends.reach(key)
 
