@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -303,10 +304,10 @@ def test_a_database_that_was_removed_while_running_is_put_back_as_it_was(path: s
     assert mode(path) == 0o600
     assert store.renewals == 0
     store.set_managed([managed("10.0.0.21")])
-    again = Store(path)
-    assert set(again.all_last_good()) == {"/etc/a.toml"}
-    assert len(again.managed()) == 2
-    assert not again.fresh
+    with closing(Store(path)) as again:
+        assert set(again.all_last_good()) == {"/etc/a.toml"}
+        assert len(again.managed()) == 2
+        assert not again.fresh
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all " * 500], ids=["cut", "garbage"])
@@ -319,7 +320,8 @@ def test_a_database_spoiled_while_running_is_begun_anew_before_anybody_writes(
     assert store.renewals == 1
     assert store.fresh
     store.set_managed([managed()])
-    assert len(Store(path).managed()) == 1
+    with closing(Store(path)) as again:
+        assert len(again.managed()) == 1
 
 
 def test_a_database_that_is_whole_is_left_alone(path: str, store: Store) -> None:
@@ -331,12 +333,14 @@ def test_a_database_that_is_whole_is_left_alone(path: str, store: Store) -> None
 
 
 def test_an_empty_file_in_the_databases_place_is_a_fresh_one(path: str) -> None:
-    first = Store(path)
-    assert first.fresh
-    first.close()
-    assert not Store(path).fresh
+    def is_fresh() -> bool:
+        with closing(Store(path)) as store:
+            return store.fresh
+
+    assert is_fresh()
+    assert not is_fresh()
     Path(path).write_bytes(b"")
-    assert Store(path).fresh
+    assert is_fresh()
 
 
 def test_a_kill_in_mid_write_leaves_what_was_stored_before(path: str, store: Store) -> None:
