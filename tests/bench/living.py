@@ -134,6 +134,12 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     wait_until(
         lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
     )
+    changed = daemon.status()["generation"]
+    wait_until(
+        lambda: daemon.status()["generation"] >= changed + 3,
+        "what the change itself costs is over",
+        timeout=LONG,
+    )
     quiet_enough, writes = ROUND, writes_of(daemon)
     began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
     wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
