@@ -143,3 +143,26 @@ def test_a_file_of_ours_that_is_replaced_while_it_is_read_is_one_or_the_other(tm
         finally:
             process.kill()
     assert seen <= {b"A", b"B"}
+
+
+def test_a_file_that_is_replaced_after_it_was_opened_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often: the old one is whole, and that there is a new one brings the next reading."""
+    path = tmp_path / "db1.toml"
+    path.touch(mode=0o600)
+    path.write_bytes(b"old")
+    read = os.read
+
+    def replaced_meanwhile(fd: int, size: int) -> bytes:
+        data = read(fd, size)
+        fresh = path.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(b"new")
+        while fresh.stat().st_ctime_ns == os.fstat(fd).st_ctime_ns:
+            fresh.touch()  # in the same tick of the clock the rename would leave no trace
+        fresh.rename(path)
+        return data
+
+    monkeypatch.setattr(os, "read", replaced_meanwhile)
+    assert read_config(str(path), private=True) == b"old"

@@ -84,11 +84,17 @@ def _read(real: str, path: str, *, private: bool) -> bytes:
             os.close(fd)
         if len(data) > MAX_KEY_FILE_BYTES:
             too_large(path)
-        if FileStat.of(before) == FileStat.of(after) and len(data) == after.st_size:
+        if len(data) == after.st_size and _unchanged(before, after):
             return data
     raise problem_of(
         "unstable", path, "the file changes while it is read", "write a new file and rename it into place"
     )
+
+
+def _unchanged(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether nobody wrote to the file; that another was renamed into its place changes its ctime only."""
+    was, now = FileStat.of(before), FileStat.of(after)
+    return was == now or (after.st_nlink == 0 and was._replace(ctime_ns=now.ctime_ns) == now)
 
 
 def _read_all(fd: int) -> bytes:
