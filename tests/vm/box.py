@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tarfile
@@ -37,23 +36,22 @@ PACKAGES = _words("""
     python3 python3-systemd python3-nftables libnftables1 linux-image-cloud-amd64 swtpm
 """)
 
-TPM_LIBRARIES = {
-    "bookworm": _words("libtss2-esys-3.0.2-0 libtss2-rc0"),
-    "trixie": _words("libtss2-esys-3.0.2-0t64 libtss2-rc0t64"),
-}
-
 # What Libreswan's programs are linked with, and the certutil that makes its (empty) database:
 # in the VM that takes half a minute.
-LIBRESWAN_NEEDS = {
+LIBRESWAN_NEEDS = _words("""
+    libnss3-tools libaudit1 libcap-ng0 libcrypt1 libnspr4 libnss3 libpam0g libselinux1
+    libsystemd0 libunbound8
+""")
+
+# Of these the rest: libraries whose names differ from release to release, the TPM's first.
+NAMED_BY_RELEASE = {
     "bookworm": _words("""
-        libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3-nss libevent-core-2.1-7
-        libevent-pthreads-2.1-7 libldap-2.5-0 libldns3 libnspr4 libnss3 libpam0g libselinux1
-        libsystemd0 libunbound8
+        libtss2-esys-3.0.2-0 libtss2-rc0
+        libcurl3-nss libevent-core-2.1-7 libevent-pthreads-2.1-7 libldap-2.5-0 libldns3
     """),
     "trixie": _words("""
-        libnss3-tools libaudit1 libcap-ng0 libcrypt1 libcurl3t64-gnutls libevent-core-2.1-7t64
-        libevent-pthreads-2.1-7t64 libldap2 libldns3t64 libnspr4 libnss3 libpam0g libselinux1
-        libsystemd0 libunbound8
+        libtss2-esys-3.0.2-0t64 libtss2-rc0t64
+        libcurl3t64-gnutls libevent-core-2.1-7t64 libevent-pthreads-2.1-7t64 libldap2 libldns3t64
     """),
 }
 
@@ -167,7 +165,7 @@ def _build(home: Path) -> None:
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
                 "--dpkgopt=path-exclude=/usr/share/man/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
-                "--include=" + ",".join([*PACKAGES, *TPM_LIBRARIES[SUITE], *LIBRESWAN_NEEDS[SUITE]]),
+                "--include=" + ",".join([*PACKAGES, *LIBRESWAN_NEEDS, *NAMED_BY_RELEASE[SUITE]]),
                 "--essential-hook=" + INITRD_HOOK,
                 "--customize-hook=" + LIBRESWAN_HOOK,
                 SUITE,
@@ -193,22 +191,15 @@ def _sources() -> list[str]:
         capture_output=True,
         text=True,
     ).stdout
-    here = _codename()
-    lines = []
-    for row in sorted(set(listed.split())):
-        origin, codename, uri, component = row.split("|")
-        if origin != "Debian" or component != "main":
-            continue
-        if here == SUITE:
-            lines.append(f"deb {uri} {codename} main")
-        elif codename == here:  # of another release the plain archive has to do
-            lines.append(f"deb {uri} {SUITE} main")
-    return lines
-
-
-def _codename() -> str:
-    """Name the Debian release of this machine."""
-    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    rows = (row.split("|") for row in sorted(set(listed.split())))
+    archives = [
+        (uri, codename)
+        for origin, codename, uri, component in rows
+        if origin == "Debian" and component == "main"
+    ]
+    same = [f"deb {uri} {codename} main" for uri, codename in archives if codename.startswith(SUITE)]
+    # of another release the plain archive has to do, without its updates
+    return same or [f"deb {uri} {SUITE} main" for uri, codename in archives if "-" not in codename]
 
 
 def _configure(root: Path, do: Do) -> None:
