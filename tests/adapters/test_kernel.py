@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters import kernel
+from iscsi_ipsec.base import netlink
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from tests.netlab.kernel import kernel_has_esp
@@ -222,7 +223,7 @@ def a_state(*, spi: int = 0x1234, family: int = socket.AF_INET, added: int = 100
 
 
 NEWSA = message(kernel.XFRM_MSG_NEWSA, a_state())
-DONE = message(kernel.NLMSG_DONE, struct.pack("=i", 0))
+DONE = message(netlink.NLMSG_DONE, struct.pack("=i", 0))
 
 
 def test_an_established_state_is_read_and_its_key_is_not() -> None:
@@ -290,21 +291,6 @@ def test_any_policy_with_any_attributes_is_parsed(
     kernel.parse_policy(whole[: len(whole) - cut])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.binary(max_size=200))
-def test_any_bytes_split_into_messages_and_attributes(data: bytes) -> None:
-    for _, _, _, payload in kernel.messages(data):
-        assert payload in data
-    for _, value in kernel.attributes(data):
-        assert value in data
-
-
-@pytest.mark.parametrize("length", [0, 3])
-def test_a_length_of_nothing_does_not_loop(length: int) -> None:
-    assert list(kernel.messages(struct.pack("=I", length) + bytes(60))) == []
-    assert list(kernel.attributes(struct.pack("=H", length) + bytes(60))) == []
-
-
 class Scripted:
     """A netlink socket that gives out what a test wrote, then times out. Each open begins the next dump."""
 
@@ -345,7 +331,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return script
 
 
-INTERRUPTED = message(kernel.XFRM_MSG_NEWSA, a_state(), flags=2 | kernel.NLM_F_DUMP_INTR)
+INTERRUPTED = message(kernel.XFRM_MSG_NEWSA, a_state(), flags=2 | netlink.NLM_F_DUMP_INTR)
 
 
 def test_parts_are_put_together(script: Any) -> None:
@@ -372,13 +358,13 @@ def test_a_dump_that_is_interrupted_every_time_is_given_up(script: Any) -> None:
 
 
 def test_an_error_in_the_middle_is_an_error(script: Any) -> None:
-    script([NEWSA, message(kernel.NLMSG_ERROR, struct.pack("=i", -errno.ENOBUFS))])
+    script([NEWSA, message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENOBUFS))])
     with pytest.raises(KernelUnavailable, match="buffer"):
         kernel.states()
 
 
 def test_an_error_at_the_end_is_an_error(script: Any) -> None:
-    script([NEWSA, message(kernel.NLMSG_DONE, struct.pack("=i", -errno.ENOMEM))])
+    script([NEWSA, message(netlink.NLMSG_DONE, struct.pack("=i", -errno.ENOMEM))])
     with pytest.raises(KernelUnavailable, match="memory"):
         kernel.states()
 
@@ -436,7 +422,7 @@ def test_no_frame_of_an_error_holds_what_was_received(script: Any) -> None:
     [(errno.ESRCH, True), (errno.EPROTONOSUPPORT, False), (errno.EINVAL, True), (errno.ENOSYS, True)],
 )
 def test_only_a_kernel_that_says_so_lacks_esp(script: Any, answer: int, supported: bool) -> None:
-    script([message(kernel.NLMSG_ERROR, struct.pack("=i", -answer))])
+    script([message(netlink.NLMSG_ERROR, struct.pack("=i", -answer))])
     assert kernel.esp_supported() is supported
 
 

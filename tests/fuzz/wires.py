@@ -14,6 +14,7 @@ from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX
 from iscsi_ipsec.adapters.netlink import monitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.model import Portal
+from iscsi_ipsec.base.netlink import attributes, messages
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.nft import guard_table, parse_elements
 from iscsi_ipsec.shell.evidence import Evidence
@@ -160,14 +161,14 @@ VICI_SEEDS = FRAMED + tuple(bytes([seed[0] & 0x7F]) + frames(seed[1:]) for seed 
 
 def run_netlink(data: bytes) -> None:
     """A datagram of XFRM's or of nftables' notifications; and the same bytes as a bare payload."""
-    payloads = [(kind, payload) for kind, _, _, payload in kernel.messages(data)]
+    payloads = [(kind, payload) for kind, _, _, payload in messages(data)]
     assert sum(len(payload) for _, payload in payloads) <= len(data)
     for payload in (data, *(payload for _, payload in payloads)):
         policy = kernel.parse_policy(payload)
         assert policy is None or policy.direction in ("in", "out", "fwd")
         state = kernel.parse_state(payload, 1_700_000_000)
         assert state is None or state.age >= 0
-        assert all(0 <= kind < 1 << 14 for kind, _ in kernel.attributes(payload))
+        assert all(0 <= kind < 1 << 14 for kind, _ in attributes(payload))
     for _, name in monitor.tables(data):
         assert len(name) <= len(data)
 

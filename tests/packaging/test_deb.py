@@ -42,7 +42,7 @@ def test_it_depends_on_nothing_but_debian(deb: Path) -> None:
     depends = {entry.split()[0] for entry in control(deb, "Depends").split(", ")}
     assert {"python3", "python3-systemd", "nftables", "charon-systemd"} <= depends
     # these Debian lacks, or has too old; they are inside
-    assert not depends & {"python3-pyroute2", "python3-vici", "python3-watchdog", "python3-prometheus-client"}
+    assert not depends & {"python3-pyroute2", "python3-vici", "python3-watchdog"}
 
 
 def test_root_owns_every_file(deb: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_whole_program_and_its_libraries_are_inside(unpacked: Path) -> None:
     }
     packed = {str(path.relative_to(unpacked / BUNDLE)) for path in only_plain_files(unpacked / BUNDLE)}
     assert source <= packed
-    for library in ("pyroute2", "vici", "watchdog", "prometheus_client"):
+    for library in ("pyroute2", "vici", "watchdog"):
         assert f"{library}/__init__.py" in packed
         assert any(re.match(rf"{library}-.*\.dist-info/licenses/LICENSE", name) for name in packed), library
 

@@ -5,7 +5,7 @@ refuses by its nature. A dump of states carries their keys. They are neither
 parsed nor kept, and no exception is raised in or through a frame that holds a
 received buffer, since a traceback shows local variables.
 
-Layouts: include/uapi/linux/xfrm.h and netlink.h. Parsing is pure, takes any
+Layouts: include/uapi/linux/xfrm.h. Parsing is pure, takes any
 bytes, and passes over what it cannot read.
 """
 
@@ -16,14 +16,26 @@ import ipaddress
 import os
 import socket
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address, Network
+from iscsi_ipsec.base.netlink import (
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attributes,
+    error_code,
+    messages,
+)
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 
 NETLINK_XFRM = 6
@@ -31,9 +43,6 @@ XFRM_MSG_GETSA, XFRM_MSG_NEWSA = 0x12, 0x10
 XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY = 0x15, 0x13
 XFRM_MSG_UPDSA = 0x1A
 XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_TMPL, XFRMA_MARK, XFRMA_IF_ID = 1, 2, 5, 21, 31
-
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 
 IPPROTO_ESP = 50
 
@@ -44,8 +53,6 @@ ATTEMPTS = 4
 """A dump during which the tables changed (NLM_F_DUMP_INTR) is taken again, this often."""
 RECEIVE_BYTES = 1 << 18
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _SELECTOR = struct.Struct("=16s16s8sHBBB3xiI")
 _PORTS = struct.Struct("!4H")
 _LIFETIME = struct.Struct("=4Q")
@@ -212,28 +219,6 @@ def parse_state(payload: bytes, now: int) -> KernelState | None:
     )
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """The (type, flags, sequence number, payload) of each whole netlink message; ends at what is cut short."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, flags, sequence, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The (type, value) of each whole netlink attribute; ends at what is cut short."""
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size or offset + length > len(data):
-            return
-        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + length]  # the two high bits are flags
-        offset += (length + 3) & ~3
-
-
 def _parse_selector(payload: bytes, family: int) -> Selector | None:
     """``family`` stands in where the selector has none, as in states for any address."""
     daddr, saddr, ports, own_family, dlen, slen, protocol, _, _ = _SELECTOR.unpack_from(payload)
@@ -289,7 +274,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
     found: list[T] = []
     try:
         with _socket() as opened:
-            opened.send(_HEADER.pack(_HEADER.size, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0))
+            opened.send(HEADER.pack(HEADER.size, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0))
             end = time.monotonic() + TIMEOUT
             while True:
                 data, _, truncated, sender = opened.recvmsg(RECEIVE_BYTES)
@@ -301,7 +286,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
                     if flags & NLM_F_DUMP_INTR:
                         return found, "the tables kept changing", True
                     if kind in (NLMSG_DONE, NLMSG_ERROR):
-                        code = _errno(payload)
+                        code = error_code(payload)
                         return found, os.strerror(code) if code > 0 else "", False
                     entry = parse(payload) if kind == wanted else None
                     if entry is not None:
@@ -317,7 +302,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
 
 def _ask(request: int, payload: bytes) -> int:
     """Send one request that wants an acknowledgement; return its errno, 0 for none."""
-    header = _HEADER.pack(_HEADER.size + len(payload), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    header = HEADER.pack(HEADER.size + len(payload), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     try:
         with _socket() as opened:
             opened.send(header + payload)
@@ -326,13 +311,8 @@ def _ask(request: int, payload: bytes) -> int:
         raise KernelUnavailable(f"XFRM: {err.strerror or err}") from err
     for kind, _, _, answer in messages(data):
         if kind == NLMSG_ERROR:
-            return _errno(answer)
+            return error_code(answer)
     raise KernelUnavailable("XFRM: no acknowledgement")
-
-
-def _errno(payload: bytes) -> int:
-    """What NLMSG_ERROR and NLMSG_DONE begin with: 0, or a negative errno."""
-    return -int.from_bytes(payload[:4], sys.byteorder, signed=True)
 
 
 def _socket() -> socket.socket:
@@ -365,7 +345,7 @@ def _no_such_state() -> bytes:
 
 def _algorithm(kind: int, name: bytes, *, key_bytes: int) -> bytes:
     value = struct.pack("=64sI", name, 8 * key_bytes) + bytes(key_bytes)
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value
 
 
 def has_aes_instructions(path: str = "/proc/cpuinfo") -> bool:

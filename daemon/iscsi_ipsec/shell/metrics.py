@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from socket import IPPROTO_ESP
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.filewrite import write_atomic
@@ -21,9 +21,7 @@ from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.model import Role, parse_portal
 from iscsi_ipsec.base.same import Same
 from iscsi_ipsec.base.xfrm import KernelPolicy
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from iscsi_ipsec.core.exposition import Family, Kind, exposed
 
 _log = logging.getLogger(__name__)
 
@@ -135,8 +133,8 @@ def daemon_exposition(
     told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int
 ) -> bytes:
     """What has no portal's label."""
-    return _text(
-        lambda: (
+    return exposed(
+        (
             *_families(told, counters, last_success),
             _connections(told["portals"], in_kernel),
             _failures(counters.failures),
@@ -146,35 +144,27 @@ def daemon_exposition(
 
 def portal_exposition(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """What has a portal's label."""
-    return _text(lambda: _per_portal(row for row in rows if row["managed"]))
+    return exposed(_per_portal(row for row in rows if row["managed"]))
 
 
-def _text(families: Callable[[], Iterable[Metric]]) -> bytes:
-    # here, as the library brings a web server: the command imports this module too, and does without
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
-
-    class Collector:
-        def collect(self) -> Iterable[Metric]:
-            return families()
-
-        def describe(self) -> Iterable[Metric]:
-            return ()
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
-    return generate_latest(registry)
+def _gauge(name: str, told: str, *labels: str) -> Family:
+    return Family(_PREFIX + name, Kind.GAUGE, told, labels)
 
 
-def _families(told: Mapping[str, Any], counters: Counters, last_success: int) -> Iterable[Metric]:
-    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415  # as above
+def _counter(name: str, told: str, *labels: str) -> Family:
+    return Family(_PREFIX + name + "_total", Kind.COUNTER, told, labels)
 
-    def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-        return GaugeMetricFamily(_PREFIX + name, text, value=value)
+
+def _families(told: Mapping[str, Any], counters: Counters, last_success: int) -> Iterable[Family]:
+    def gauge(name: str, text: str, value: float) -> Family:
+        family = _gauge(name, text)
+        family.add(value)
+        return family
 
     rows, charon, guard = told["portals"], told["charon"], told["guard"]
     managed = [row for row in rows if row["managed"]]
-    info = GaugeMetricFamily(_PREFIX + "build_info", "The daemon's version.", labels=["version"])
-    info.add_metric([told["version"]], 1)
+    info = _gauge("build_info", "The daemon's version.", "version")
+    info.add(1, told["version"])
     yield info
     yield gauge("portals_managed", "Portals to which a key or policy applies, or applied.", len(managed))
     yield gauge(
@@ -212,72 +202,58 @@ def _families(told: Mapping[str, Any], counters: Counters, last_success: int) ->
         ("files_opened", "Files of the configuration opened since the start.", counters.files_opened),
         ("pass_seconds", "Time that all passes took together.", counters.seconds),
     ):
-        yield CounterMetricFamily(_PREFIX + name, text, value=value)
+        counter = _counter(name, text)
+        counter.add(value)
+        yield counter
     yield gauge("last_pass_seconds", "Time that the last pass took.", counters.last_seconds)
     yield gauge(
         "last_success_timestamp_seconds", "When everything was last in place after a pass; 0: not yet.", last_success
     )  # fmt: skip
 
 
-def _connections(rows: Iterable[Mapping[str, Any]], in_kernel: int) -> Metric:
+def _connections(rows: Iterable[Mapping[str, Any]], in_kernel: int) -> Family:
     """What the files ask for against what is there: with no drift three equal numbers."""
-    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
-
     rows = list(_trapping(rows))
-    family = GaugeMetricFamily(
-        _PREFIX + "connections",
+    family = _gauge(
+        "connections",
         "Connections as an initiator that the files ask for (wanted), that are ready in charon and the guard (loaded), and whose policy is in the kernel (kernel).",
-        labels=["where"],
+        "where",
     )
-    family.add_metric(["wanted"], len(rows))
-    family.add_metric(["loaded"], sum(row["ready"] for row in rows))
-    family.add_metric(["kernel"], in_kernel)
+    family.add(len(rows), "wanted")
+    family.add(sum(row["ready"] for row in rows), "loaded")
+    family.add(in_kernel, "kernel")
     return family
 
 
-def _failures(counts: Mapping[str, int]) -> Metric:
-    from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415  # as above
-
-    family = CounterMetricFamily(
-        _PREFIX + "negotiation_failures",
-        "Negotiations that failed since the start, by the code of the cause.",
-        labels=["cause"],
+def _failures(counts: Mapping[str, int]) -> Family:
+    family = _counter(
+        "negotiation_failures", "Negotiations that failed since the start, by the code of the cause.", "cause"
     )
     for code, count in sorted(counts.items()):
-        family.add_metric([code], count)
+        family.add(count, code)
     return family
 
 
-def _problems(rows: Iterable[Mapping[str, Any]]) -> Metric:
-    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
-
-    family = GaugeMetricFamily(_PREFIX + "problems", "Problems now, by code.", labels=["code", "severity"])
+def _problems(rows: Iterable[Mapping[str, Any]]) -> Family:
+    family = _gauge("problems", "Problems now, by code.", "code", "severity")
     for (code, severity), count in sorted(Counter((row["code"], row["severity"]) for row in rows).items()):
-        family.add_metric([code, severity], count)
+        family.add(count, code, severity)
     return family
 
 
-def _per_portal(rows: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+def _per_portal(rows: Iterable[Mapping[str, Any]]) -> Iterable[Family]:
     """One series per portal, role and bound interface: two of the same labels make a collector refuse the file."""
-    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415  # as above
-
-    labels = ["portal", "role", "interface"]
-    protected = GaugeMetricFamily(
-        _PREFIX + "portal_protected", "Whether an SA carries the portal's packets.", labels=labels
-    )
-    sessions = GaugeMetricFamily(
-        _PREFIX + "portal_sessions", "The kernel's iSCSI sessions to the portal.", labels=labels
-    )
-    age = GaugeMetricFamily(_PREFIX + "sa_age_seconds", "Age of the portal's SA.", labels=labels)
-    volume = GaugeMetricFamily(
-        _PREFIX + "sa_bytes", "Bytes that the portal's present SA has carried.", labels=[*labels, "direction"]
-    )
+    labels = ("portal", "role", "interface")
+    protected = _gauge("portal_protected", "Whether an SA carries the portal's packets.", *labels)
+    sessions = _gauge("portal_sessions", "The kernel's iSCSI sessions to the portal.", *labels)
+    age = _gauge("sa_age_seconds", "Age of the portal's SA.", *labels)
+    volume = _gauge("sa_bytes", "Bytes that the portal's present SA has carried.", *labels, "direction")
     for row in {(row["portal"], row["role"], row["interface"]): row for row in rows}.values():
-        values = [row["portal"], row["role"], row["interface"]]
-        protected.add_metric(values, row["protected"])
-        sessions.add_metric(values, len(row["sessions"]))
+        values = (row["portal"], row["role"], row["interface"])
+        protected.add(row["protected"], *values)
+        sessions.add(len(row["sessions"]), *values)
         if sa := row["sa"]:
-            age.add_metric(values, sa["age"])
-            volume.add_metric([*values, "in"], sa["bytes_in"])
-            volume.add_metric([*values, "out"], sa["bytes_out"])
+            age.add(sa["age"], *values)
+            volume.add(sa["bytes_in"], *values, "in")
+            volume.add(sa["bytes_out"], *values, "out")
     return protected, sessions, age, volume

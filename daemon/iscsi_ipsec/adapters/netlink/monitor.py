@@ -15,9 +15,10 @@ import errno
 import logging
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
+
+from iscsi_ipsec.base.netlink import attributes, messages
 
 NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
@@ -40,8 +41,6 @@ XFRMNLGRP_POLICY, XFRM_MSG_FLUSHPOLICY = 4, 0x1D
 FIRST_DELAY, LAST_DELAY = 0.2, 5.0
 RECEIVE_BYTES = 65536
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _NFGENMSG_BYTES = 4
 
 _log = logging.getLogger(__name__)
@@ -175,35 +174,15 @@ class PolicyMonitor(_Monitor):
     reason = "policies"
 
     def _reason(self, data: bytes) -> str:
-        flushed = any(kind == XFRM_MSG_FLUSHPOLICY for kind, _ in _messages(data))
+        flushed = any(kind == XFRM_MSG_FLUSHPOLICY for kind, _, _, _ in messages(data))
         return self.reason if flushed else ""
 
 
 def tables(data: bytes) -> Iterator[tuple[int, bytes]]:
     """What a datagram of nftables notifications says (NFT_MSG_) of which table; ends quietly at what is cut short."""
-    for kind, payload in _messages(data):
+    for kind, _, _, payload in messages(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or kind & 0xFF == NFT_MSG_NEWGEN:
             continue
-        for attribute, value in _attributes(payload[_NFGENMSG_BYTES:]):
+        for attribute, value in attributes(payload[_NFGENMSG_BYTES:]):
             if attribute == NFTA_TABLE_NAME:
                 yield kind & 0xFF, value.rstrip(b"\0")
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size or offset + length > len(data):
-            return
-        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + length]  # the two high bits are flags
-        offset += (length + 3) & ~3

@@ -1,25 +1,35 @@
-"""Route lookups and addresses, by :mod:`pyroute2`.
+"""Route lookups and addresses: the messages are :mod:`pyroute2`'s, the socket is ours.
 
-Law: reads only. The library's synchronous calls run an event loop and a
-socket of their own per thread, so one :class:`Routes` belongs to the thread
-that made it, and that thread closes it; inside a running event loop it does
-not work at all.
+Law: reads only. A network namespace belongs to a thread, so one
+:class:`Routes` belongs to the thread that made it, and that thread closes it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
+import os
 import socket
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+import time
+from collections.abc import Iterator
+from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from iscsi_ipsec.adapters.netlink.library import ifaddrmsg, link_message, rtmsg
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address
+from iscsi_ipsec.base.netlink import (
+    HEADER,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    error_code,
+    messages,
+)
+
+NETLINK_ROUTE = 0
+RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
 
 RTN_LOCAL = 2
 """Type of the route to an address of this host (include/uapi/linux/rtnetlink.h)."""
@@ -34,14 +44,19 @@ _NO_WAY = frozenset(
     }
 )
 
-T = TypeVar("T")
+TIMEOUT = 5.0
+"""Seconds for a whole answer."""
+ATTEMPTS = 4
+"""A dump during which the tables changed (NLM_F_DUMP_INTR) is taken again, this often."""
+RECEIVE_BYTES = 1 << 18
 
 
 class Routes:
     """Asks the kernel. Every method raises :class:`KernelUnavailable` and opens a new socket next time."""
 
     def __init__(self) -> None:
-        self._open: Any = None
+        self._open: socket.socket | None = None
+        self._sequence = 0
 
     def source_for(self, address: Address, oif_name: str = "") -> Address | None:
         """The address that packets to ``address`` leave with; None if it cannot be reached.
@@ -72,7 +87,7 @@ class Routes:
     def local_addresses(self) -> frozenset[Address]:
         """All addresses on all interfaces, loopback and link-local ones too."""
         found = set()
-        for message in self._asked(lambda ipr: ipr.get_addr()):
+        for message in self._dumped(RTM_GETADDR, ifaddrmsg):
             # on a point-to-point link, address is the peer's and local ours
             text = message.get("local") or message.get("address")
             if text:
@@ -81,7 +96,7 @@ class Routes:
 
     def iface_by_hwaddress(self, mac: str) -> str | None:
         """The interface with this hardware address; of several the one with the lowest index."""
-        links = [m for m in self._asked(lambda ipr: ipr.get_links()) if m.get("address") == mac.lower()]
+        links = [m for m in self._dumped(RTM_GETLINK, link_message()) if m.get("address") == mac.lower()]
         lowest = min(links, key=lambda m: int(m["index"]), default=None)
         return None if lowest is None else str(lowest.get("ifname"))
 
@@ -89,8 +104,7 @@ class Routes:
         """Close the socket; safe to call twice."""
         was, self._open = self._open, None
         if was is not None:
-            with contextlib.suppress(Exception):  # one that broke before raises again, and is gone either way
-                was.close()
+            was.close()
 
     def _lookup(self, address: Address, oif_name: str) -> Any | None:
         index = 0
@@ -99,25 +113,87 @@ class Routes:
                 index = socket.if_nametoindex(oif_name)
             except OSError:
                 return None  # no such interface: no way out through it
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        request = {"dst": str(address).partition("%")[0], "family": family}
+        request = rtmsg()
+        request["family"] = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        request["dst_len"] = address.max_prefixlen
+        request["attrs"] = [("RTA_DST", str(address).partition("%")[0])]
         if index:
-            request["oif"] = index
-        found = self._asked(lambda ipr: ipr.route("get", **request), ignored=_NO_WAY)
-        return next(iter(found), None)
+            request["attrs"].append(("RTA_OIF", index))
+        code, found = self._asked(RTM_GETROUTE, request, NLM_F_REQUEST)
+        if code in _NO_WAY:
+            return None
+        return next(iter(_usable(code, found)), None)
 
-    def _asked(
-        self, ask: Callable[[Any], Iterable[Any]], ignored: frozenset[int] = frozenset()
-    ) -> tuple[Any, ...]:
+    def _dumped(self, kind: int, message: type[Any]) -> list[Any]:
+        for _ in range(ATTEMPTS):
+            code, found = self._asked(kind, message(), NLM_F_REQUEST | NLM_F_DUMP)
+            if code != errno.EINTR:
+                return _usable(code, found)
+        raise KernelUnavailable("rtnetlink: the tables kept changing")
+
+    def _asked(self, kind: int, request: Any, flags: int) -> tuple[int, list[Any]]:
+        """What the kernel answers: an errno, 0 for none, and messages of the request's class.
+
+        EINTR: the tables changed while it told them.
+        """
+        self._sequence += 1
+        header = request["header"]
+        header["type"], header["flags"], header["sequence_number"] = kind, flags, self._sequence
         try:
             if self._open is None:
-                self._open = IPRoute()
-            return tuple(ask(self._open))
-        except NetlinkError as err:
-            if err.code in ignored:
-                return ()
+                self._open = _socket()
+            request.encode()
+            self._open.send(request.data)
+            return self._answer(self._open, type(request), dump=bool(flags & NLM_F_DUMP))
+        except Exception as err:  # what the library raises at bytes that it cannot read, it does not say
             self.close()
-            raise KernelUnavailable(f"rtnetlink: {err}") from err
-        except Exception as err:  # the library has no error class of its own for the rest
-            self.close()
-            raise KernelUnavailable(f"rtnetlink: {type(err).__name__} {err}") from err
+            raise KernelUnavailable(f"rtnetlink: {_told(err)}") from err
+
+    def _answer(self, opened: socket.socket, message: type[Any], *, dump: bool) -> tuple[int, list[Any]]:
+        found: list[Any] = []
+        interrupted = 0
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            for kind, flags, payload in _received(opened, self._sequence):
+                if flags & NLM_F_DUMP_INTR:
+                    interrupted = errno.EINTR
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    return error_code(payload) or interrupted, found
+                found.append(message(HEADER.pack(HEADER.size + len(payload), kind, flags, 0, 0) + payload))
+                found[-1].decode()
+                if not dump:
+                    return 0, found
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def _received(opened: socket.socket, sequence: int) -> Iterator[tuple[int, int, bytes]]:
+    """The (type, flags, payload) of what the kernel answers to the question of this number."""
+    data, _, truncated, sender = opened.recvmsg(RECEIVE_BYTES)
+    if truncated & socket.MSG_TRUNC:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    for kind, flags, number, payload in messages(data):
+        if (
+            sender[0] == 0 and number == sequence
+        ):  # the kernel's number is 0; no late answer to an older question
+            yield kind, flags, payload
+
+
+def _usable(code: int, found: list[Any]) -> list[Any]:
+    if code:
+        raise KernelUnavailable(f"rtnetlink: {os.strerror(code)}")
+    return found
+
+
+def _told(err: Exception) -> str:
+    return (isinstance(err, OSError) and err.strerror) or f"{type(err).__name__} {err}"
+
+
+def _socket() -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+    try:
+        opened.settimeout(TIMEOUT)
+        opened.bind((0, 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened

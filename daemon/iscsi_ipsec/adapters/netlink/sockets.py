@@ -6,8 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-from pyroute2 import DiagSocket
-
+from iscsi_ipsec.adapters.netlink.library import diag_socket
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Flow, Portal
 
@@ -19,7 +18,7 @@ def established_to(ports: Iterable[int]) -> tuple[Flow, ...]:
     wanted = frozenset(ports)
     flows: list[Flow] = []
     try:
-        with DiagSocket() as diag:
+        with diag_socket()() as diag:
             diag.bind()
             for family in (socket.AF_INET, socket.AF_INET6):
                 flows += [
