@@ -1,4 +1,4 @@
-"""This process, closed to those who would look into its memory.
+"""This process: its memory is closed to others, and no larger than need be.
 
 Law: called first, before a key is read; a system that refuses is no reason not to run.
 """
@@ -11,6 +11,11 @@ import resource
 
 PR_SET_DUMPABLE = 4
 """include/uapi/linux/prctl.h"""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""malloc.h of glibc"""
+
+LARGE = 128 * 1024
+"""Bytes; glibc's own value for both before it adapts them."""
 
 
 def forbid_dumps() -> None:
@@ -23,3 +28,16 @@ def forbid_dumps() -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def return_large_blocks() -> None:
+    """Have large blocks of memory go back to the system when they are freed.
+
+    glibc raises both limits to the size of the largest block that was ever freed (mallopt(3)): an
+    answer or a file of megabytes then comes from the heap, and leaves a hole there. Saying the
+    values stops that. Other C libraries have no such call, and do nothing.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+        mallopt(M_TRIM_THRESHOLD, LARGE)

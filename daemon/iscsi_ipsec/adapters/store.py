@@ -350,6 +350,8 @@ class Store:
                 if db.in_transaction:  # a full disk may have rolled back already
                     db.execute("ROLLBACK")
                 raise
+            # pages of thousands of keys, which are not read again before the next start
+            db.execute("PRAGMA shrink_memory")
 
         self._run(work)
 

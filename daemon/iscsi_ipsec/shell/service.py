@@ -27,7 +27,7 @@ from iscsi_ipsec.adapters import kernel, systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
-from iscsi_ipsec.adapters.process import forbid_dumps
+from iscsi_ipsec.adapters.process import forbid_dumps, return_large_blocks
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.adapters.watch import FileWatch
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     forbid_dumps()  # a core would hold keys
+    return_large_blocks()
     os.umask(0o077)
     systemd.set_up_logging(options.log_level or "info")
     paths = paths_of(options)
