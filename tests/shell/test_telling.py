@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,6 +185,36 @@ def row(
 def reporter(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> Reporter:
     caplog.set_level(logging.INFO, "iscsi_ipsec")
     return Reporter(Paths(runtime_dir=str(tmp_path)))
+
+
+def with_portals(count: int) -> dict[str, Any]:
+    return {"portals": [{"key": f"k{n}", "connection": None} for n in range(count)], "problems": []}
+
+
+@pytest.mark.parametrize("counts", [(0, 1, 200, 201, 450, 400, 399, 0), (450, 450, 3)])
+def test_the_status_file_is_whole_however_its_lists_grow_and_shrink(
+    reporter: Reporter, tmp_path: Path, counts: tuple[int, ...]
+) -> None:
+    for count in counts:
+        reporter.write(with_portals(count) | {"generation": count})
+        said = json.loads((tmp_path / "status.json").read_text())
+        assert said == with_portals(count) | {"generation": count, "keys": [], "files": []}
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 100_000, None])
+def test_a_status_file_that_somebody_spoiled_is_whole_again_after_the_next_pass(
+    reporter: Reporter, tmp_path: Path, wrong: str | None
+) -> None:
+    file = tmp_path / "status.json"
+    reporter.write(with_portals(450))
+    whole = file.read_bytes()
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    if wrong is None:
+        file.unlink()
+    else:
+        file.write_text(wrong)
+    reporter.write(with_portals(450))
+    assert file.read_bytes() == whole
 
 
 def test_a_problem_is_logged_once_and_its_solution_once(

@@ -12,7 +12,7 @@ from typing import Any
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import default_socket
-from iscsi_ipsec.adapters.filewrite import write_private
+from iscsi_ipsec.adapters.filewrite import Part, RewrittenFile
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import Key, PerIdKey, Portal, PortalRange, Problem, Severity
 from iscsi_ipsec.base.same import Same
@@ -94,7 +94,7 @@ def _file_row(row: FileRow) -> dict[str, str]:
 
 
 class _JsonList:
-    """A long list as JSON, made of blocks: one whose things are as they were is not spelled again.
+    """A long list as JSON, in parts of a file: one whose things are as they were is not spelled again.
 
     Things are immutable, and so is what ``row`` makes of one.
     """
@@ -103,10 +103,14 @@ class _JsonList:
 
     def __init__(self, row: Callable[[Any], object]) -> None:
         self._row = row
-        self._blocks: list[tuple[Sequence[object], bytes]] = []
+        self._blocks: list[tuple[Sequence[object], Part]] = []
 
-    def of(self, things: Sequence[object]) -> bytes:
-        """The list of these things' rows."""
+    def forget(self) -> None:
+        """Spell everything again the next time."""
+        self._blocks.clear()
+
+    def of(self, things: Sequence[object]) -> list[Part]:
+        """The list of these things' rows, without its brackets."""
         before, self._blocks = self._blocks, []
         for place, start in enumerate(range(0, len(things), self.BLOCK)):
             block = things[start : start + self.BLOCK]
@@ -114,8 +118,8 @@ class _JsonList:
                 self._blocks.append(before[place])
             else:
                 text = json.dumps([self._row(thing) for thing in block])[1:-1]
-                self._blocks.append((block, text.encode()))
-        return b"[" + b", ".join(text for _, text in self._blocks) + b"]"
+                self._blocks.append((block, Part(f"{', ' if place else ''}{text}".encode())))
+        return [part for _, part in self._blocks]
 
 
 def _sorted_texts(portals: Iterable[Portal | PortalRange]) -> list[str]:
@@ -157,6 +161,7 @@ class Reporter:
         self._in_use, self._marked = Same(_in_use), Same(_marked)
         self._portal_list, self._key_list = _JsonList(lambda row: row), _JsonList(_key_row)
         self._file_list = _JsonList(_file_row)
+        self._file = RewrittenFile(paths.status_file)
 
     def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
@@ -177,30 +182,29 @@ class Reporter:
     def write(self, told: dict[str, Any]) -> None:
         """Replace the status file; where that fails, the log says so and the daemon goes on."""
         try:
-            write_private(self._paths.status_file, self._rendered(told))
+            self._file.write(self._parts(told))
         except (NotPermitted, StateUnavailable) as err:
             _log.error("%s", err)
 
-    def _rendered(self, told: Mapping[str, Any]) -> bytes:
+    def _parts(self, told: Mapping[str, Any]) -> list[Part]:
         """The document as JSON, its long lists in the blocks that are as they were."""
+        lists = (self._portal_list, self._key_list, self._file_list)
+        if not self._file.is_intact:
+            for one in lists:
+                one.forget()
         portals = told.get("portals", ())
         keys = self._marked.of(told.get("keys", ()), self._in_use.of(portals))
         # the problems come last, as ever
         head = {name: value for name, value in told.items() if name not in _LISTS}
-        return b"".join(
-            (
-                json.dumps(head)[:-1].encode(),
-                b', "portals": ',
-                self._portal_list.of(portals),
-                b', "keys": ',
-                self._key_list.of(keys),
-                b', "files": ',
-                self._file_list.of(told.get("files", ())),
-                b', "problems": ',
-                json.dumps(told.get("problems", ())).encode(),
-                b"}\n",
-            )
-        )
+        return [
+            Part(json.dumps(head)[:-1].encode() + b', "portals": ['),
+            *self._portal_list.of(portals),
+            Part(b'], "keys": ['),
+            *self._key_list.of(keys),
+            Part(b'], "files": ['),
+            *self._file_list.of(told.get("files", ())),
+            Part(b'], "problems": ' + json.dumps(told.get("problems", ())).encode() + b"}\n"),
+        ]
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}
