@@ -410,13 +410,15 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
 def test_the_names_of_secrets_are_these_alone_and_in_front_of_another() -> None:
     alone = entry("db1", TARGET)
     front = dataclasses.replace(alone, over=Secret(b"o" * 20))
-    assert spell_secret(alone, DIGEST_KEY) == SpelledSecret(
-        id="iscsi-ipsec-7dd668d691acb451", data=alone.secret, owners=("fqdn:db1", TARGET)
-    )
+    assert spell_secret(alone, DIGEST_KEY) == SpelledSecret(id="iscsi-ipsec-7dd668d691acb451", entry=alone)
     assert spell_secret(front, DIGEST_KEY) == SpelledSecret(
-        id="iscsi-ipsec-a3d84552e2ae0720", data=alone.secret, owners=("fqdn:db1", TARGET),
-        above="iscsi-ipsec-7e502c210a7fef52",
-    )  # fmt: skip
+        id="iscsi-ipsec-a3d84552e2ae0720", entry=front, above="iscsi-ipsec-7e502c210a7fef52"
+    )
+    for spelled in (spell_secret(alone, DIGEST_KEY), spell_secret(front, DIGEST_KEY)):
+        assert spelled.owners == ("fqdn:db1", TARGET)
+        assert spelled.message == {
+            "id": spelled.id, "type": "IKE", "data": alone.secret, "owners": ["fqdn:db1", TARGET]
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

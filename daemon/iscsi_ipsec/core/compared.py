@@ -33,7 +33,7 @@ def loaded_connections(
     """Connections that charon holds as they shall be, with their secret."""
     loaded = frozenset(c.name for c in connections if state.conns.get(c.name) == frozenset({c.child}))
     if missing := {s.id for s in secrets} - (state.secrets or frozenset()):
-        pairs = {e.owners for e, s in zip(desired.secrets, secrets, strict=True) if s.id in missing}
+        pairs = {s.entry.owners for s in secrets if s.id in missing}
         loaded -= {c.name for c in desired.connections if {c.pair, (c.remote_id,)} & pairs}
     return loaded
 

@@ -51,14 +51,18 @@ class SpelledSecret:
     """
 
     id: str
-    data: Secret
-    owners: tuple[str, ...]
+    entry: SecretEntry
     above: str = ""
 
     @property
+    def owners(self) -> tuple[str, ...]:
+        """Spelled when they are asked for, as the message is: of 10,000, few are ever sent again."""
+        return tuple(map(spell_id, self.entry.owners))
+
+    @property
     def message(self) -> Message:
-        """Made when it is asked for: of 10,000, few are ever sent again."""
-        return {"id": self.id, "type": "IKE", "data": self.data, "owners": list(self.owners)}
+        """What ``load-shared`` takes."""
+        return {"id": self.id, "type": "IKE", "data": self.entry.secret, "owners": list(self.owners)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +116,14 @@ def spell_id(identity: Peer) -> str:
 
 def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
     """The ``load-shared`` message of an entry."""
-    owners = tuple(spell_id(owner) for owner in entry.owners)
-    context = [b"secret", *(owner.encode() for owner in owners)]
+    context = [b"secret", *(spell_id(owner).encode() for owner in entry.owners)]
     above = ""
     if entry.over is not None:
         # the order is part of the name: it can't be read back
         below = entry.over.keyed_digest(digest_key, *context)
         above, context = PREFIX + below, [*context, b"above", below.encode()]
     secret_id = PREFIX + entry.secret.keyed_digest(digest_key, *context)
-    return SpelledSecret(id=secret_id, data=entry.secret, owners=owners, above=above)
+    return SpelledSecret(id=secret_id, entry=entry, above=above)
 
 
 def front_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:

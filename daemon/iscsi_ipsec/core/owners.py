@@ -89,18 +89,24 @@ class Secrets:
     def __init__(self) -> None:
         self._in_use = Same(self._used)
         self._entries: dict[SecretEntry, SecretEntry] = {}
-        self._waiting: dict[int, tuple[tuple[IdType, str], SecretEntry]] = {}
+        self._waiting: tuple[SecretEntry, ...] = ()
 
     def of(
         self, keys: tuple[Key, ...], owned: Owned, rotations: tuple[Rotation, ...]
     ) -> tuple[SecretEntry, ...]:
         """Return the entries for these keys and connections."""
         used, ends = self._in_use.of(owned, rotations)
-        waiting = [self._of_key(key) for key in keys if isinstance(key, PerIdKey)]
-        self._waiting = {id(entry.owners[0]): (match, entry) for match, entry in waiting}
-        count = Counter(match for match, _ in waiting)
+        known = {id(entry.owners[0]): entry for entry in self._waiting}
+        own = tuple(key for key in keys if isinstance(key, PerIdKey))
+        self._waiting = tuple(_waiting(key, known) for key in own)
+        matches = [key.id.match_key for key in own]
+        count = Counter(matches)
         # nobody else has these owners, so there is nothing to unite them with
-        alone = (entry for match, entry in waiting if count[match] == 1 and match not in ends)
+        alone = (
+            entry
+            for match, entry in zip(matches, self._waiting, strict=True)
+            if count[match] == 1 and match not in ends
+        )
         return (*used, *alone)
 
     def _used(
@@ -110,11 +116,13 @@ class Secrets:
         self._entries = {entry: self._entries.get(entry, entry) for entry in entries}
         return tuple(self._entries.values()), ends
 
-    def _of_key(self, key: PerIdKey) -> tuple[tuple[IdType, str], SecretEntry]:
-        known = self._waiting.get(id(key.id))  # the very same id, since the entry keeps it alive
-        if known and known[1].secret is key.secret and known[1].keys == (key.name,):
-            return known
-        return key.id.match_key, SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
+
+def _waiting(key: PerIdKey, known: Mapping[int, SecretEntry]) -> SecretEntry:
+    """A key's entry under its own id; ``known`` are those there were, by the identity of that id, which they keep alive."""
+    entry = known.get(id(key.id))
+    if entry and entry.secret is key.secret and entry.keys == (key.name,):
+        return entry
+    return SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
 
 
 def _used_secrets(

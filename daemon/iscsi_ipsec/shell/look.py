@@ -65,10 +65,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
-    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking.
-
-    ``spelled`` has the identities of ``desired.secrets``, which live as long as this does.
-    """
+    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking."""
 
     generation: int
     lookup: Lookup
@@ -76,7 +73,6 @@ class _Decided:
     wanted: frozenset[tuple[Address, str]]
     sources: Mapping[tuple[Address, str], Address | None]
     desired: Desired
-    spelled: Mapping[int, SpelledSecret]
     known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
     secrets: tuple[SpelledSecret, ...]
     connections: tuple[SpelledConnection, ...]
@@ -230,10 +226,8 @@ class Looker:
         """Derive and spell, keeping what is spelled already."""
         world, desired = lookup.world, self._deriver.derive(lookup)
         digest_key = self._store.digest_key()
-        known = self._decided.spelled if self._decided else {}
-        spelled = {
-            id(entry): known.get(id(entry)) or spell_secret(entry, digest_key) for entry in desired.secrets
-        }
+        # by the identities of entries, which what is spelled keeps alive
+        known = {id(spelled.entry): spelled for spelled in self._decided.secrets} if self._decided else {}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
         before = self._decided.known if self._decided else {}
         connections = {}
@@ -250,8 +244,7 @@ class Looker:
             wanted=wanted,
             sources=world.sources,
             desired=desired,
-            spelled=spelled,
-            secrets=tuple(spelled.values()),
+            secrets=tuple(known.get(id(e)) or spell_secret(e, digest_key) for e in desired.secrets),
             known=connections,
             connections=tuple(known for _, _, known in connections.values()),
         )

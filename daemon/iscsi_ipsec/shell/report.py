@@ -76,8 +76,7 @@ def document(
     }
 
 
-def _key_row(named: tuple[Key, bool]) -> dict[str, Any]:
-    key, in_use = named
+def _key_row(key: Key, in_use: bool) -> dict[str, Any]:
     identity = key.id if isinstance(key, PerIdKey) else None
     return {
         "name": key.name,
@@ -89,37 +88,39 @@ def _key_row(named: tuple[Key, bool]) -> dict[str, Any]:
     }
 
 
-def _file_row(row: FileRow) -> dict[str, str]:
+def _file_row(row: FileRow, _: bool) -> dict[str, str]:
     return {"path": row.path, "kind": row.kind, "state": row.state, "signature": row.signature}
 
 
 class _JsonList:
     """A long list as JSON, in parts of a file: one whose things are as they were is not spelled again.
 
-    Things are immutable, and so is what ``row`` makes of one.
+    Things are immutable, and so is what ``row`` makes of one and whether it is marked.
     """
 
     BLOCK = 200
 
-    def __init__(self, row: Callable[[Any], object]) -> None:
+    def __init__(self, row: Callable[[Any, bool], object]) -> None:
         self._row = row
-        self._blocks: list[tuple[Sequence[object], Part]] = []
+        self._blocks: list[tuple[Sequence[object], bytes, Part]] = []
 
     def forget(self) -> None:
         """Spell everything again the next time."""
         self._blocks.clear()
 
-    def of(self, things: Sequence[object]) -> list[Part]:
-        """The list of these things' rows, without its brackets."""
+    def of(self, things: Sequence[object], marks: bytes = b"") -> list[Part]:
+        """The list of these things' rows, without its brackets. ``marks``: for each thing 1 or 0; none is marked without."""
+        marks = marks or bytes(len(things))
         before, self._blocks = self._blocks, []
         for place, start in enumerate(range(0, len(things), self.BLOCK)):
-            block = things[start : start + self.BLOCK]
-            if place < len(before) and before[place][0] == block:
+            block, marked = things[start : start + self.BLOCK], marks[start : start + self.BLOCK]
+            if place < len(before) and before[place][:2] == (block, marked):
                 self._blocks.append(before[place])
             else:
-                text = json.dumps([self._row(thing) for thing in block])[1:-1]
-                self._blocks.append((block, Part(f"{', ' if place else ''}{text}".encode())))
-        return [part for _, part in self._blocks]
+                rows = [self._row(thing, mark == 1) for thing, mark in zip(block, marked, strict=True)]
+                text = json.dumps(rows)[1:-1]
+                self._blocks.append((block, marked, Part(f"{', ' if place else ''}{text}".encode())))
+        return [part for _, _, part in self._blocks]
 
 
 def _sorted_texts(portals: Iterable[Portal | PortalRange]) -> list[str]:
@@ -130,8 +131,8 @@ def _in_use(rows: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(row["key"] for row in rows if row["connection"])
 
 
-def _marked(keys: tuple[Key, ...], in_use: frozenset[str]) -> tuple[tuple[Key, bool], ...]:
-    return tuple((key, key.name in in_use) for key in keys)
+def _marked(keys: tuple[Key, ...], in_use: frozenset[str]) -> bytes:
+    return bytes(key.name in in_use for key in keys)
 
 
 def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
@@ -159,7 +160,7 @@ class Reporter:
         self._metrics = Metrics(paths.metrics_file, policies=policies)
         self._rows, self._guarded = status.PortalRows(), Same(_sorted_texts)
         self._in_use, self._marked = Same(_in_use), Same(_marked)
-        self._portal_list, self._key_list = _JsonList(lambda row: row), _JsonList(_key_row)
+        self._portal_list, self._key_list = _JsonList(lambda row, _: row), _JsonList(_key_row)
         self._file_list = _JsonList(_file_row)
         self._file = RewrittenFile(paths.status_file)
 
@@ -193,14 +194,15 @@ class Reporter:
             for one in lists:
                 one.forget()
         portals = told.get("portals", ())
-        keys = self._marked.of(told.get("keys", ()), self._in_use.of(portals))
+        keys = told.get("keys", ())
+        marks = self._marked.of(keys, self._in_use.of(portals))
         # the problems come last, as ever
         head = {name: value for name, value in told.items() if name not in _LISTS}
         return [
             Part(json.dumps(head)[:-1].encode() + b', "portals": ['),
             *self._portal_list.of(portals),
             Part(b'], "keys": ['),
-            *self._key_list.of(keys),
+            *self._key_list.of(keys, marks),
             Part(b'], "files": ['),
             *self._file_list.of(told.get("files", ())),
             Part(b'], "problems": ' + json.dumps(told.get("problems", ())).encode() + b"}\n"),

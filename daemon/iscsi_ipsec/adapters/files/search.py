@@ -172,9 +172,9 @@ def _listing(
     if found == known:
         return known, {}
     # what does not differ is the very same value
-    get = known.get
+    get, shared = known.get, dict[int, int]()
     listing = {
-        name: before if (before := get(name)) == fields else FileStat._make(fields)
+        name: before if (before := get(name)) == fields else FileStat.sharing(fields, shared)
         for name, fields in found.items()
     }
     if listing.keys() != known.keys():

@@ -39,6 +39,13 @@ class FileStat(NamedTuple):
         except OSError:
             return None
 
+    @classmethod
+    def sharing(cls, fields: tuple[int, ...], known: dict[int, int]) -> FileStat:
+        """Those of ``STAT_FIELDS``, with one number for all that are alike in ``known``: a folder's files have much in common."""
+        dev, ino, size, mtime_ns, ctime_ns, mode, uid, gid = fields
+        dev, size, mode = (known.setdefault(number, number) for number in (dev, size, mode))
+        return cls(dev, ino, size, mtime_ns, mtime_ns if ctime_ns == mtime_ns else ctime_ns, mode, uid, gid)
+
     @property
     def signature(self) -> str:
         """``dev:ino:size:mtime_ns``: differs when the content does (see :meth:`settled`)."""
