@@ -12,6 +12,7 @@ bytes, and passes over what it cannot read.
 from __future__ import annotations
 
 import errno
+import hashlib
 import ipaddress
 import os
 import socket
@@ -82,7 +83,10 @@ T = TypeVar("T")
 
 
 class Policies:
-    """The kernel's policies, again and again: a message that says the same as one of the last dump is not parsed."""
+    """The kernel's policies, again and again: a message that says the same as one of the last dump is not parsed.
+
+    Messages are known by a digest: thousands of them would take as much memory as what they say.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, KernelPolicy | None] = {}
@@ -94,12 +98,14 @@ class Policies:
         Raises :class:`KernelUnavailable` (EPERM: not root).
         """
         known, seen = self._known, dict[bytes, KernelPolicy | None]()
+        ends = _Ends()
 
         def parse(payload: bytes) -> KernelPolicy | None:
             # counters and times differ with each packet
             said = payload[:_POLICY_CURRENT] + payload[_POLICY_CURRENT + _LIFETIME.size :]
-            seen[said] = known[said] if said in known else parse_policy(payload)
-            return seen[said]
+            at = hashlib.blake2b(said, digest_size=16).digest()
+            seen[at] = known[at] if at in known else parse_policy(payload, ends)
+            return seen[at]
 
         found = _dump(XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY, parse)
         self._known = seen
@@ -146,14 +152,41 @@ def xfrm_stat(path: str = "/proc/thread-self/net/xfrm_stat") -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
-def parse_policy(payload: bytes) -> KernelPolicy | None:
+class _Ends:
+    """Addresses and networks from their bytes; equal ones of one dump are the very same, since many policies have them."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[tuple[bytes, int], Address | None] = {}
+        self._networks: dict[tuple[bytes, int, int], Network | None] = {}
+
+    def address(self, raw: bytes, family: int) -> Address | None:
+        """None for a family that is not IP."""
+        if (raw, family) not in self._addresses:
+            self._addresses[raw, family] = _address(raw, family)
+        return self._addresses[raw, family]
+
+    def network(self, raw: bytes, length: int, family: int) -> Network | None:
+        """None too for a prefix that is too long."""
+        at = raw, length, family
+        if at not in self._networks:
+            address = self.address(raw, family)
+            self._networks[at] = (
+                None
+                if address is None or length > address.max_prefixlen
+                else ipaddress.ip_network((address, length), strict=False)
+            )
+        return self._networks[at]
+
+
+def parse_policy(payload: bytes, ends: _Ends | None = None) -> KernelPolicy | None:
     """One XFRM_MSG_NEWPOLICY without its header; None: a socket's own, or not readable."""
+    ends = ends or _Ends()
     if len(payload) < _POLICY_BYTES:
         return None
     priority, index, direction, action, _, _ = _POLICY_TAIL.unpack_from(
         payload, _POLICY_CURRENT + _LIFETIME.size
     )
-    selector = _parse_selector(payload, 0)
+    selector = _parse_selector(payload, 0, ends)
     if direction >= len(_DIRECTIONS) or selector is None:
         return None
     reqid, mode, protocol = 0, "", 0
@@ -165,7 +198,7 @@ def parse_policy(payload: bytes) -> KernelPolicy | None:
         if kind == XFRMA_TMPL and len(value) >= _TEMPLATE.size and not mode:
             daddr, _, protocol, family, saddr, reqid, number, _, _ = _TEMPLATE.unpack_from(value)
             mode = _named(_MODES, number, "mode")
-            tmpl_src, tmpl_dst = _address(saddr, family), _address(daddr, family)
+            tmpl_src, tmpl_dst = ends.address(saddr, family), ends.address(daddr, family)
         elif kind == XFRMA_IF_ID or (kind == XFRMA_MARK and value[4:8] != bytes(4)):
             restricted = True
     return KernelPolicy(
@@ -215,16 +248,16 @@ def parse_state(payload: bytes, now: int) -> KernelState | None:
         bytes=byte_count,
         packets=packets,
         age=max(0, now - added) if added else 0,
-        sel=_parse_selector(payload, family),
+        sel=_parse_selector(payload, family, _Ends()),
     )
 
 
-def _parse_selector(payload: bytes, family: int) -> Selector | None:
+def _parse_selector(payload: bytes, family: int, ends: _Ends) -> Selector | None:
     """``family`` stands in where the selector has none, as in states for any address."""
     daddr, saddr, ports, own_family, dlen, slen, protocol, _, _ = _SELECTOR.unpack_from(payload)
     dport, dport_mask, sport, sport_mask = _PORTS.unpack(ports)
-    src = _network(saddr, slen, own_family or family)
-    dst = _network(daddr, dlen, own_family or family)
+    src = ends.network(saddr, slen, own_family or family)
+    dst = ends.network(daddr, dlen, own_family or family)
     if src is None or dst is None:
         return None
     return Selector(
@@ -244,13 +277,6 @@ def _address(raw: bytes, family: int) -> Address | None:
     if family == socket.AF_INET6:
         return ipaddress.IPv6Address(raw)
     return None
-
-
-def _network(raw: bytes, length: int, family: int) -> Network | None:
-    address = _address(raw, family)
-    if address is None or length > address.max_prefixlen:
-        return None
-    return ipaddress.ip_network((address, length), strict=False)
 
 
 def _named(names: tuple[str, ...], number: int, what: str) -> str:

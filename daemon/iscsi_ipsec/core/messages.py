@@ -69,14 +69,22 @@ class SpelledSecret:
 class SpelledConnection:
     """A connection ready for ``load-conn``; ``key_part`` begins the child's name as long as the key is the same.
 
-    ``rotation`` is there while two keys are valid.
+    ``rotation`` is there while two keys are valid. ``ike_times`` are the IKE SA's ``rekey_time`` and ``over_time`` in seconds.
     """
 
     name: str
     child: str
     key_part: str
-    message: Message
+    connection: Connection
+    ike_times: tuple[int, int]
     rotation: SpelledRotation | None = None
+
+    @property
+    def message(self) -> Message:
+        """What ``load-conn`` takes, made when it is asked for."""
+        rekey, over = self.ike_times
+        ike = {**_ike_settings(self.connection), "rekey_time": f"{rekey}s", "over_time": f"{over}s"}
+        return {self.name: {**ike, "children": {self.child: _child_settings(self.connection)}}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,22 +157,19 @@ def spell_connection(
     else:
         key_part = names.staged
     key = key_part[len(PREFIX) : -1]
-    ike = _ike_settings(connection)
-    child = _child_settings(connection)
     rekey = connection.tuning.ike_rekey_time or IKE_REKEY_TIME
-    ike_digest = _digest(digest_key, {**ike, "rekey_time": rekey})[:8]
+    ike_digest = _digest(digest_key, {**_ike_settings(connection), "rekey_time": rekey})[:8]
     # charon reuses an IKE_SA whose settings are equal (checkout_by_config).
     # Lifetimes that follow the digests make a changed key a changed setting, so
     # that the new SA is negotiated beside the old one and not inside it.
     spread = int(key + ike_digest, 16)
-    ike["rekey_time"] = f"{rekey + spread % _REKEY_SPREAD}s"
-    ike["over_time"] = f"{rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD}s"
-    child_name = f"{key_part}{ike_digest}-{_digest(digest_key, child)[:8]}"
+    ike_times = (rekey + spread % _REKEY_SPREAD, rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD)
     return SpelledConnection(
         name=connection.name,
-        child=child_name,
+        child=f"{key_part}{ike_digest}-{_digest(digest_key, _child_settings(connection))[:8]}",
         key_part=key_part,
-        message={connection.name: {**ike, "children": {child_name: child}}},
+        connection=connection,
+        ike_times=ike_times,
         rotation=names,
     )
 

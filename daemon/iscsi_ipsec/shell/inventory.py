@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
@@ -30,18 +30,26 @@ from iscsi_ipsec.shell.paths import Paths
 T = TypeVar("T")
 
 
-class FileRow(NamedTuple):
-    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked."""
+class FileRow(Protocol):
+    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked. What is told differently is another one."""
 
-    path: str
-    kind: str
-    state: str
-    stat: FileStat | None
-
+    @property
+    def path(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def state(self) -> str: ...
     @property
     def signature(self) -> str:
         """Differs when the content does; empty for a masked file."""
-        return self.stat.signature if self.stat else ""
+        ...
+
+
+class _MaskedFile(NamedTuple):
+    path: str
+    kind: str
+    state: str = "masked"
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +70,15 @@ class Inventory:
     expires_in: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    """What is known of one file. ``value`` None: nothing good was ever read."""
+    """What is known of one file. ``value`` None: nothing good was ever read.
 
+    It is the file's row too: what of it is told is never changed.
+    """
+
+    path: str
+    kind: str
     value: object | None
     stat: FileStat
     settled: bool
@@ -75,6 +88,10 @@ class _Entry:
     beside_stats: tuple[FileStat | None, ...] = ()
     previous_line: int = 0
     broken: BrokenFile | None = None
+
+    @property
+    def signature(self) -> str:
+        return self.stat.signature
 
     @property
     def at_rest(self) -> bool:
@@ -297,8 +314,8 @@ class FileReader:
         kind.restless = tuple(file for file in found.files if not new[file.path].at_rest)
         kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.problems))
         kind.rows = (
-            *(FileRow(path=p, kind=kind.name, state=e.state, stat=e.stat) for p, e in new.items()),
-            *(FileRow(path=path, kind=kind.name, state="masked", stat=None) for path in found.masked),
+            *new.values(),
+            *(_MaskedFile(path, kind.name) for path in found.masked),
         )
         if others or stored:
             self._remember(kind)
@@ -307,10 +324,10 @@ class FileReader:
     def _remember(self, kind: _Kind) -> None:
         """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
         kind.remembered = {}
+        names = {file.path: file.name for file in kind.found.files} if kind.found else {}
         stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
         for path in (*kind.entries, *kind.hiding, *stored):
-            folder, _, file = path.rpartition("/")
-            kind.remembered.setdefault(folder, []).append(file.removesuffix(files.SUFFIX))
+            kind.remembered.setdefault(os.path.dirname(path), []).append(names.get(path) or _name(path))
 
     def _keep_lost(
         self,
@@ -382,7 +399,7 @@ class FileReader:
                 self._unsaved[file.path] = last
             self._forgotten.discard(file.path)
         return _Entry(
-            parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
+            file.path, kind, parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
             tuple(map(FileStat.at, parsed.beside)), parsed.previous_line,
         )  # fmt: skip
 
@@ -399,7 +416,7 @@ class FileReader:
         last = (self._stored or {}).get(path)
         value = revive(kind, path, _name(path), last) if last else None
         told = _told(problems) if value is not None else problems
-        return _Entry(value, stat, False, "last-good" if value is not None else "refused", told)
+        return _Entry(path, kind, value, stat, False, "last-good" if value is not None else "refused", told)
 
     def _forget(self, path: str) -> None:
         self._unsaved.pop(path, None)
