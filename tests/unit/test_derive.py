@@ -1309,7 +1309,10 @@ DB1, DB2, OTHERS = per_id("db1", portals=FOUR[:1]), per_id("db2", portals=FOUR[1
 @pytest.mark.parametrize(
     ("other", "same"),
     [
-        ({"keys": (DB1, per_id("db2", portals=FOUR[1:2], secret=b"another key"), OTHERS)}, FOUR[:1]),
+        (
+            {"keys": (DB1, per_id("db2", portals=FOUR[1:2], secret=b"another key"), OTHERS)},
+            [FOUR[0], *FOUR[2:]],
+        ),
         ({"keys": (DB1, DB2, group(secret=b"another key"))}, FOUR[:2]),
         ({"sources": {(address(host), ""): HERE for host in FOUR[1:]}}, FOUR[1:]),
     ],

@@ -278,6 +278,7 @@ class Store:
         )
         self._connection = db
         db.execute("PRAGMA temp_store = MEMORY")  # no spill of keys into /var/tmp
+        db.execute("PRAGMA cache_size = -256")  # KiB; thousands of rows are written in order, and read once
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != ("ok",):
             damaged = sqlite3.DatabaseError("quick_check failed")

@@ -85,8 +85,9 @@ class Deriver:
             asked = self._asked(lookup, seat, origins)
             known = before.get(seat)
             if known is None or any(map(is_not, known[0], asked)):
-                known = asked, initiator_view(lookup, seat, origins)
-            self._views[seat] = known
+                view = initiator_view(lookup, seat, origins)
+                known = asked, known[1] if known and known[1] == view else view
+            self._views[known[1].seat] = known
         return [view for _, view in self._views.values()]
 
     def _asked(self, lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> tuple[object, ...]:

@@ -16,12 +16,30 @@ from iscsi_ipsec.core.messages import PREFIX, Message, SpelledConnection, Spelle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One VICI command. ``text`` says for people what it does and why."""
+    """One VICI command: ``wanted`` is what it loads, ``item`` the name of that or of what it unloads.
+
+    Its message and text are made when they are asked for: a first plan has thousands.
+    """
 
     command: str
     item: str
-    message: Message
-    text: str
+    wanted: SpelledSecret | SpelledConnection | None = None
+    why: str = ""
+
+    @property
+    def message(self) -> Message:
+        """What the command takes."""
+        if self.wanted is not None:
+            return self.wanted.message
+        return {"id" if self.command == "unload-shared" else "name": self.item}
+
+    @property
+    def text(self) -> str:
+        """What it does and why, for people."""
+        verb, _, kind = self.command.partition("-")
+        what = "secret" if kind == "shared" else "connection"
+        owners = f" of {', '.join(self.wanted.owners)}" if isinstance(self.wanted, SpelledSecret) else ""
+        return f"{verb} {what} {self.item}{owners}{': ' if self.why else ''}{self.why}"
 
 
 def plan(
@@ -45,35 +63,22 @@ def plan(
     for secret_id, secret in wanted_secrets.items():
         if held is not None and secret_id in held and (not secret.above or secret.above in held):
             continue
-        operations.append(
-            Operation(
-                command="load-shared", item=secret_id, message=secret.message,
-                text=f"load secret {secret_id} of {', '.join(secret.owners)}",
-            )
-        )  # fmt: skip
+        operations.append(Operation(command="load-shared", item=secret_id, wanted=secret))
     for name, wanted in wanted_conns.items():
         loaded = state.conns.get(name)
         if loaded == frozenset({wanted.child}):
             continue
         if loaded is not None:
-            operations.append(
-                _unload("unload-conn", "name", name, f"unload connection {name}: its settings changed")
-            )
-        operations.append(
-            Operation(command="load-conn", item=name, message=wanted.message, text=f"load connection {name}")
-        )
+            operations.append(Operation(command="unload-conn", item=name, why="its settings changed"))
+        operations.append(Operation(command="load-conn", item=name, wanted=wanted))
     operations += [
-        _unload("unload-conn", "name", name, f"unload connection {name}: nothing asks for it")
+        Operation(command="unload-conn", item=name, why="nothing asks for it")
         for name in sorted(state.conns.keys() - wanted_conns.keys())
         if name.startswith(PREFIX)
     ]
     operations += [
-        _unload("unload-shared", "id", secret_id, f"unload secret {secret_id}: no key is this")
+        Operation(command="unload-shared", item=secret_id, why="no key is this")
         for secret_id in sorted((held or frozenset()) - wanted_secrets.keys())
         if secret_id.startswith(PREFIX)
     ]
     return tuple(operations)
-
-
-def _unload(command: str, field: str, item: str, text: str) -> Operation:
-    return Operation(command=command, item=item, message={field: item}, text=text)

@@ -266,7 +266,11 @@ class Charon:
                     return None, answer
                 if "keys" not in answer:
                     raise session.malformed("get-shared", "lacks keys")
-                ids = frozenset(name for name in texts(answer, "keys") if name.startswith(OWN_PREFIX))
+                # thousands of names, which who had them loaded holds as well
+                held = {name: name for name in came}
+                ids = frozenset(
+                    held.get(name, name) for name in texts(answer, "keys") if name.startswith(OWN_PREFIX)
+                )
             self._secrets = known = payload, ids
         self._came.clear()
         self._went.clear()
