@@ -13,6 +13,8 @@ from iscsi_ipsec.core.desired import Connection, Desired
 from iscsi_ipsec.core.messages import SpelledConnection, SpelledRotation, SpelledSecret
 from iscsi_ipsec.core.upkeep import Upheld
 
+_NONE: frozenset[str] = frozenset()
+
 
 def children_by_name(connections: tuple[SpelledConnection, ...]) -> Mapping[str, str]:
     """The children that are wanted."""
@@ -56,7 +58,7 @@ def upheld_connections(
             name=named.name,
             child=named.child,
             key_part=named.key_part,
-            valid=named.rotation.parts if named.rotation else frozenset(),
+            valid=named.rotation.parts if named.rotation else _NONE,
             initiator=connection.role is Role.INITIATOR,
             wanted_now=connection.start is Start.START
             or connection.user_space_esp

@@ -70,6 +70,20 @@ class Inventory:
     expires_in: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _More:
+    """What few files have. ``beside``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
+
+    problems: tuple[Problem, ...] = ()
+    beside: tuple[str, ...] = ()
+    beside_stats: tuple[FileStat | None, ...] = ()
+    previous_line: int = 0
+    broken: BrokenFile | None = None
+
+
+_NO_MORE = _More()
+
+
 @dataclass(slots=True, eq=False)
 class _Entry:
     """What is known of one file. ``value`` None: nothing good was ever read.
@@ -77,26 +91,25 @@ class _Entry:
     It is the file's row too: what of it is told is never changed.
     """
 
-    path: str
+    file: FoundFile
     kind: str
     value: object | None
-    stat: FileStat
     settled: bool
     state: str
-    problems: tuple[Problem, ...] = ()
-    beside: tuple[str, ...] = ()
-    beside_stats: tuple[FileStat | None, ...] = ()
-    previous_line: int = 0
-    broken: BrokenFile | None = None
+    more: _More = _NO_MORE
+
+    @property
+    def path(self) -> str:
+        return self.file.path
 
     @property
     def signature(self) -> str:
-        return self.stat.signature
+        return self.file.stat.signature
 
     @property
     def at_rest(self) -> bool:
         """Whether nothing but its ``stat`` can tell that it must be read again."""
-        return self.state == "ok" and self.settled and not self.beside
+        return self.state == "ok" and self.settled and not self.more.beside
 
 
 @dataclass(slots=True)
@@ -204,13 +217,15 @@ class FileReader:
     def _together(self) -> Inventory:
         """What the files say, whatever the time is."""
         kinds = (self._settings, self._keys, self._policies)
-        beside = {os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.beside}
+        beside = {
+            os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.more.beside
+        }
         return Inventory(
             generation=self._generation,
             settings=self._settings_in_force(),
             keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
             policies=_values(self._policies, PortalPolicy),
-            broken=tuple(e.broken for kind in kinds for e in kind.entries.values() if e.broken),
+            broken=tuple(e.more.broken for kind in kinds for e in kind.entries.values() if e.more.broken),
             rows=tuple(row for kind in kinds for row in kind.rows),
             problems=tuple(problem for kind in kinds for problem in kind.problems),
             watched=(*self._watched_folders(), *sorted(beside)),
@@ -228,7 +243,7 @@ class FileReader:
             self._generation += 1
             files_say = self._inventory = replace(files_say, generation=self._generation)
         told = tuple(
-            previous_over_problem(path, self._keys.entries[path].previous_line, staged[path])
+            previous_over_problem(path, self._keys.entries[path].more.previous_line, staged[path])
             for path in sorted(over)
         )
         left = [(until - now).total_seconds() for path, until in staged.items() if path not in over]
@@ -290,7 +305,7 @@ class FileReader:
         for file in found.files:
             entry = old.get(file.path)
             if entry is None or not (
-                (entry.stat is file.stat and entry.at_rest) or self._is_current(entry, file)
+                (entry.file.stat is file.stat and entry.at_rest) or self._is_current(entry, file)
             ):
                 entry = self._read_file(kind.name, file, entry)
             new[file.path] = entry
@@ -303,7 +318,7 @@ class FileReader:
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
         if old.keys() != new.keys() or any(
-            old[path].value is not entry.value or old[path].broken != entry.broken
+            old[path].value is not entry.value or old[path].more.broken != entry.more.broken
             for path, entry in new.items()
         ):
             self._generation += 1
@@ -312,7 +327,7 @@ class FileReader:
         kind.hiding = hiding
         kind.found, kind.entries = found, new
         kind.restless = tuple(file for file in found.files if not new[file.path].at_rest)
-        kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.problems))
+        kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.more.problems))
         kind.rows = (
             *new.values(),
             *(_MaskedFile(path, kind.name) for path in found.masked),
@@ -343,14 +358,16 @@ class FileReader:
         known = {path: entry for path, entry in kind.entries.items() if os.path.dirname(path) in lost}
         for path, last in (self._stored or {}).items():
             if last.kind == kind.name and os.path.dirname(path) in lost and path not in known:
-                known[path] = self._from_store(kind.name, path, _NO_STAT, ())
+                known[path] = self._from_store(kind.name, FoundFile(path, _name(path), _NO_STAT), ())
         taken = {_name(path) for path in (*new, *masked)}
         for path, entry in sorted(
             known.items(), key=lambda item: kind.folders.index(os.path.dirname(item[0]))
         ):
             if entry.value is not None and _name(path) not in taken:
                 taken.add(_name(path))
-                new[path] = replace(entry, settled=False, state="last-good", problems=())
+                new[path] = replace(
+                    entry, settled=False, state="last-good", more=replace(entry.more, problems=())
+                )
                 kept[os.path.dirname(path)] = kept.get(os.path.dirname(path), 0) + 1
         problems += [
             Problem(
@@ -365,9 +382,9 @@ class FileReader:
         ]
 
     def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
-        if entry.state != "ok" or not entry.settled or entry.stat != file.stat:
+        if entry.state != "ok" or not entry.settled or entry.file.stat != file.stat:
             return False
-        return tuple(map(FileStat.at, entry.beside)) == entry.beside_stats
+        return tuple(map(FileStat.at, entry.more.beside)) == entry.more.beside_stats
 
     def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
         settled = file.stat.settled(self._clock())
@@ -379,12 +396,11 @@ class FileReader:
             parsed = parse_content(kind, file.path, file.name, Secret(raw), text)
         except ConfigError as err:
             if old is None or old.value is None:
-                entry = self._from_store(kind, file.path, file.stat, err.problems)
-                entry.broken = None if entry.value else read_broken(kind, text, file.path)
-                return entry
-            return replace(
-                old, stat=file.stat, settled=settled, state="last-good", problems=_told(err.problems)
-            )
+                entry = self._from_store(kind, file, err.problems)
+                broken = None if entry.value else read_broken(kind, text, file.path)
+                return replace(entry, more=replace(entry.more, broken=broken))
+            told = replace(old.more, problems=_told(err.problems))
+            return replace(old, file=file, settled=settled, state="last-good", more=told)
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
             last = LastGood(
                 path=file.path,
@@ -398,10 +414,15 @@ class FileReader:
             if (self._stored or {}).pop(file.path, None) != last or self._renewed:
                 self._unsaved[file.path] = last
             self._forgotten.discard(file.path)
-        return _Entry(
-            file.path, kind, parsed.value, file.stat, settled, "ok", parsed.warnings, parsed.beside,
-            tuple(map(FileStat.at, parsed.beside)), parsed.previous_line,
-        )  # fmt: skip
+        more = _NO_MORE
+        if parsed.warnings or parsed.beside or parsed.previous_line:
+            more = _More(
+                problems=parsed.warnings,
+                beside=parsed.beside,
+                beside_stats=tuple(map(FileStat.at, parsed.beside)),
+                previous_line=parsed.previous_line,
+            )
+        return _Entry(file, kind, parsed.value, settled, "ok", more)
 
     # -- last good
 
@@ -412,11 +433,12 @@ class FileReader:
             return dict(self._store.all_last_good())
         return {}
 
-    def _from_store(self, kind: str, path: str, stat: FileStat, problems: tuple[Problem, ...]) -> _Entry:
-        last = (self._stored or {}).get(path)
-        value = revive(kind, path, _name(path), last) if last else None
+    def _from_store(self, kind: str, file: FoundFile, problems: tuple[Problem, ...]) -> _Entry:
+        last = (self._stored or {}).get(file.path)
+        value = revive(kind, file.path, file.name, last) if last else None
         told = _told(problems) if value is not None else problems
-        return _Entry(path, kind, value, stat, False, "last-good" if value is not None else "refused", told)
+        state = "last-good" if value is not None else "refused"
+        return _Entry(file, kind, value, False, state, _More(problems=told))
 
     def _forget(self, path: str) -> None:
         self._unsaved.pop(path, None)

@@ -27,7 +27,7 @@ from iscsi_ipsec.adapters import kernel, systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
-from iscsi_ipsec.adapters.process import forbid_dumps, return_large_blocks
+from iscsi_ipsec.adapters.process import forbid_dumps, return_free_memory, return_large_blocks
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.adapters.watch import FileWatch
@@ -185,6 +185,7 @@ class _Daemon:
             elif ready and line != summary(told):
                 line = summary(told)
                 systemd.status(line)
+            return_free_memory()
             if folders != watched:
                 reasons = frozenset({FileWatch.reason})
             else:

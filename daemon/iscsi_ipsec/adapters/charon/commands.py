@@ -244,7 +244,7 @@ class Charon:
             ours, others = self._conns[digest]
             foreign += others
             for name, children in ours:
-                conns[name] = conns.get(name, frozenset()) | children
+                conns[name] = conns[name] | children if name in conns else children
         return _Listed(names, digests, MappingProxyType(conns), foreign)
 
     def _own_secrets(self, session: Session) -> tuple[frozenset[str] | None, Mapping[str, Any] | None]:
