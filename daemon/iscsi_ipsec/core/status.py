@@ -127,11 +127,11 @@ def _row(
         "remote_address": str(connection.remote_address)
         if connection and connection.remote_address
         else None,
-        "ike_proposals": list(connection.ike_proposals) if connection else [],
-        "esp_proposals": list(connection.esp_proposals) if connection else [],
+        "ike_proposals": connection.ike_proposals if connection else (),
+        "esp_proposals": connection.esp_proposals if connection else (),
         "user_space_esp": connection.user_space_esp if connection else False,
-        "reasons": list(view.reasons),
-        "origins": list(view.origins),
+        "reasons": view.reasons,
+        "origins": view.origins,
         "sessions": [session_row(session) for session in sessions],
         "sa": _sa(ike, child, _key_of(child, connection, observed)) if connection and ike and child else None,
         "problem": problem_row(problem) if problem else None,

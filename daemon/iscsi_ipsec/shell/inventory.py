@@ -447,7 +447,7 @@ class FileReader:
         self._forgotten.add(path)
 
 
-_NO_STAT = FileStat(0, 0, 0, 0, 0, 0, 0, 0)
+_NO_STAT = FileStat.none()
 
 
 def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from iscsi_ipsec.adapters.files.stats import STAT_FIELDS, FileStat, stat_config
+from iscsi_ipsec.adapters.files.stats import FileStat, packed, stat_config
 from iscsi_ipsec.adapters.files.trust import check_folder, is_ours, why
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import Problem
@@ -172,11 +172,8 @@ def _listing(
     if found == known:
         return known, {}
     # what does not differ is the very same value
-    get, shared = known.get, dict[int, int]()
-    listing = {
-        name: before if (before := get(name)) == fields else FileStat.sharing(fields, shared)
-        for name, fields in found.items()
-    }
+    get = known.get
+    listing = {name: before if (before := get(name)) == now else FileStat(now) for name, now in found.items()}
     if listing.keys() != known.keys():
         return listing, None
     new = {name: now for name, now in listing.items() if now is not known[name]}
@@ -185,19 +182,19 @@ def _listing(
     return listing, {f"{folder}/{name}": now for name, now in new.items()}
 
 
-def _stats(folder: str, fd: int, names: list[str]) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _stats(folder: str, fd: int, names: list[str]) -> Iterable[tuple[str, bytes]]:
     """The ``stat`` of these files, with nothing done in Python for each of thousands unless it has to be."""
     look = partial(os.stat, dir_fd=fd, follow_symlinks=False)
     try:
-        stats = list(map(STAT_FIELDS, map(look, names)))
+        stats, modes = packed(map(look, names))
     except OSError:  # one is gone since the listing
         return _stats_one_by_one(folder, names)
-    if any(map(stat.S_ISLNK, {mode for *_, mode, _, _ in stats})):
+    if any(map(stat.S_ISLNK, modes)):
         return _stats_one_by_one(folder, names)
     return zip(names, stats, strict=True)
 
 
-def _stats_one_by_one(folder: str, names: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _stats_one_by_one(folder: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
     """The same where links have to be followed, and what is gone left to the next wakeup."""
     for name in names:
         with contextlib.suppress(OSError):
