@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters import files
-from iscsi_ipsec.adapters.files import decode_config, find_config, read_config, read_key_file, reading
+from iscsi_ipsec.adapters.files import (
+    FileStat,
+    decode_config,
+    find_config,
+    read_config,
+    read_key_file,
+    reading,
+)
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
 
@@ -500,6 +507,35 @@ def test_a_kubernetes_folder_that_others_may_write_is_refused(tmp_path: Path, ex
     (tmp_path / exposed).chmod(0o777)
     (tmp_path / "db1.toml").symlink_to("..1/sub/db1.toml")
     assert refusal(tmp_path / "db1.toml").code == "bad-folder"
+
+
+def test_a_stat_has_its_fields_whatever_their_size() -> None:
+    """An os.stat_result of a file on an odd file system: large numbers, times before 1970."""
+    mtime, ctime = -5, 2**62
+    fields = [stat.S_IFREG | 0o600, 2**64 - 1, 2**63, 1, 2**32 - 2, 2**32 - 2, 2**62, 0, 0, 0]
+    st = os.stat_result(fields, {"st_mtime_ns": mtime, "st_ctime_ns": ctime})
+    seen = FileStat.of(st)
+    assert (seen.mode, seen.mtime_ns, seen.ctime_ns) == (stat.S_IFREG | 0o600, mtime, ctime)
+    assert seen.signature == f"{2**63}:{2**64 - 1}:{2**62}:{mtime}"
+    assert seen.with_ctime(7).ctime_ns == 7
+    assert seen.with_ctime(7).with_ctime(ctime) == seen != FileStat.none()
+
+
+@pytest.mark.parametrize("field", range(8))
+def test_every_field_that_differs_makes_another_stat(field: int) -> None:
+    fields = [stat.S_IFREG, 2, 3, 1, 4, 5, 6, 0, 0, 0]
+    times = {"st_mtime_ns": 7, "st_ctime_ns": 8}
+
+    def seen() -> FileStat:
+        return FileStat.of(os.stat_result(fields, times))
+
+    before = seen()
+    assert seen() == before
+    if field < 6:
+        fields[(0, 1, 2, 4, 5, 6)[field]] += 1
+    else:
+        times[("st_mtime_ns", "st_ctime_ns")[field - 6]] += 1
+    assert seen() != before
 
 
 def test_a_file_that_was_just_written_is_not_settled(tmp_path: Path) -> None:

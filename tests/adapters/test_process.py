@@ -111,3 +111,23 @@ def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
     assert left("return_large_blocks()\n") < 10
     if platform.libc_ver()[0] == "glibc":
         assert left("") > 40
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library decides itself")
+def test_free_memory_between_what_is_in_use_goes_back_when_it_is_asked_for() -> None:
+    program = (
+        "from iscsi_ipsec.adapters.process import return_free_memory\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20\n"
+        "before = resident()\n"
+        "blocks = [b'x' * (50_000 + number) for number in range(1000)]\n"
+        "del blocks[::10]\n"
+        "kept = blocks[::20]\n"
+        "blocks.clear()\n"
+        "print(resident() - before)\n"
+        "return_free_memory()\n"
+        "print(resident() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 40
+    assert after < 15

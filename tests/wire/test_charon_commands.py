@@ -214,6 +214,17 @@ def test_a_few_secrets_that_came_and_went_by_us_are_found_without_reading_the_li
         assert charon.observe().secrets == frozenset(fake.secrets)
 
 
+def test_the_names_of_thousands_of_secrets_are_not_held_twice(fake: FakeCharon, charon: Charon) -> None:
+    loaded = [f"iscsi-ipsec-{number}" for number in range(1000)]
+    fake.secrets = ["iscsi-ipsec-of-before"]
+    charon.observe()
+    charon.apply([("load-shared", {"id": name}) for name in loaded])
+    fake.secrets = [*fake.secrets, *loaded]
+    seen = charon.observe().secrets
+    assert seen == frozenset(fake.secrets)
+    assert {id(name) for name in loaded} < {id(name) for name in seen or ()}
+
+
 @pytest.mark.parametrize(
     "held",
     [
