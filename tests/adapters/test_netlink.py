@@ -105,6 +105,22 @@ def test_all_local_addresses_are_listed(space: Namespace) -> None:
     assert address("10.8.0.2") not in found
 
 
+def test_thousands_of_addresses_are_listed(space: Namespace) -> None:
+    """In many datagrams."""
+    wanted = [f"10.9.{n // 250}.{n % 250 + 1}" for n in range(2000)]
+    space.run(["ip", "-batch", "-"], text="".join(f"address add {each}/32 dev v0\n" for each in wanted))
+    found = asked(space, lambda routes: routes.local_addresses())
+    assert {address(each) for each in wanted} <= found
+
+
+def test_an_interface_is_found_among_hundreds(space: Namespace) -> None:
+    space.run(
+        ["ip", "-batch", "-"], text="".join(f"link add w{n} type veth peer name x{n}\n" for n in range(100))
+    )
+    space.ip("link", "set", "x77", "address", "02:00:00:00:ab:cd")
+    assert asked(space, lambda routes: routes.iface_by_hwaddress("02:00:00:00:ab:cd")) == "x77"
+
+
 def test_an_interface_is_found_by_its_hardware_address_in_any_case(space: Namespace) -> None:
     space.ip("link", "set", "v0", "address", "02:00:00:00:ab:cd")
     assert asked(space, lambda routes: routes.iface_by_hwaddress("02:00:00:00:AB:CD")) == "v0"

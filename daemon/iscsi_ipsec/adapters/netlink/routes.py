@@ -48,7 +48,8 @@ TIMEOUT = 5.0
 """Seconds for a whole answer."""
 ATTEMPTS = 4
 """A dump during which the tables changed (NLM_F_DUMP_INTR) is taken again, this often."""
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 16
+"""A dump comes in pieces of 32 KiB at most (netlink_dump in af_netlink.c)."""
 
 
 class Routes:
