@@ -121,7 +121,7 @@ def test_a_larval_state_is_recognised(space: Namespace) -> None:
 
     def provoke() -> tuple[KernelState, ...]:
         with (
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, kernel.NETLINK_XFRM) as listener,
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_XFRM) as listener,
             socket.socket() as client,
         ):
             listener.bind((0, XFRMGRP_ACQUIRE))

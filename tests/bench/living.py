@@ -122,7 +122,7 @@ def footprint(daemon: Daemon, shape: Shape, seconds: float, report: Report) -> N
     memory = resident(daemon.pid)
     what = f"daemon at rest, {shape}"
     report.add(
-        what, "memory (RSS)", [memory["now"]], unit="MB", note=f"at most so far {memory['peak']:.0f} MB"
+        what, "memory (RSS)", [memory["now"]], unit="MiB", note=f"at most so far {memory['peak']:.0f} MiB"
     )
     note = f"over {lasted:.0f} s, with {passes} passes in them"
     report.add(what, "CPU", [100 * used / lasted], unit="% of a core", note=note)

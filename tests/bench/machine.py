@@ -30,7 +30,7 @@ def describe(charon: Charon) -> dict[str, str]:
 
 
 def resident(pid: int) -> dict[str, float]:
-    """Memory in MB: now, and at most so far."""
+    """Memory in MiB: now, and at most so far."""
     status = _read(f"/proc/{pid}/status")
     found = {
         name: int(kb) / 1024 for name, kb in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)

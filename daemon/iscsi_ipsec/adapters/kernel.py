@@ -27,6 +27,7 @@ from iscsi_ipsec.base.model import Address, Network
 from iscsi_ipsec.base.netlink import (
     ATTRIBUTE,
     HEADER,
+    NETLINK_XFRM,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -39,7 +40,6 @@ from iscsi_ipsec.base.netlink import (
 )
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 
-NETLINK_XFRM = 6
 XFRM_MSG_GETSA, XFRM_MSG_NEWSA = 0x12, 0x10
 XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY = 0x15, 0x13
 XFRM_MSG_UPDSA = 0x1A

@@ -35,7 +35,8 @@ def return_large_blocks() -> None:
 
     glibc raises both limits to the size of the largest block that was ever freed (mallopt(3)): an
     answer or a file of megabytes then comes from the heap, and leaves a hole there. Saying the
-    values stops that. Other C libraries have no such call, and do nothing.
+    values stops that. All threads share one heap, since one does most of the work. Other C
+    libraries have no such call.
     """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

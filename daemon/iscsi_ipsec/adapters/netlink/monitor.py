@@ -18,9 +18,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from iscsi_ipsec.base.netlink import attributes, messages
+from iscsi_ipsec.base.netlink import (
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    NETLINK_XFRM,
+    attributes,
+    messages,
+)
 
-NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19)

@@ -19,6 +19,7 @@ from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.base.netlink import (
     HEADER,
+    NETLINK_ROUTE,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
@@ -28,7 +29,6 @@ from iscsi_ipsec.base.netlink import (
     messages,
 )
 
-NETLINK_ROUTE = 0
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
 
 RTN_LOCAL = 2
@@ -168,14 +168,15 @@ class Routes:
 
 
 def _received(opened: socket.socket, sequence: int) -> Iterator[tuple[int, int, bytes]]:
-    """The (type, flags, payload) of what the kernel answers to the question of this number."""
+    """The (type, flags, payload) of what the kernel answers to the question of this number.
+
+    What another process sends (the kernel's own number is 0), or a late answer to an older question, is passed over.
+    """
     data, _, truncated, sender = opened.recvmsg(RECEIVE_BYTES)
     if truncated & socket.MSG_TRUNC:
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
     for kind, flags, number, payload in messages(data):
-        if (
-            sender[0] == 0 and number == sequence
-        ):  # the kernel's number is 0; no late answer to an older question
+        if sender[0] == 0 and number == sequence:
             yield kind, flags, payload
 
 
