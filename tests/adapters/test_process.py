@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_ipsec.adapters import process
+
 NOBODY = 65534
 PR_GET_DUMPABLE = 3
 PROGRAMS = {
@@ -57,29 +59,27 @@ def test_a_program_that_crashes_leaves_no_core(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_another_process_of_the_same_user_cannot_read_its_memory_or_environment() -> None:
-    """Of a user without rights: root may read all."""
-    holder = (
-        "import os, sys\nfrom iscsi_ipsec.adapters.process import forbid_dumps\n"
-        "{call}print('up', flush=True)\nsys.stdin.read()\n"
-    )
+    """Of a user without rights: root may read all. That user may not reach the checkout, so it is given the module's text."""
+    module = Path(process.__file__).read_text()
 
     def readable(call: str) -> list[str]:
+        holder = f"{module}\nimport sys\n{call}print('up', flush=True)\nsys.stdin.read()\n"
         with subprocess.Popen(
-            ["setpriv", "--reuid", str(NOBODY), "--clear-groups", sys.executable, "-c", holder.format(call=call)],
+            ["setpriv", "--reuid", str(NOBODY), "--clear-groups", "/usr/bin/python3", "-c", holder],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
+        ) as held:  # fmt: skip
+            assert held.stdout is not None
+            assert held.stdout.readline() == "up\n"
             look = (
                 "import sys\nfor name in ('mem', 'environ', 'maps'):\n"
-                f"    try: open('/proc/{process.pid}/' + name, 'rb').read(0 if name == 'mem' else 1); print(name)\n"
+                f"    try: open('/proc/{held.pid}/' + name, 'rb').read(0 if name == 'mem' else 1); print(name)\n"
                 "    except OSError: pass\n"
             )
             told = subprocess.run(
                 ["setpriv", "--reuid", str(NOBODY), "--clear-groups", "/usr/bin/python3", "-c", look],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
-            process.communicate("")
+            held.communicate("")
         return told.stdout.split()
 
     assert readable("") == ["mem", "environ", "maps"]
