@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iscsi_ipsec.adapters import kernel
+from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base import netlink
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
@@ -181,7 +181,7 @@ def test_statistics_that_are_none_are_passed_over(tmp_path: Path) -> None:
 
 def test_without_the_right_every_question_is_a_typed_error(space: Namespace) -> None:
     script = (
-        "from iscsi_ipsec.adapters import kernel\n"
+        "from iscsi_ipsec.adapters.netlink import kernel\n"
         "from iscsi_ipsec.base.errors import KernelUnavailable\n"
         "for call in (kernel.policies, kernel.states, kernel.esp_supported):\n"
         "    try:\n"
@@ -325,7 +325,7 @@ class Scripted:
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     def script(*dumps: list[bytes], **more: int) -> Scripted:
         scripted = Scripted(*dumps, **more)
-        monkeypatch.setattr(kernel, "_socket", lambda: scripted)
+        monkeypatch.setattr(kernel, "bound", lambda *_: scripted)
         return scripted
 
     return script

@@ -83,7 +83,7 @@ Script = Callable[..., Scripted]
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     def script(*answers: list[Said], **more: int) -> Scripted:
         scripted = Scripted(*answers, **more)
-        monkeypatch.setattr(routes, "_socket", lambda: scripted)
+        monkeypatch.setattr(routes, "bound", lambda *_: scripted)
         return scripted
 
     return script

@@ -8,10 +8,10 @@ import struct
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-from iscsi_ipsec.adapters import guard, kernel, resolver
+from iscsi_ipsec.adapters import guard, resolver
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX
-from iscsi_ipsec.adapters.netlink import monitor
+from iscsi_ipsec.adapters.netlink import kernel, monitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.model import Portal
 from iscsi_ipsec.base.netlink import attributes, messages

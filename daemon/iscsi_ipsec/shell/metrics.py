@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from socket import IPPROTO_ESP
 from typing import Any, Protocol
 
-from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.filewrite import write_atomic
+from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.model import Role, parse_portal
 from iscsi_ipsec.base.same import Same

@@ -17,10 +17,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from operator import is_
 
-from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.guard import GuardState
-from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, kernel
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.model import IkeMode, Portal, Problem, Role
 from iscsi_ipsec.base.sa import CharonState, IkeSa

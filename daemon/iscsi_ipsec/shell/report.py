@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from iscsi_ipsec import __version__
-from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.filewrite import Part, RewrittenFile
+from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.model import Key, PerIdKey, Portal, PortalRange, Problem, Severity
 from iscsi_ipsec.base.same import Same

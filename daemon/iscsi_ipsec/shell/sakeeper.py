@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon
+from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import CharonRefused, KernelUnavailable
 from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.base.sa import CharonState, IkeSa

@@ -23,10 +23,10 @@ from dataclasses import replace
 from functools import partial
 
 from iscsi_ipsec import __version__
-from iscsi_ipsec.adapters import kernel, systemd
+from iscsi_ipsec.adapters import systemd
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.guard import Guard
-from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes, kernel
 from iscsi_ipsec.adapters.process import forbid_dumps, return_free_memory, return_large_blocks
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store

@@ -1,8 +1,7 @@
-"""rtnetlink: which way packets go, and word that something changed.
+"""netlink: which way packets go, the kernel's IPsec databases, and word that something changed.
 
-Law: ``routes`` and ``sockets`` ask (the only places that know
-:mod:`pyroute2`), ``monitor`` listens. What is heard is never taken for what is: a monitor only wakes, and
-the woken one asks again.
+Law: ``routes``, ``sockets`` and ``kernel`` ask, ``monitor`` listens. ``library`` alone imports
+:mod:`pyroute2`. What is heard is never taken for what is: a monitor only wakes, and the woken one asks again.
 """
 
 from iscsi_ipsec.adapters.netlink.monitor import GuardMonitor, PolicyMonitor, RouteMonitor

@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from iscsi_ipsec.adapters.netlink.endpoint import bound
 from iscsi_ipsec.base.netlink import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
@@ -94,11 +95,10 @@ class _Monitor(threading.Thread):
         self._stop_reader.close()
 
     def _subscribed(self) -> socket.socket:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self.protocol)
+        opened = bound(self.protocol)
         try:
             if self._receive_buffer is not None:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-            opened.bind((0, 0))
             for group in self.groups:
                 opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         except OSError:

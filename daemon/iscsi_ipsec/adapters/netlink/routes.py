@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from iscsi_ipsec.adapters.netlink.endpoint import bound
 from iscsi_ipsec.adapters.netlink.library import ifaddrmsg, link_message, rtmsg
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address
@@ -142,7 +143,7 @@ class Routes:
         header["type"], header["flags"], header["sequence_number"] = kind, flags, self._sequence
         try:
             if self._open is None:
-                self._open = _socket()
+                self._open = bound(NETLINK_ROUTE, TIMEOUT)
             request.encode()
             self._open.send(request.data)
             return self._answer(self._open, type(request), dump=bool(flags & NLM_F_DUMP))
@@ -188,14 +189,3 @@ def _usable(code: int, found: list[Any]) -> list[Any]:
 
 def _told(err: Exception) -> str:
     return (isinstance(err, OSError) and err.strerror) or f"{type(err).__name__} {err}"
-
-
-def _socket() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
-    try:
-        opened.settimeout(TIMEOUT)
-        opened.bind((0, 0))
-    except OSError:
-        opened.close()
-        raise
-    return opened

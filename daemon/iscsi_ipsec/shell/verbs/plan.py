@@ -6,9 +6,8 @@ import argparse
 import sys
 from functools import partial
 
-from iscsi_ipsec.adapters import kernel
 from iscsi_ipsec.adapters.charon import Charon, default_socket
-from iscsi_ipsec.adapters.netlink import Routes
+from iscsi_ipsec.adapters.netlink import Routes, kernel
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.store import Store
 from iscsi_ipsec.base.errors import StateUnavailable

@@ -6,9 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from iscsi_ipsec.adapters import kernel, openiscsi
+from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.guard import Guard
-from iscsi_ipsec.adapters.netlink import Routes, established_to
+from iscsi_ipsec.adapters.netlink import Routes, established_to, kernel
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import ISCSI_PORT, Flow, Portal, Role, parse_portal
 from iscsi_ipsec.base.shown import printable

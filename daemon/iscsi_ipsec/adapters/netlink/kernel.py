@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from iscsi_ipsec.adapters.netlink.endpoint import bound
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address, Network
 from iscsi_ipsec.base.netlink import (
@@ -299,7 +300,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
     """One dump: what was found, why it is no use (if so), whether to try again. Never raises."""
     found: list[T] = []
     try:
-        with _socket() as opened:
+        with bound(NETLINK_XFRM, TIMEOUT) as opened:
             opened.send(HEADER.pack(HEADER.size, request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0))
             end = time.monotonic() + TIMEOUT
             while True:
@@ -330,7 +331,7 @@ def _ask(request: int, payload: bytes) -> int:
     """Send one request that wants an acknowledgement; return its errno, 0 for none."""
     header = HEADER.pack(HEADER.size + len(payload), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     try:
-        with _socket() as opened:
+        with bound(NETLINK_XFRM, TIMEOUT) as opened:
             opened.send(header + payload)
             data = opened.recv(RECEIVE_BYTES)
     except OSError as err:
@@ -339,17 +340,6 @@ def _ask(request: int, payload: bytes) -> int:
         if kind == NLMSG_ERROR:
             return error_code(answer)
     raise KernelUnavailable("XFRM: no acknowledgement")
-
-
-def _socket() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_XFRM)
-    try:
-        opened.settimeout(TIMEOUT)
-        opened.bind((0, 0))
-    except OSError:
-        opened.close()
-        raise
-    return opened
 
 
 def _no_such_state() -> bytes:
