@@ -174,8 +174,9 @@ def test_an_endless_list_ends(script: Script, monkeypatch: pytest.MonkeyPatch) -
         Routes().local_addresses()
 
 
-def python(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+def python(program: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_library_is_whole_for_whoever_imports_it_afterwards() -> None:
@@ -208,7 +209,4 @@ def test_a_library_that_is_missing_is_named() -> None:
         "    print(err.name)\n"
     )
     source = routes.__file__.rpartition("/iscsi_ipsec/")[0]
-    shown = subprocess.run(
-        [sys.executable, "-c", program, source], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout.split() == ["pyroute2"]
+    assert python(program, source).split() == ["pyroute2"]

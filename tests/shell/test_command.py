@@ -186,7 +186,7 @@ def test_a_daemon_without_status_has_only_just_started(instance: Instance, words
 @needs_root
 @pytest.mark.parametrize("words", [*READERS, ["wait", "--timeout", "0"]], ids=" ".join)
 def test_another_user_is_not_permitted(running: Instance, words: list[str]) -> None:
-    build_parser(words[:1])  # loads the verb, which that user may not do from this checkout
+    build_parser(words[:1])  # loads the verb: the checkout may be out of that user's reach
     with as_nobody():
         answer = running.call(*words)
     assert answer.code == NOT_PERMITTED

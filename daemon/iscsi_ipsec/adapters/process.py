@@ -1,6 +1,6 @@
 """This process: its memory is closed to others, and no larger than need be.
 
-Law: called first, before a key is read; a system that refuses is no reason not to run.
+Law: dumps are forbidden first, before a key is read; a system that refuses anything here is no reason not to run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ PR_SET_DUMPABLE = 4
 """include/uapi/linux/prctl.h"""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """malloc.h of glibc"""
+
+_libc = ctypes.CDLL(None)
 
 LARGE = 128 * 1024
 """Bytes; glibc's own value for both before it adapts them."""
@@ -27,7 +29,7 @@ def forbid_dumps() -> None:
     """
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def return_large_blocks() -> None:
@@ -39,13 +41,12 @@ def return_large_blocks() -> None:
     libraries have no such call.
     """
     with contextlib.suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGE)
-        mallopt(M_TRIM_THRESHOLD, LARGE)
-        mallopt(M_ARENA_MAX, 1)
+        _libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        _libc.mallopt(M_TRIM_THRESHOLD, LARGE)
+        _libc.mallopt(M_ARENA_MAX, 1)
 
 
 def return_free_memory() -> None:
     """Give back what is free now, between what is in use too: a third of a millisecond, and a megabyte after each pass."""
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        _libc.malloc_trim(0)
