@@ -291,6 +291,19 @@ def test_any_policy_with_any_attributes_is_parsed(
     kernel.parse_policy(whole[: len(whole) - cut])
 
 
+def test_networks_of_one_address_and_addresses_of_one_text_are_told_apart() -> None:
+    ends = kernel._Ends()
+    raw = bytes([10, 0, 0, 0]).ljust(16, b"\0")
+    lengths = [ends.network(raw, length, socket.AF_INET) for length in (8, 24, 8)]
+    assert list(map(str, lengths)) == ["10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/8"]
+    assert str(ends.network(raw, 8, socket.AF_INET6)) == "a00::/8"
+    assert [str(ends.address(raw, family)) for family in (socket.AF_INET, socket.AF_INET6)] == [
+        "10.0.0.0",
+        "a00::",
+    ]
+    assert ends.network(raw, 33, socket.AF_INET) is None is ends.address(raw, socket.AF_UNIX)
+
+
 class Scripted:
     """A netlink socket that gives out what a test wrote, then times out. Each open begins the next dump."""
 
