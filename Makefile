@@ -79,7 +79,7 @@ venv: $(VENV_STAMP)
 .PHONY: demo
 demo: $(VENV_STAMP)
 	@$(NEED) $(LAB_PACKAGES)
-	$(RUN) -m tests.demo
+	$(RUN) -m tests.support.demo
 
 # CHAOS_SEED=N repeats a run, CHAOS_STEPS=N is how long it gets
 .PHONY: chaos
@@ -124,12 +124,12 @@ lock:
 fuzz: $(VENV_STAMP)
 	nice $(RUN) -m tests.fuzz --jobs $$(nproc)
 
-# thousands of changes to what decides, and whether a fast test falls each time; MODULES="core.rotation core.plan" for some
+# thousands of changes to what decides, and whether a fast test falls each time; MODULES="core.ike.key_rotation core.ike.charon_diff" for some
 .PHONY: mutants
 mutants: $(VENV_STAMP)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --use-pep517 \
 		--constraint packaging/test-constraints.txt --editable '.[test,lint,mutants]'
-	nice $(RUN) -m tests.mutants $(MODULES)
+	nice $(RUN) -m tests.support.mutants $(MODULES)
 
 # the tests once more under coverage, daemons and commands that they start included
 .PHONY: coverage

@@ -1,7 +1,7 @@
 """iscsi-ipsec: keeps open-iscsi sessions inside IPsec.
 
 The folders are the architecture, and imports go down only:
-``shell`` (daemon, command) > ``adapters`` (one foreign library each) >
+``cli`` (the command) > ``service`` (the daemon) > ``adapters`` (one foreign library each) >
 ``core`` (pure decisions) > ``base`` (types).
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netlab.space import Namespace
+from tests.support.netlab.space import Namespace
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from iscsi_ipsec.adapters.files import find_config, read_config, read_key_file
 from iscsi_ipsec.base.errors import ConfigError
-from tests.netlab.waiting import wait_until
+from tests.support.netlab.waiting import wait_until
 
 NOBODY = 65534
 READS = 300

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters.netlink import kernel
-from iscsi_ipsec.base import netlink
+from iscsi_ipsec.base import netlink_framing
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
-from tests.netlab.kernel import kernel_has_esp
-from tests.netlab.space import Namespace
-from tests.netlab.waiting import wait_until
+from tests.support.netlab.kernel import kernel_has_esp
+from tests.support.netlab.space import Namespace
+from tests.support.netlab.waiting import wait_until
 
 IP_XFRM_POLICY = 17
 XFRMGRP_ACQUIRE = 1
@@ -121,7 +121,7 @@ def test_a_larval_state_is_recognised(space: Namespace) -> None:
 
     def provoke() -> tuple[KernelState, ...]:
         with (
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_XFRM) as listener,
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_framing.NETLINK_XFRM) as listener,
             socket.socket() as client,
         ):
             listener.bind((0, XFRMGRP_ACQUIRE))
@@ -223,7 +223,7 @@ def a_state(*, spi: int = 0x1234, family: int = socket.AF_INET, added: int = 100
 
 
 NEWSA = message(kernel.XFRM_MSG_NEWSA, a_state())
-DONE = message(netlink.NLMSG_DONE, struct.pack("=i", 0))
+DONE = message(netlink_framing.NLMSG_DONE, struct.pack("=i", 0))
 
 
 def test_an_established_state_is_read_and_its_key_is_not() -> None:
@@ -344,7 +344,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return script
 
 
-INTERRUPTED = message(kernel.XFRM_MSG_NEWSA, a_state(), flags=2 | netlink.NLM_F_DUMP_INTR)
+INTERRUPTED = message(kernel.XFRM_MSG_NEWSA, a_state(), flags=2 | netlink_framing.NLM_F_DUMP_INTR)
 
 
 def test_parts_are_put_together(script: Any) -> None:
@@ -371,13 +371,13 @@ def test_a_dump_that_is_interrupted_every_time_is_given_up(script: Any) -> None:
 
 
 def test_an_error_in_the_middle_is_an_error(script: Any) -> None:
-    script([NEWSA, message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENOBUFS))])
+    script([NEWSA, message(netlink_framing.NLMSG_ERROR, struct.pack("=i", -errno.ENOBUFS))])
     with pytest.raises(KernelUnavailable, match="buffer"):
         kernel.states()
 
 
 def test_an_error_at_the_end_is_an_error(script: Any) -> None:
-    script([NEWSA, message(netlink.NLMSG_DONE, struct.pack("=i", -errno.ENOMEM))])
+    script([NEWSA, message(netlink_framing.NLMSG_DONE, struct.pack("=i", -errno.ENOMEM))])
     with pytest.raises(KernelUnavailable, match="memory"):
         kernel.states()
 
@@ -435,7 +435,7 @@ def test_no_frame_of_an_error_holds_what_was_received(script: Any) -> None:
     [(errno.ESRCH, True), (errno.EPROTONOSUPPORT, False), (errno.EINVAL, True), (errno.ENOSYS, True)],
 )
 def test_only_a_kernel_that_says_so_lacks_esp(script: Any, answer: int, supported: bool) -> None:
-    script([message(netlink.NLMSG_ERROR, struct.pack("=i", -answer))])
+    script([message(netlink_framing.NLMSG_ERROR, struct.pack("=i", -answer))])
     assert kernel.esp_supported() is supported
 
 

@@ -17,8 +17,8 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
 from iscsi_ipsec.adapters.netlink.monitor import NFT_MSG_DELTABLE, tables
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address
-from tests.netlab.space import Namespace
-from tests.netlab.waiting import holds_for, wait_until
+from tests.support.netlab.space import Namespace
+from tests.support.netlab.waiting import holds_for, wait_until
 
 T = TypeVar("T")
 

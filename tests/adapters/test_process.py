@@ -17,8 +17,8 @@ from iscsi_ipsec.adapters import process
 NOBODY = 65534
 PR_GET_DUMPABLE = 3
 PROGRAMS = {
-    "daemon": "from iscsi_ipsec.shell.service import main\nmain(['--config-dir', '/nonexistent', '--runtime-dir', '/dev/null/x'])",
-    "command": "from iscsi_ipsec.shell.cli import main\nmain(['flags', '0x37'])",
+    "daemon": "from iscsi_ipsec.service.main import main\nmain(['--config-dir', '/nonexistent', '--runtime-dir', '/dev/null/x'])",
+    "command": "from iscsi_ipsec.cli.main import main\nmain(['flags', '0x37'])",
 }
 TELL = f"""
 import ctypes, os, resource

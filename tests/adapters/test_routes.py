@@ -15,7 +15,7 @@ import pytest
 
 from iscsi_ipsec.adapters.netlink import Routes, routes
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.netlink import ATTRIBUTE, HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
+from iscsi_ipsec.base.netlink_framing import ATTRIBUTE, HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 
 RTM_NEWADDR, RTM_NEWROUTE = 20, 24
 RTA_OIF, RTA_PREFSRC, IFA_LOCAL = 4, 7, 2

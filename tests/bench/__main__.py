@@ -13,8 +13,8 @@ from tests.bench import living, loading, revoking
 from tests.bench.machine import describe
 from tests.bench.report import Report
 from tests.bench.shape import Shape, make_route
-from tests.netlab import Lab, missing_for_lab
-from tests.netlab.daemon import CHECKOUT
+from tests.support.netlab import Lab, missing_for_lab
+from tests.support.netlab.daemon import CHECKOUT
 
 RESULT = CHECKOUT / "build" / "bench.json"
 NODE = "host"

@@ -20,13 +20,13 @@ from unittest import mock
 
 from iscsi_ipsec.adapters import systemd
 from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.adapters.store import Store
+from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.errors import CharonRefused
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.plan import Operation
-from iscsi_ipsec.shell import service
-from iscsi_ipsec.shell.paths import add_options, paths_of
-from iscsi_ipsec.shell.reconciler import Outcome
+from iscsi_ipsec.core.ike.charon_diff import Operation
+from iscsi_ipsec.service import main as service
+from iscsi_ipsec.service.paths import add_options, paths_of
+from iscsi_ipsec.service.reconciler import Outcome
 from tests.bench.shape import ROUND, Messages, key_text, save
 
 PASSES = 5

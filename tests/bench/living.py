@@ -14,7 +14,7 @@ from tests.bench.loading import LONG, holds, python, timed, writes_of
 from tests.bench.machine import cpu_seconds, resident
 from tests.bench.report import Report
 from tests.bench.shape import ROUND, Shape, clean, fresh, key_name, key_text
-from tests.netlab import Charon, Daemon, Lab, wait_until
+from tests.support.netlab import Charon, Daemon, Lab, wait_until
 
 POLL = 0.002
 SETTLE_TIME = 0.05

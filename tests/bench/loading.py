@@ -14,8 +14,8 @@ from typing import Any
 from tests.bench.machine import cpu_seconds
 from tests.bench.report import Report, Row
 from tests.bench.shape import Shape, clean, fresh, key_name, load, swanctl_conf
-from tests.netlab import Charon, Daemon, Lab, Node, wait_until
-from tests.netlab.daemon import CHECKOUT
+from tests.support.netlab import Charon, Daemon, Lab, Node, wait_until
+from tests.support.netlab.daemon import CHECKOUT
 
 LONG = 600.0  # seconds; nothing here is asserted to be faster
 BARE = ("sequential", "pipelined")

@@ -7,7 +7,7 @@ import platform
 import re
 from pathlib import Path
 
-from tests.netlab import Charon
+from tests.support.netlab import Charon
 
 
 def cpu_model() -> str:

@@ -9,9 +9,9 @@ from functools import partial
 from tests.bench.living import POLL
 from tests.bench.loading import LONG
 from tests.bench.report import Report
-from tests.netlab import Charon, wait_until
-from tests.real.ike import Ike
-from tests.real.staging import OLD, Session, plain_file
+from tests.support.ike import Ike
+from tests.support.netlab import Charon, wait_until
+from tests.support.staging import OLD, Session, plain_file
 
 
 def measure(runs: int, report: Report, say: Callable[[str], None]) -> None:

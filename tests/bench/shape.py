@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iscsi_ipsec.shell.turns import PARTS
-from tests.netlab import Charon, Daemon, Lab, Node
+from iscsi_ipsec.service.resync_schedule import PARTS
+from tests.support.netlab import Charon, Daemon, Lab, Node
 
 PORTALS = "10.30.0.0/16"
 ROUTER = "10.10.0.254"

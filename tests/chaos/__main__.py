@@ -15,7 +15,7 @@ from types import FrameType
 
 from tests.chaos.run import ChaosError, Run
 from tests.chaos.stage import make_stage
-from tests.netlab import missing_for_lab
+from tests.support.netlab import missing_for_lab
 
 
 def leave(number: int, _frame: FrameType | None) -> None:

@@ -14,8 +14,8 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
-from tests.netlab import Charon, Daemon, Node
-from tests.netlab.process import run
+from tests.support.netlab import Charon, Daemon, Node
+from tests.support.netlab.process import run
 
 OURS = "iscsi-ipsec"
 

@@ -11,7 +11,7 @@ from tests.chaos import checks
 from tests.chaos.faults import Fault, pick_fault
 from tests.chaos.scene import Scene
 from tests.chaos.stage import Stage
-from tests.netlab import NeverHappenedError, wait_until
+from tests.support.netlab import NeverHappenedError, wait_until
 
 SETTLED_WITHIN = 20.0
 """Seconds after which a difference is a failure. No promise: machines are slow."""

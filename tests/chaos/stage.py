@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from tests.chaos.hand import LabHand
 from tests.chaos.oracle import Conn
 from tests.chaos.scene import NEVER_NAMED, PORTALS, SECOND_SOURCE, SOURCE
-from tests.netlab import Charon, Daemon, Frame, Lab, Node, wait_until
-from tests.netlab.process import run
+from tests.support.netlab import Charon, Daemon, Frame, Lab, Node, wait_until
+from tests.support.netlab.process import run
 
 PORT = 3260
 IKE_PROPOSALS = [

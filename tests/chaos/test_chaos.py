@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.run import Run
 from tests.chaos.stage import make_stage
-from tests.netlab import missing_for_lab
+from tests.support.netlab import missing_for_lab
 
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 STEPS = int(os.environ.get("CHAOS_STEPS") or 60)

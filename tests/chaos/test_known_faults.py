@@ -17,7 +17,7 @@ from tests.chaos.scene import NETWORKS, SECOND_SOURCE
 from tests.chaos.shelf import SETTINGS
 from tests.chaos.stage import make_stage
 from tests.chaos.texts import MARK, Content, KeyText, PolicyText, SettingsText
-from tests.netlab import missing_for_lab
+from tests.support.netlab import missing_for_lab
 
 PORTAL, OTHER = "10.10.0.21", "10.10.0.22"
 GROUP, OWN, POLICY = "etc/psk.d/g.toml", "etc/psk.d/k1.toml", "etc/portal.d/p1.toml"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.shell.cli import build_parser
-from iscsi_ipsec.shell.verbs.examples import EXAMPLES
+from iscsi_ipsec.cli.examples import EXAMPLES
+from iscsi_ipsec.cli.main import build_parser
 from tests.docs.test_docs import MAN, PAGES, TOP, name_of, plain, sub_parsers, verbs
 
 COMMAND = "iscsi-ipsec "

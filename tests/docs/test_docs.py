@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.core import keyfile, portalfile, presets, settings
-from iscsi_ipsec.core.flags import SecurityFlags
-from iscsi_ipsec.core.keyfile import parse_key_file
-from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.settings import parse_settings
-from iscsi_ipsec.shell import service
-from iscsi_ipsec.shell.cli import build_parser
+from iscsi_ipsec.cli.main import build_parser
+from iscsi_ipsec.core.config import key_file, portal_file, presets, settings
+from iscsi_ipsec.core.config.key_file import parse_key_file
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from iscsi_ipsec.core.config.security_flags import SecurityFlags
+from iscsi_ipsec.core.config.settings import parse_settings
+from iscsi_ipsec.service import main
 
 TOP = Path(__file__).resolve().parents[2]
 DOCS = TOP / "docs"
@@ -34,7 +34,7 @@ PAGES = sorted(
         *DOCS.rglob("*.md"),
     ]
 )
-LAYERS = ("base", "core", "adapters", "shell")
+LAYERS = ("base", "core", "adapters", "service", "cli")
 FOLDERS = ("daemon", "docs", "etc", "packaging", "systemd", "tests")
 
 
@@ -85,7 +85,7 @@ def test_every_module_of_the_program_has_its_place_in_the_architecture() -> None
         if path.stem != "__init__"
     }
     # a package that is one thing to its users is named as a whole
-    whole = ("adapters.charon", "adapters.netlink", "shell.verbs")
+    whole = ("adapters.charon", "adapters.netlink", "cli.verbs")
     unnamed = {m for m in modules if m not in named and not m.startswith(tuple(f"{w}." for w in whole))}
     assert sorted(unnamed) == []
     assert set(whole) <= named
@@ -206,7 +206,7 @@ def test_the_manual_has_every_option_of_the_daemon_and_no_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
-        service.main(["--help"])
+        main.main(["--help"])
     helped = options_in(capsys.readouterr().out)
     assert options_in(section("iscsi-ipsecd.8", "OPTIONS")) == helped | {"--help"}
 
@@ -214,8 +214,8 @@ def test_the_manual_has_every_option_of_the_daemon_and_no_other(
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("KEY FILES", keyfile.KNOWN_KEYS),
-        ("PORTAL POLICIES", tuple(k for k in portalfile.KNOWN_KEYS if k not in settings.DEFAULTS_KEYS[1:])),
+        ("KEY FILES", key_file.KNOWN_KEYS),
+        ("PORTAL POLICIES", tuple(k for k in portal_file.KNOWN_KEYS if k not in settings.DEFAULTS_KEYS[1:])),
         ("SETTINGS", settings.KNOWN_KEYS),
         ("SETTINGS OF STRONGSWAN", settings.DEFAULTS_KEYS[1:]),
     ],

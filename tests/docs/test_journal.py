@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.shell import telling
+from iscsi_ipsec.service import problems
 from tests.docs.test_docs import TOP, codes_in_the_source
 
 CATALOG = TOP / "systemd/iscsi-ipsec.catalog"
-NOTES = set(typing.get_args(telling.Note))
+NOTES = set(typing.get_args(problems.Note))
 
 
 def test_the_catalog_is_what_the_pages_say_now() -> None:
@@ -25,7 +25,7 @@ def test_the_catalog_is_what_the_pages_say_now() -> None:
 def test_every_message_id_has_its_entry_and_every_entry_its_message() -> None:
     ids = re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE)
     assert len(ids) == len(set(ids))
-    assert set(ids) == {telling.message_id(name) for name in codes_in_the_source() | NOTES}
+    assert set(ids) == {problems.message_id(name) for name in codes_in_the_source() | NOTES}
 
 
 def test_every_note_is_used() -> None:
@@ -38,8 +38,8 @@ def test_every_note_is_used() -> None:
 
 def test_a_message_id_never_changes() -> None:
     """Operators' rules name them."""
-    assert telling.message_id("wrong-key") == "131e313e4e925d0b9479cae8740b1d11"
-    assert telling.message_id("guard-changed") == "04011e70e0595b3ea72ce9acfb74a8f3"
+    assert problems.message_id("wrong-key") == "131e313e4e925d0b9479cae8740b1d11"
+    assert problems.message_id("guard-changed") == "04011e70e0595b3ea72ce9acfb74a8f3"
 
 
 @pytest.mark.skipif(not shutil.which("journalctl"), reason="needs journalctl")
@@ -58,6 +58,6 @@ def test_journald_takes_the_catalog(tmp_path: Path) -> None:
     journalctl("--update-catalog")
     listed = dict(line.split(" ", 1) for line in journalctl("--list-catalog").splitlines())
     assert len(listed) == len(codes_in_the_source() | NOTES)
-    assert listed[telling.message_id("wrong-key")].startswith("iscsi-ipsec: wrong-key: The two ends have")
-    shown = journalctl("--dump-catalog", telling.message_id("bad-mode"))
+    assert listed[problems.message_id("wrong-key")].startswith("iscsi-ipsec: wrong-key: The two ends have")
+    shown = journalctl("--dump-catalog", problems.message_id("bad-mode"))
     assert "chmod 600" in shown

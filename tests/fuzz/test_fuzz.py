@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.core.keyfile import parse_key_file
-from iscsi_ipsec.core.settings import parse_settings
-from iscsi_ipsec.core.tomlsource import MAX_KEY_PARTS, MAX_PROBLEMS
+from iscsi_ipsec.core.config.key_file import parse_key_file
+from iscsi_ipsec.core.config.settings import parse_settings
+from iscsi_ipsec.core.config.toml_reader import MAX_KEY_PARTS, MAX_PROBLEMS
 from tests.fuzz.__main__ import all_targets, fuzz
 from tests.fuzz.target import HERE
 

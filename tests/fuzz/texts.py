@@ -11,11 +11,19 @@ from iscsi_ipsec.adapters.files import decode_config
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import IdType, IkeId, NodeRecord, Problem, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core import flags, keyfile, portalfile, settings, winimport, winvalues
-from iscsi_ipsec.core.causes import classify
-from iscsi_ipsec.core.keytext import file_name, make_key_text, make_portal_text, quote, shown_key_text
-from iscsi_ipsec.core.messages import spell_id
-from iscsi_ipsec.core.nodedb import IfaceRecord, NotForUs, Torn, canonical_host, parse_iface, parse_record
+from iscsi_ipsec.core.config import key_file, portal_file, security_flags, settings
+from iscsi_ipsec.core.config.writer import file_name, make_key_text, make_portal_text, quote, shown_key_text
+from iscsi_ipsec.core.ike.ike_failures import classify
+from iscsi_ipsec.core.ike.vici_messages import spell_id
+from iscsi_ipsec.core.openiscsi.records import (
+    IfaceRecord,
+    NotForUs,
+    Torn,
+    canonical_host,
+    parse_iface,
+    parse_record,
+)
+from iscsi_ipsec.core.windows import importer, values
 from tests.fuzz.target import Target
 
 T = TypeVar("T")
@@ -38,7 +46,7 @@ TOML = (
     "1979-05-27T07:32:00Z",
 )
 IDS = tuple(chain.from_iterable((kind.name, str(kind.value)) for kind in IdType))
-FLAGS = (*flags.SecurityFlags.__members__, flags.LONG_PREFIX, "0x5B")
+FLAGS = (*security_flags.SecurityFlags.__members__, security_flags.LONG_PREFIX, "0x5B")
 HOSTS = (
     "10.0.0.20",
     "[fd00::20]:3260",
@@ -71,10 +79,10 @@ def parsed(data: bytes, parse: Callable[[str], T]) -> T | None:
 
 
 def run_key_file(data: bytes) -> None:
-    draft = parsed(data, lambda text: keyfile.parse_key_file(text, "psk.d/x.toml", "x"))
+    draft = parsed(data, lambda text: key_file.parse_key_file(text, "psk.d/x.toml", "x"))
     if draft is None:
         return
-    again = keyfile.parse_key_file(make_key_text(draft), "psk.d/x.toml", "x")
+    again = key_file.parse_key_file(make_key_text(draft), "psk.d/x.toml", "x")
     assert (again.id, again.source, again.choice, again.portals) == (
         draft.id,
         draft.source,
@@ -88,9 +96,9 @@ def run_key_file(data: bytes) -> None:
 
 
 def run_portal_file(data: bytes) -> None:
-    policy = parsed(data, lambda text: portalfile.parse_portal_file(text, "portal.d/x.toml", "x"))
+    policy = parsed(data, lambda text: portal_file.parse_portal_file(text, "portal.d/x.toml", "x"))
     if policy is not None:
-        assert portalfile.parse_portal_file(make_portal_text(policy), "portal.d/x.toml", "x") == policy
+        assert portal_file.parse_portal_file(make_portal_text(policy), "portal.d/x.toml", "x") == policy
 
 
 def run_settings(data: bytes) -> None:
@@ -115,10 +123,10 @@ def run_record(data: bytes) -> None:
 
 
 RULES = (
-    winvalues.Rules(),
-    winvalues.Rules(hex_keys=True, group_nul=True, encoding="cp1252"),
+    values.Rules(),
+    values.Rules(hex_keys=True, group_nul=True, encoding="cp1252"),
 )
-FORMATS = (None, *sorted(winimport.KINDS))
+FORMATS = (None, *sorted(importer.KINDS))
 
 
 def run_import(data: bytes) -> None:
@@ -127,10 +135,10 @@ def run_import(data: bytes) -> None:
     number = choice[0] if choice else 0
     rules, form = RULES[number & 1], FORMATS[(number >> 1) % len(FORMATS)]
     if form is None:
-        harvest = winimport.parse(text, "x", rules)
+        harvest = importer.parse(text, "x", rules)
     else:
-        harvest = winvalues.Harvest("x")
-        winimport.KINDS[form](text, rules, harvest)
+        harvest = values.Harvest("x")
+        importer.KINDS[form](text, rules, harvest)
     for key in harvest.keys:
         assert len(key.secret)
         if key.id is not None:
@@ -178,11 +186,11 @@ def run_id(data: bytes) -> None:
         assert parse_portal_pattern(str(pattern)) == pattern
         assert "%" not in str(pattern)
     try:
-        found = flags.interpret(flags.parse_flags(text))
+        found = security_flags.interpret(security_flags.parse_flags(text))
     except ValueError:
         pass
     else:
-        assert flags.interpret(flags.encode(found)) == found
+        assert security_flags.interpret(security_flags.encode(found)) == found
     classify(text)
 
 
@@ -234,7 +242,7 @@ TEXTS = (
             b'id_type = "ID_FQDN"\nid = "x"\nkey_file = "x.key"\ndescription = """\nd"""\n',
             b'id_type = "ID_FQDN"\nid = "x"\nkey_credential = "x"\nsecurity_flags = ["VALID", "MAIN_MODE_ENABLED"]\n',
         ),
-        words=(*keyfile.KNOWN_KEYS, *TOML, *IDS, *FLAGS, *HOSTS),
+        words=(*key_file.KNOWN_KEYS, *TOML, *IDS, *FLAGS, *HOSTS),
     ),
     Target(
         name="portalfile",
@@ -244,7 +252,7 @@ TEXTS = (
             sample("portal.d/served.toml.example"),
             sample("portal.d/tunnel.toml.example"),
         ),
-        words=(*portalfile.KNOWN_KEYS, *TOML, *IDS, *FLAGS, *HOSTS, "target", "ontap", "aes256gcm16-prfsha384-ecp384"),
+        words=(*portal_file.KNOWN_KEYS, *TOML, *IDS, *FLAGS, *HOSTS, "target", "ontap", "aes256gcm16-prfsha384-ecp384"),
     ),
     Target(
         name="settings",

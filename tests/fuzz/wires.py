@@ -8,18 +8,18 @@ import struct
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-from iscsi_ipsec.adapters import guard, resolver
+from iscsi_ipsec.adapters import nft, resolver
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX
 from iscsi_ipsec.adapters.netlink import kernel, monitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.model import Portal
-from iscsi_ipsec.base.netlink import attributes, messages
+from iscsi_ipsec.base.netlink_framing import attributes, messages
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.nft import guard_table, parse_elements
-from iscsi_ipsec.shell.evidence import Evidence
+from iscsi_ipsec.core.guard.ruleset import guard_table, parse_elements
+from iscsi_ipsec.service.ike_failure_log import Evidence
 from tests.fuzz.target import Target
-from tests.wire.fake_charon import CONFIRM, CONN, UNKNOWN_COMMAND, UNKNOWN_EVENT, event, response
+from tests.support.fake_charon import CONFIRM, CONN, UNKNOWN_COMMAND, UNKNOWN_EVENT, event, response
 
 # --- charon -------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ NETLINK_SEEDS = (
 def run_nft(data: bytes) -> None:
     """What `nft -j list table` prints."""
     try:
-        state = guard.parse_state(data.decode("utf-8", "replace"))
+        state = nft.parse_state(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):  # as Guard.installed takes them
         return
     assert all(0 < portal.port < 65536 for portals in state.sets.values() for portal in portals)

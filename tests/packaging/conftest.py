@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import TOP, run
+from tests.support.source import TOP, run
 
 # the first build makes a venv and fetches three wheels
 BUILD_TIMEOUT = 300

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import TOP, only_plain_files, run
+from tests.support.source import TOP, only_plain_files, run
 
 BUNDLE = "usr/lib/iscsi-ipsec/python"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import SYSTEM_PYTHON, TOP, only_plain_files, run
+from tests.support.source import SYSTEM_PYTHON, TOP, only_plain_files, run
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import TOP, run
+from tests.support.source import TOP, run
 
 COMMANDS = ["usr/sbin/iscsi-ipsecd", "usr/bin/iscsi-ipsec"]
 
@@ -32,10 +32,10 @@ def test_only_the_package_and_debian_are_on_the_import_path(
     command: str, unpacked: Path, tmp_path: Path, hostile_env: dict[str, str]
 ) -> None:
     # the launcher as it is, with a program that prints what it sees
-    module = tmp_path / "lib/iscsi-ipsec/python/iscsi_ipsec/shell"
-    module.mkdir(parents=True)
     for name in ("service", "cli"):
-        (module / f"{name}.py").write_text("import sys\ndef main(): print(sys.path, sys.flags)\n")
+        package = tmp_path / "lib/iscsi-ipsec/python/iscsi_ipsec" / name
+        package.mkdir(parents=True)
+        (package / "main.py").write_text("import sys\ndef main(): print(sys.path, sys.flags)\n")
     launcher = tmp_path / "bin" / Path(command).name
     launcher.parent.mkdir()
     launcher.write_text((unpacked / command).read_text())

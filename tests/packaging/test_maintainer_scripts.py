@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import TOP, run
+from tests.support.source import TOP, run
 
 SCRIPTS = TOP / "packaging/deb"
 RECORDED = (

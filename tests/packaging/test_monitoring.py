@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iscsi_ipsec.shell.metrics import exposition
-from tests.packaging.source import TOP, run
-from tests.verbs.test_metrics import Counters, row, told
+from iscsi_ipsec.service.metrics import exposition
+from tests.cli.test_metrics import Counters, row, told
+from tests.support.source import TOP, run
 
 MONITORING = TOP / "etc/monitoring"
 ALERTS, DASHBOARD = MONITORING / "alerts.yml", MONITORING / "dashboard.json"

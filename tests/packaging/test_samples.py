@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.core import settings
-from iscsi_ipsec.core.keyfile import parse_key_file
-from iscsi_ipsec.core.portalfile import parse_portal_file
-from tests.packaging.source import TOP
+from iscsi_ipsec.core.config import settings
+from iscsi_ipsec.core.config.key_file import parse_key_file
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from tests.support.source import TOP
 
 SAMPLES = TOP / "etc/iscsi-ipsec"
 SETTINGS = SAMPLES / "iscsi-ipsecd.toml"

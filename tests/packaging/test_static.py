@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.packaging.source import TOP
+from tests.support.source import TOP
 
 # keys that pages show their readers, on both ends of a connection; they protect nothing
 SAMPLES = {

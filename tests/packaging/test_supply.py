@@ -13,7 +13,7 @@ import pytest
 # the folder packaging/ stands before the library of that name
 from pip._vendor.packaging.requirements import Requirement
 
-from tests.packaging.source import TOP, run
+from tests.support.source import TOP, run
 
 PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
 ASKED = [

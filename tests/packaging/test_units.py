@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.source import TOP, run
+from tests.support.source import TOP, run
 
 SERVICES = sorted((TOP / "systemd").glob("*.service"))
 UNITS = [*SERVICES, *sorted((TOP / "systemd").glob("*.socket"))]

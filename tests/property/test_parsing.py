@@ -24,10 +24,10 @@ from iscsi_ipsec.base.model import (
     parse_portal_pattern,
 )
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.flags import KNOWN_BITS, SecurityFlags, flag_names, interpret
-from iscsi_ipsec.core.keyfile import CredentialRef, KeyFileRef, parse_key_file
-from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.settings import parse_settings
+from iscsi_ipsec.core.config.key_file import CredentialRef, KeyFileRef, parse_key_file
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from iscsi_ipsec.core.config.security_flags import KNOWN_BITS, SecurityFlags, flag_names, interpret
+from iscsi_ipsec.core.config.settings import parse_settings
 
 PARSERS: dict[str, Callable[[str], object]] = {
     "key": lambda text: parse_key_file(text, "psk.d/x.toml", "x"),

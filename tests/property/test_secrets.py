@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.secret import Secret
-from tests.unit.making import per_id
+from tests.support.values import per_id
 
 CANARY = b"canary-key-0123456789"
 

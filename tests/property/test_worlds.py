@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from iscsi_ipsec.base.model import GroupKey, IkeId, IkeMode, Key, Peer, PerIdKey, Role
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core import nft
-from iscsi_ipsec.core.derive import Deriver, derive
-from iscsi_ipsec.core.desired import Connection, Desired, SecretEntry
-from iscsi_ipsec.core.messages import PREFIX
-from iscsi_ipsec.core.plan import plan
-from iscsi_ipsec.core.rows import problem_row
-from iscsi_ipsec.core.status import Observed, portal_rows
-from iscsi_ipsec.core.world import Lookup, World, matches, wanted_names, wanted_sources
-from tests.property.worlds import CANARY, ModelCharon, shuffled, some_turned, worlds
-from tests.unit.making import spelled
+from iscsi_ipsec.core.decide.derive import Deriver, derive
+from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry
+from iscsi_ipsec.core.decide.world import Lookup, World, matches, wanted_names, wanted_sources
+from iscsi_ipsec.core.guard import ruleset
+from iscsi_ipsec.core.ike.charon_diff import plan
+from iscsi_ipsec.core.ike.vici_messages import PREFIX
+from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
+from iscsi_ipsec.core.report.schema import problem_row
+from tests.support.values import spelled
+from tests.support.worlds import CANARY, ModelCharon, shuffled, some_turned, worlds
 
 # deriving is quick; the time goes into drawing
 lightly = settings(max_examples=30, deadline=None)
@@ -270,7 +270,7 @@ def test_the_guard_holds_every_closed_portal_and_every_connections(of: World) ->
             assert view.seat.portal in guarded
         if view.connection:
             assert view.closed
-    text = nft.guard_table(desired.guarded, desired.served)
+    text = ruleset.guard_table(desired.guarded, desired.served)
     for portal in (*desired.guarded, *desired.served):
         assert f"{portal.address} . {portal.port}" in text
 
@@ -359,7 +359,7 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
         json.dumps([c.message for c in connections]),
         json.dumps([s.message for s in secrets], default=repr),
         " ".join(o.text for o in operations),
-        nft.guard_table(desired.guarded, desired.served),
+        ruleset.guard_table(desired.guarded, desired.served),
     ]
     assert not [text for text in shown if CANARY in text]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.netlab import Charon, Daemon, Lab, missing_for_lab, wait_until
-from tests.real.admin import key_file, portal_file, wait_for_connection
-from tests.real.ike import KEY_A, TARGET, Ike, connection
+from tests.support.admin import key_file, portal_file, wait_for_connection
+from tests.support.ike import KEY_A, TARGET, Ike, connection
+from tests.support.netlab import Charon, Daemon, Lab, missing_for_lab, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import Charon, Daemon, wait_until
-from tests.real.admin import CONNECTION, key_file, our_secrets, portal_file, wait_for_connection
-from tests.real.ike import KEY_A, KEY_B
+from tests.support.admin import CONNECTION, key_file, our_secrets, portal_file, wait_for_connection
+from tests.support.ike import KEY_A, KEY_B
+from tests.support.netlab import Charon, Daemon, wait_until
 
 MANY = 300
 LONG = 60.0

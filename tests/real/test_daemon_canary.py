@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import Charon, Daemon, wait_until
-from tests.real.admin import ROW, key_file, portal_file, wait_for_connection
+from tests.support.admin import ROW, key_file, portal_file, wait_for_connection
+from tests.support.netlab import Charon, Daemon, wait_until
 
 CANARY = "canary-5c1f0e7a93b2"
 """What every key of this test begins with."""
@@ -86,12 +86,12 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 CRASH = """
 import sys
-from iscsi_ipsec.shell import report, service
+from iscsi_ipsec.service import status_report, main
 def broken(self, outcome, problems):
     keys = outcome.look.inventory  # a frame that holds every key
     raise RuntimeError("a bug that was planted")
-report.Reporter.tell = broken
-sys.exit(service.main())
+status_report.Reporter.tell = broken
+sys.exit(main.main())
 """
 
 

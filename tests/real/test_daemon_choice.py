@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netlab import Charon, Daemon, wait_until
-from tests.real.admin import PORTAL, ROW, group_file, key_file, our_connections, portal_file
-from tests.real.ike import KEY_A, KEY_B, KEY_GROUP
+from tests.support.admin import PORTAL, ROW, group_file, key_file, our_connections, portal_file
+from tests.support.ike import KEY_A, KEY_B, KEY_GROUP
+from tests.support.netlab import Charon, Daemon, wait_until
 
 HERE, HERE_TOO = "10.10.0.1", "10.10.0.77"
 IQN = "iqn.2026-01.lab:disk"

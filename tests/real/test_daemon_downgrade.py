@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netlab import Charon, Daemon, Esp, Lab, available_esp, wait_until
-from tests.real.ike import KEY_A, TARGET, A
+from tests.support.ike import KEY_A, TARGET, A
+from tests.support.netlab import Charon, Daemon, Esp, Lab, available_esp, wait_until
 
 pytestmark = pytest.mark.skipif(
     available_esp() is Esp.NONE, reason="neither kernel nor charon can do ESP here"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netlab import Charon, Daemon, wait_until
-from tests.real.admin import (
+from tests.real.conftest import Pair
+from tests.support.admin import (
     CONNECTION,
     PORTAL,
     ROW,
@@ -17,8 +17,8 @@ from tests.real.admin import (
     portal_file,
     wait_for_connection,
 )
-from tests.real.conftest import Pair
-from tests.real.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, C, Ike, connection
+from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, C, Ike, connection
+from tests.support.netlab import Charon, Daemon, wait_until
 
 
 def let_in(pair: Pair, ident: str, key: bytes, ike: Ike = Ike.V2) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netlab import Charon, Daemon, Node, wait_until
-from tests.real.admin import (
+from tests.support.admin import (
     CONNECTION,
     changes_in,
     key_file,
@@ -14,7 +13,8 @@ from tests.real.admin import (
     portal_file,
     wait_for_connection,
 )
-from tests.real.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, Ike, connection
+from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, Ike, connection
+from tests.support.netlab import Charon, Daemon, Node, wait_until
 
 HEALED_WITHIN = 2.0  # seconds, promised
 

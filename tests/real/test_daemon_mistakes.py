@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import Charon, Daemon, Lab, wait_until
-from tests.real.admin import (
+from tests.real.test_guard_networks import knock
+from tests.support.admin import (
     PORTAL,
     ROW,
     group_file,
@@ -18,8 +18,8 @@ from tests.real.admin import (
     portal_file,
     wait_for_connection,
 )
-from tests.real.ike import KEY_A, KEY_GROUP
-from tests.real.test_guard_networks import knock
+from tests.support.ike import KEY_A, KEY_GROUP
+from tests.support.netlab import Charon, Daemon, Lab, wait_until
 
 BOTH_MODES = (
     'security_flags = ["VALID", "IKE_IPSEC_ENABLED", "MAIN_MODE_ENABLED", "AGGRESSIVE_MODE_ENABLED"]\n'

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from tests.netlab import Charon, Daemon
-from tests.netlab import daemon as lab_daemon
-from tests.real.admin import key_file, portal_file, wait_for_connection
-from tests.real.ike import KEY_A
+from tests.support.admin import key_file, portal_file, wait_for_connection
+from tests.support.ike import KEY_A
+from tests.support.netlab import Charon, Daemon
+from tests.support.netlab import daemon as lab_daemon
 
 FORBID = """
 import errno, os, socket, sys
@@ -20,7 +20,7 @@ sys.addaudithook(hook)
 try:
     socket.socket(socket.AF_INET)
 except OSError:
-    from iscsi_ipsec.shell.service import main
+    from iscsi_ipsec.service.main import main
     sys.exit(main())
 """
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.netlab import Daemon, Lab, wait_until
-from tests.real.admin import PORTAL, group_file
+from tests.support.admin import PORTAL, group_file
+from tests.support.netlab import Daemon, Lab, wait_until
 
 LOADINGS = 60
 """One in six of them let something through when networks were elements of a set."""

@@ -12,11 +12,11 @@ import os
 import pytest
 
 from iscsi_ipsec.base.model import IdType, IkeId
-from iscsi_ipsec.core.messages import spell_id
-from tests.netlab import Charon, Daemon, wait_until
-from tests.real.admin import CONNECTION, PORTAL, PREFIX, ROW, our_secrets, portal_file, wait_for_connection
+from iscsi_ipsec.core.ike.vici_messages import spell_id
 from tests.real.conftest import Pair
-from tests.real.ike import KEY_A, KEY_B, TARGET, Ike, connection
+from tests.support.admin import CONNECTION, PORTAL, PREFIX, ROW, our_secrets, portal_file, wait_for_connection
+from tests.support.ike import KEY_A, KEY_B, TARGET, Ike, connection
+from tests.support.netlab import Charon, Daemon, wait_until
 
 FOREIGN_TABLE = 'table inet others { chain c { counter comment "not ours"; }; }\n'
 

@@ -17,15 +17,15 @@ from ipaddress import ip_network
 import pytest
 
 from iscsi_ipsec.adapters.charon import Charon as OurCharon
+from iscsi_ipsec.base.charon_sa import CharonState
 from iscsi_ipsec.base.model import IkeMode, Key, Tuning
 from iscsi_ipsec.base.model import Peer as Admitted
-from iscsi_ipsec.base.sa import CharonState
-from iscsi_ipsec.core.desired import Desired
-from iscsi_ipsec.core.plan import Operation, plan
-from tests.netlab import Charon, Lab, wait_until
+from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.core.ike.charon_diff import Operation, plan
 from tests.real.conftest import SIGNS_OF_FAILURE
-from tests.real.ike import TARGET, Ike, connection
-from tests.real.reached import (
+from tests.support.ike import TARGET, Ike, connection
+from tests.support.netlab import Charon, Lab, wait_until
+from tests.support.reached import (
     FOREIGN,
     HERE,
     KEYS,
@@ -37,7 +37,17 @@ from tests.real.reached import (
     secret,
     spell,
 )
-from tests.unit.making import charon_state, choice, derived, group, identity, per_id, policy, serves, spelled
+from tests.support.values import (
+    charon_state,
+    choice,
+    derived,
+    group,
+    identity,
+    per_id,
+    policy,
+    serves,
+    spelled,
+)
 
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
 MODES = {Ike.V2: IkeMode.V2, Ike.MAIN: IkeMode.MAIN, Ike.AGGRESSIVE: IkeMode.AGGRESSIVE}

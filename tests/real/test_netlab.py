@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import Charon, CommandFailedError, Esp, Lab, Node, available_esp, wait_until
-from tests.netlab.space import NETNS_DIR
-from tests.netlab.wire import parse_frame
+from tests.support.netlab import Charon, CommandFailedError, Esp, Lab, Node, available_esp, wait_until
+from tests.support.netlab.space import NETNS_DIR
+from tests.support.netlab.wire import parse_frame
 
 
 def tunnel(local: Node, remote: Node, *, ours: str, theirs: str, start: str) -> dict[str, object]:

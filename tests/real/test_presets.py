@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.netlab import Daemon, wait_until
-from tests.real.admin import CONNECTION, PORTAL, wait_for_connection
 from tests.real.conftest import Pair
-from tests.real.ike import KEY_A
+from tests.support.admin import CONNECTION, PORTAL, wait_for_connection
+from tests.support.ike import KEY_A
+from tests.support.netlab import Daemon, wait_until
 
 INITIATOR = "10.10.0.1"
 

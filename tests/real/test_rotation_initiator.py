@@ -11,10 +11,10 @@ from datetime import timedelta
 
 import pytest
 
-from tests.netlab import Daemon, Esp, available_esp, missing_for_lab, wait_until
-from tests.real.admin import changes_in
-from tests.real.ike import Ike
-from tests.real.staging import LONG, NEW, OLD, Session, plain_file, staged_file
+from tests.support.admin import changes_in
+from tests.support.ike import Ike
+from tests.support.netlab import Daemon, Esp, available_esp, missing_for_lab, wait_until
+from tests.support.staging import LONG, NEW, OLD, Session, plain_file, staged_file
 
 pytestmark = pytest.mark.skipif(available_esp() is not Esp.LIBIPSEC, reason="needs ESP by charon itself")
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)

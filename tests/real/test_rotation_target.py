@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from tests.netlab import Charon, Daemon, wait_until
 from tests.real.conftest import SIGNS_OF_FAILURE, Pair
-from tests.real.ike import TARGET, A, B, Ike, connection
-from tests.real.staging import LONG, NEW, OLD, THIRD, plain_file, staged_file
 from tests.real.test_daemon_target import PEER, SERVED, comes_in, serve
+from tests.support.ike import TARGET, A, B, Ike, connection
+from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.staging import LONG, NEW, OLD, THIRD, plain_file, staged_file
 
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
 TRIES = {Ike.V2: 2, Ike.MAIN: 4, Ike.AGGRESSIVE: 4}

@@ -13,8 +13,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.netlab import Charon, Daemon, Lab, Node, Result, wait_until
-from tests.real.admin import PORTAL
+from tests.support.admin import PORTAL
+from tests.support.netlab import Charon, Daemon, Lab, Node, Result, wait_until
 
 INITIATOR = "10.10.0.1"
 

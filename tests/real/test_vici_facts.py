@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import vici
 
-from tests.netlab import Charon
 from tests.real.conftest import Pair
-from tests.real.ike import KEY_A, KEY_B, TARGET, A, Ike, connection
+from tests.support.ike import KEY_A, KEY_B, TARGET, A, Ike, connection
+from tests.support.netlab import Charon
 
 
 def trap(rekey_time: str = "3600") -> dict[str, object]:

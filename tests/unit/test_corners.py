@@ -10,20 +10,25 @@ import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.model import IkeId, Portal, Role
+from iscsi_ipsec.base.networks import without
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.causes import NO_PROPOSAL
-from iscsi_ipsec.core.connection import connection_name
-from iscsi_ipsec.core.keyfile import PLACEHOLDER, empty_key_problem, parse_key_file, placeholder_problem
-from iscsi_ipsec.core.keytext import make_portal_text, shown_key_text
-from iscsi_ipsec.core.networks import without
-from iscsi_ipsec.core.nft import HOLDING, held_portals, parse_elements
-from iscsi_ipsec.core.portalfile import parse_portal_file
-from iscsi_ipsec.core.upkeep import CARRYING, TerminateIke
-from iscsi_ipsec.core.winimport import parse
-from iscsi_ipsec.core.winvalues import Rules
-from tests.unit.making import child_sa, connection_of, ike_sa, portal
-from tests.unit.test_status import CONN, WANTED, good, row
-from tests.unit.test_upkeep import CHILD, OLD_SETTINGS, act, upheld
+from iscsi_ipsec.core.config.key_file import (
+    PLACEHOLDER,
+    empty_key_problem,
+    parse_key_file,
+    placeholder_problem,
+)
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from iscsi_ipsec.core.config.writer import make_portal_text, shown_key_text
+from iscsi_ipsec.core.decide.connection_settings import connection_name
+from iscsi_ipsec.core.guard.ruleset import HOLDING, held_portals, parse_elements
+from iscsi_ipsec.core.ike.ike_failures import NO_PROPOSAL
+from iscsi_ipsec.core.ike.sa_lifecycle import CARRYING, TerminateIke
+from iscsi_ipsec.core.windows.importer import parse
+from iscsi_ipsec.core.windows.values import Rules
+from tests.support.values import child_sa, connection_of, ike_sa, portal
+from tests.unit.core.ike.test_sa_lifecycle import CHILD, OLD_SETTINGS, act, upheld
+from tests.unit.core.report.test_portal_status import CONN, WANTED, good, row
 
 
 def test_the_samples_key_and_an_empty_one_are_told_by_their_line() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters.charon import Charon
-from tests.wire.fake_charon import FakeCharon
+from tests.support.fake_charon import FakeCharon
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from iscsi_ipsec.adapters.charon import Charon, commands, wire
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
-from tests.wire.fake_charon import UNKNOWN_COMMAND, FakeCharon
+from tests.support.fake_charon import UNKNOWN_COMMAND, FakeCharon
 
 IKE_SA = {
     "iscsi-ipsec-10.0.0.2-3260": {

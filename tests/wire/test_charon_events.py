@@ -12,8 +12,8 @@ import pytest
 from vici.protocol import Packet
 
 from iscsi_ipsec.adapters.charon import EVENTS, CharonEvents
-from tests.netlab.waiting import wait_until
-from tests.wire.fake_charon import CONFIRM, UNKNOWN_EVENT, Client, FakeCharon, Request, event, frame
+from tests.support.fake_charon import CONFIRM, UNKNOWN_EVENT, Client, FakeCharon, Request, event, frame
+from tests.support.netlab.waiting import wait_until
 from tests.wire.test_charon_hostile import nested
 
 

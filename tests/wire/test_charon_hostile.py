@@ -20,7 +20,7 @@ from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.charon.wire import MAX_PACKET_BYTES
 from iscsi_ipsec.base.errors import CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
-from tests.wire.fake_charon import (
+from tests.support.fake_charon import (
     CONFIRM,
     UNKNOWN_COMMAND,
     UNKNOWN_EVENT,

@@ -2,7 +2,7 @@
 
 Law: files are read, never locked: a stale ``lock.write`` stalls every
 iscsiadm for half a minute, so we take no part in that lock and let ``# END
-RECORD`` tell whether a record is whole (:mod:`~iscsi_ipsec.core.nodedb`).
+RECORD`` tell whether a record is whole (:mod:`~iscsi_ipsec.core.openiscsi.records`).
 Nothing here decides what to protect.
 
 Layout (open-iscsi ``usr/idbm.c``)::
@@ -25,7 +25,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from iscsi_ipsec.base.model import Address, IscsiSession, NodeRecord, Portal, Problem, Severity
-from iscsi_ipsec.core.nodedb import IfaceRecord, NotForUs, Torn, canonical_host, parse_iface, parse_record
+from iscsi_ipsec.core.openiscsi.records import (
+    IfaceRecord,
+    NotForUs,
+    Torn,
+    canonical_host,
+    parse_iface,
+    parse_record,
+)
 
 _MAX_RECORD = 64 * 1024
 """A real record has 2 to 4 KiB."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from iscsi_ipsec.base.shown import printable
+from iscsi_ipsec.base.printable import printable
 from systemd import daemon, journal  # type: ignore[attr-defined]  # mypy takes the folder of units for it
 
 SYSLOG_IDENTIFIER = "iscsi-ipsecd"

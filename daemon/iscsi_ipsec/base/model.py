@@ -1,6 +1,6 @@
 """The nouns of the program, as frozen types that cannot be built wrong.
 
-Law: values only. No I/O, no strongSwan spelling (``core.messages`` does that),
+Law: values only. No I/O, no strongSwan spelling (``core.ike.vici_messages`` does that),
 no defaults that decide anything.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from iscsi_ipsec.base.printable import printable
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.base.shown import printable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -352,7 +352,7 @@ class Start(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpsecChoice:
-    """What a set of ISCSI_SECURITY_FLAGS asks for (``core.flags`` makes these)."""
+    """What a set of ISCSI_SECURITY_FLAGS asks for (``core.config.security_flags`` makes these)."""
 
     required: bool
     ike: IkeMode

@@ -10,7 +10,7 @@ which alone VICI tells which answer belongs to which request.
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX, Charon
 from iscsi_ipsec.adapters.charon.events import EVENTS, CharonEvents
 from iscsi_ipsec.adapters.charon.wire import default_socket
-from iscsi_ipsec.base.sa import CharonState, ChildSa, IkeSa
+from iscsi_ipsec.base.charon_sa import CharonState, ChildSa, IkeSa
 
 __all__ = [
     "EVENTS",

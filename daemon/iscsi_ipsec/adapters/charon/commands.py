@@ -41,8 +41,8 @@ from iscsi_ipsec.adapters.charon.wire import (
     text,
     texts,
 )
+from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused
-from iscsi_ipsec.base.sa import CharonState, IkeSa
 
 OWN_PREFIX = "iscsi-ipsec-"
 """What the names of our connections, children and secrets begin with."""

@@ -1,4 +1,4 @@
-"""What charon answers about SAs, turned into values of ``base.sa``.
+"""What charon answers about SAs, turned into values of ``base.charon_sa``.
 
 Law: pure. The field names are those of strongSwan 5.9.8,
 src/libcharon/plugins/vici/vici_query.c (``list_ike``, ``list_child``). A field
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iscsi_ipsec.adapters.charon.wire import number, subsection, text, texts
-from iscsi_ipsec.base.sa import ChildSa, IkeSa
+from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
 
 
 def parse_ike_sa(conn: str, section: Mapping[str, Any]) -> IkeSa:

@@ -5,7 +5,7 @@ folder above it can be changed by root (or our own user) alone, without
 following a link and without blocking, and what was opened is then checked
 again by its descriptor. ``stats`` tells what changed, ``search`` what there is,
 ``trust`` who could have changed it, ``reading`` reads. Writing is
-:mod:`~iscsi_ipsec.adapters.filewrite`.
+:mod:`~iscsi_ipsec.adapters.atomic_write`.
 """
 
 from iscsi_ipsec.adapters.files.reading import decode_config, read_config, read_key_file

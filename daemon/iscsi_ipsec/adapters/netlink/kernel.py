@@ -25,7 +25,7 @@ from typing import TypeVar
 from iscsi_ipsec.adapters.netlink.endpoint import bound
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.model import Address, Network
-from iscsi_ipsec.base.netlink import (
+from iscsi_ipsec.base.netlink_framing import (
     ATTRIBUTE,
     HEADER,
     NETLINK_XFRM,

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from iscsi_ipsec.adapters.netlink.endpoint import bound
-from iscsi_ipsec.base.netlink import (
+from iscsi_ipsec.base.netlink_framing import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
     NETLINK_XFRM,

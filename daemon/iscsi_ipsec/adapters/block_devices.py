@@ -1,0 +1,61 @@
+"""Which iSCSI sessions a mounted file system rests on, by the mount table and sysfs. Read only.
+
+Law: nothing here decides what that means (:mod:`~iscsi_ipsec.core.report.system_disks`). What vanishes while
+it is read is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from iscsi_ipsec.core.report.system_disks import Mount, parse_mountinfo, system_mounts
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+MAX_DEPTH = 16
+"""Layers of LVM, RAID, multipath and encryption below a file system; more is a loop."""
+
+
+def sessions_below_system(sysfs: str, mountinfo: str = MOUNTINFO) -> dict[str, frozenset[int]]:
+    """Mount points that the system needs, with the iSCSI sessions below; those without are left out."""
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+            mounts = parse_mountinfo(file.read())
+    except OSError:
+        return {}
+    below = {mount.point: sessions_below(sysfs, mount) for mount in system_mounts(mounts)}
+    return {point: sids for point, sids in below.items() if sids}
+
+
+def sessions_below(sysfs: str, mount: Mount) -> frozenset[int]:
+    """The iSCSI sessions whose disks a mount's block device is made of."""
+    if not mount.device.startswith("0:"):
+        device = os.path.join(sysfs, "dev/block", mount.device)
+    elif mount.source.startswith("/dev/"):  # btrfs: /dev/mapper/... is a link to ../dm-0
+        device = os.path.join(sysfs, "class/block", os.path.basename(os.path.realpath(mount.source)))
+    else:
+        return frozenset()
+    return frozenset(_sessions(device, MAX_DEPTH))
+
+
+def _sessions(device: str, depth: int) -> Iterator[int]:
+    """Those of a disk, of a partition's disk, or of all that it is made of.
+
+    A disk that came over iSCSI is ``.../hostH/sessionS/targetT/H:C:T:L/block/sdX`` in sysfs.
+    """
+    real = os.path.realpath(device)
+    match = re.search(r"/session(\d+)/", real)
+    if match:
+        yield int(match[1])
+        return
+    if os.path.exists(os.path.join(real, "partition")):
+        real = os.path.dirname(real)
+    slaves = os.path.join(real, "slaves")
+    try:
+        names = os.listdir(slaves) if depth else []
+    except OSError:
+        return
+    for name in names:
+        yield from _sessions(os.path.join(slaves, name), depth - 1)

@@ -1,0 +1,121 @@
+"""How the command learns about the daemon: its lock, its status file, and the kernel beside it."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import fcntl
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from iscsi_ipsec.base.errors import IscsiIpsecError
+from iscsi_ipsec.base.printable import printable
+from iscsi_ipsec.core.report.schema import SCHEMA
+from iscsi_ipsec.service.paths import Paths
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  # argparse has no public name for it
+"""What a verb's ``add`` describes itself to."""
+
+
+class Exit(enum.IntEnum):
+    """The command's exit codes."""
+
+    FINE = 0
+    PROBLEMS = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    NO_CHARON = 4
+    NOT_PERMITTED = 5
+
+
+class CommandError(IscsiIpsecError):
+    """Ends the command with a message and an exit code."""
+
+    def __init__(self, code: Exit, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint = code, message, hint
+
+
+def daemon_runs(paths: Paths) -> bool:
+    """Whether a daemon holds the lock of this runtime folder."""
+    try:
+        with open(paths.lock_file, encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except PermissionError as err:
+        raise not_permitted(paths.lock_file) from err
+    return False
+
+
+def read_status(paths: Paths) -> dict[str, Any]:
+    """The running daemon's status document; :class:`CommandError` where there is none to trust."""
+    if not daemon_runs(paths):
+        raise CommandError(
+            Exit.NOT_RUNNING, "iscsi-ipsecd is not running", "start it with: systemctl start iscsi-ipsecd"
+        )
+    document = try_status(paths)
+    if document is None:
+        raise CommandError(
+            Exit.NOT_RUNNING, "iscsi-ipsecd has just started and has no status yet", "try again"
+        )
+    return document
+
+
+def try_status(paths: Paths) -> dict[str, Any] | None:
+    """The status document, None where it is absent."""
+    try:
+        with open(paths.status_file, encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError:
+        return None
+    except PermissionError as err:
+        raise not_permitted(paths.status_file) from err
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise CommandError(
+            Exit.PROBLEMS, f"{paths.status_file} is of another version of the daemon", "restart the daemon"
+        )
+    return {name: _shown(value) for name, value in document.items()}
+
+
+def _shown(value: Any) -> Any:
+    """A value of JSON whose texts can be shown: targets choose their names, and these stand in it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _shown(inner) for name, inner in value.items()}
+    return value
+
+
+def not_permitted(what: str) -> CommandError:
+    """The error that the caller is not root."""
+    return CommandError(Exit.NOT_PERMITTED, f"you may not read {what}", "run this as root")
+
+
+def print_json(document: object) -> None:
+    """The machine's form of every answer."""
+    json.dump(document, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def print_table(
+    head: tuple[str, ...], rows: Iterable[tuple[str, ...]], red: Mapping[int, bool] | None = None
+) -> None:
+    """Aligned columns; rows marked in ``red`` are coloured on a terminal."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for number, line in enumerate(lines):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        bad = bool(red and red.get(number - 1)) and number > 0
+        sys.stdout.write((paint(text, 31) if bad else text) + "\n")
+
+
+def paint(text: str, colour: int) -> str:
+    """The text in an ANSI colour where the output is a terminal."""
+    return f"\x1b[{colour}m{text}\x1b[0m" if sys.stdout.isatty() else text

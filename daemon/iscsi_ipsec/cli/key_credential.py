@@ -1,0 +1,85 @@
+"""Keys that the command keeps encrypted, as credentials of systemd (systemd-creds(1)).
+
+Law: a credential that must stay valid is not overwritten, and only those that were made here are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+from iscsi_ipsec.adapters import credentials
+from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit
+from iscsi_ipsec.cli.key_folder import Shelf, make_folder
+from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeySource
+
+CREDENTIAL_PREFIX = "iscsi-ipsec-"
+"""What the names of credentials that we make begin with; only those are ever removed with their key file."""
+
+
+def systemd_creds() -> str | None:
+    """The program's path, None where it is not installed."""
+    return shutil.which("systemd-creds")
+
+
+def encrypted(draft: KeyDraft, old_source: KeySource | None, *, runtime: bool) -> KeyDraft:
+    """The draft with its keys put into credentials; one that must stay valid is not overwritten."""
+    credential = CREDENTIAL_PREFIX + draft.name
+    previous = draft.previous
+    if isinstance(old_source, CredentialRef):
+        credential = _another(old_source.name, draft.name) if previous else old_source.name
+    assert isinstance(draft.source, Secret)  # as it was read
+    _encrypt(draft.source, credential, runtime=runtime)
+    if previous and isinstance(previous.source, Secret):
+        beside = _another(credential, draft.name)
+        _encrypt(previous.source, beside, runtime=runtime)
+        previous = replace(previous, source=CredentialRef(beside))
+    return replace(draft, source=CredentialRef(credential), previous=previous)
+
+
+def _another(credential: str, name: str) -> str:
+    """A name for a credential beside this one of the same key file."""
+    plain = CREDENTIAL_PREFIX + name
+    return f"{plain}.2" if credential == plain else plain
+
+
+def _encrypt(secret: Secret, name: str, *, runtime: bool) -> None:
+    """Encrypt with the machine's key or TPM into the store where systemd, and the daemon, look."""
+    store = credentials.ENCRYPTED_STORES[1 if runtime else 0]
+    make_folder(store)
+    command = [systemd_creds() or "systemd-creds", "encrypt", f"--name={name}", "-", "-"]
+    try:
+        done = subprocess.run(
+            command, input=secret.reveal(), capture_output=True, timeout=credentials.TIMEOUT, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as err:
+        # without its cause: what the exception holds may be a key
+        raise CommandError(Exit.PROBLEMS, f"systemd-creds failed: {type(err).__name__}") from None
+    if done.returncode or not done.stdout:
+        raise CommandError(
+            Exit.PROBLEMS, "systemd-creds could not encrypt the key, nothing was changed",
+            f"try: echo test | systemd-creds encrypt --name={name} - -",
+        )  # fmt: skip
+    write_private(f"{store}/{name}", done.stdout)
+
+
+def sources(draft: KeyDraft) -> tuple[KeySource, ...]:
+    """Where the bytes of a file's keys are."""
+    return (draft.source, draft.previous.source) if draft.previous else (draft.source,)
+
+
+def drop_credential(shelf: Shelf, source: CredentialRef, but: str) -> None:
+    """Remove a credential that we made and that no other key file names."""
+    users = [s.draft.name for s in shelf.stored if source in sources(s.draft) and s.draft.name != but]
+    if users or not source.name.startswith(CREDENTIAL_PREFIX):
+        return
+    for store in credentials.ENCRYPTED_STORES[:2]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{store}/{source.name}")
+            sys.stdout.write(f"removed {store}/{source.name}\n")

@@ -1,0 +1,326 @@
+"""``import``: what Windows' iSCSI initiator was told, as key files and portal policies.
+
+Says what it would write, with keys left out; ``--apply`` writes. A file that
+exists is only replaced with ``--force``, and one that is already as it would
+be made is left alone. How flags are taken over, :mod:`~iscsi_ipsec.core.windows.values` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import dataclasses
+import ipaddress
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from iscsi_ipsec.adapters import files
+from iscsi_ipsec.adapters.atomic_write import write_atomic
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import Portal, PortalPolicy, PortalRange, Problem, Role, Severity
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
+from iscsi_ipsec.cli.key_folder import Shelf, make_folder, may
+from iscsi_ipsec.cli.progress import Progress
+from iscsi_ipsec.cli.verbs.tunnel_address import make_portal_folder, read_policies
+from iscsi_ipsec.core.config.key_file import KeyDraft
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from iscsi_ipsec.core.config.writer import (
+    GROUP_NAME,
+    file_name,
+    flags_text,
+    make_key_text,
+    make_portal_text,
+    shown_key_text,
+)
+from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.report.schema import problem_row
+from iscsi_ipsec.core.windows.importer import KINDS, parse, take_default
+from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rules
+from iscsi_ipsec.service.paths import Paths
+
+MAX_INPUT = 64 << 20
+"""More than ten thousand keys take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A file that may be written: ``shown`` is its text for people."""
+
+    path: str
+    line: str
+    data: bytes
+    shown: str
+    mode: int
+    state: str
+
+
+def add(subparsers: Verbs) -> None:
+    """Describe the verb."""
+    parser = subparsers.add_parser(
+        "import", help="turn what Windows' initiator was told into files (shows them; --apply writes)",
+        description="Reads iscsicli scripts, ConvertTo-Json of the WMI classes, registry exports with DefaultSecurityBitmap, and rows of iSNS portal bitmaps.",
+    )  # fmt: skip
+    parser.add_argument("files", nargs="*", metavar="FILE", help="- is standard input")
+    parser.add_argument("--format", choices=sorted(KINDS), help="default: what each file looks like")
+    parser.add_argument("--default-bitmap", metavar="N", help="DefaultSecurityBitmap as a number")
+    parser.add_argument(
+        "--hex-keys", action="store_true", help="keys that begin with 0x are hexadecimal (iscsicli takes them literally)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--group-key-nul", action="store_true", help="end group keys in the NUL byte that iscsicli sends with them"
+    )  # fmt: skip
+    parser.add_argument(
+        "--encoding", default="", metavar="CODEPAGE", help="of keys that are not ASCII, e.g. cp1252"
+    )
+    parser.add_argument("--apply", action="store_true", help="write the files")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--json", action="store_true", help="the same for machines, without keys")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, paths: Paths) -> Exit:
+    """Parse all, show or write all that is good, and list what is not."""
+    harvests = _parse_all(options)
+    problems = [problem for harvest in harvests for problem in harvest.problems]
+    existing = read_policies(paths)
+    made = []
+    with Progress() as progress:
+        for files_of in (_keys, _portals):
+            for file in files_of(harvests, existing, paths, options, problems):
+                made.append(file)
+                progress.tell(f"compared with what is there: {len(made)} files")
+    if options.apply:
+        _write_all([file for file in made if file.state in ("new", "replaced")])
+    default = next((h.default for h in reversed(harvests) if h.default), None)
+    suggestion = f"[defaults]\nsecurity_flags = {flags_text(default)}\n" if default else ""
+    if options.json:
+        print_json({
+            "applied": options.apply,
+            "files": [{"path": f.path, "from": f.line, "state": f.state, "text": f.shown} for f in made],
+            "settings": suggestion or None,
+            "problems": [problem_row(problem) for problem in problems],
+        })  # fmt: skip
+    else:
+        _print(made, suggestion, options, paths)
+        for problem in problems:
+            sys.stderr.write(f"{problem}\n")
+    return Exit.PROBLEMS if any(p.severity is Severity.ERROR for p in problems) else Exit.FINE
+
+
+def _parse_all(options: argparse.Namespace) -> list[Harvest]:
+    if not options.files and options.default_bitmap is None:
+        raise CommandError(Exit.USAGE, "nothing to import", "name a FILE, - or --default-bitmap")
+    try:
+        codecs.lookup(options.encoding or "ascii")
+    except LookupError:
+        raise CommandError(Exit.USAGE, f"there is no code page {options.encoding}") from None
+    rules = Rules(hex_keys=options.hex_keys, group_nul=options.group_key_nul, encoding=options.encoding)
+    harvests = []
+    for path in options.files:
+        text, name = _read(path), "standard input" if path == "-" else path
+        if options.format:
+            harvests.append(Harvest(name))
+            KINDS[options.format](text, rules, harvests[-1])
+        else:
+            harvests.append(parse(text, name, rules))
+        last = harvests[-1]
+        if not (last.keys or last.portals or last.default or last.problems):
+            last.error(0, "nothing that tells of IPsec is in it", "--format says what it is")
+    if options.default_bitmap is not None:
+        harvests.append(Harvest("--default-bitmap"))
+        take_default(options.default_bitmap, 0, harvests[-1])
+    return harvests
+
+
+def _read(path: str) -> str:
+    """A text as Windows writes it: UTF-16 with its mark, UTF-8, or else one byte per character."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MAX_INPUT + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(MAX_INPUT + 1)
+    except PermissionError as err:
+        raise CommandError(Exit.NOT_PERMITTED, f"you may not read {path}", "run this as root") from err
+    except OSError as err:
+        raise CommandError(Exit.USAGE, f"cannot read {path}: {err.strerror}") from err
+    if len(data) > MAX_INPUT:
+        raise CommandError(Exit.USAGE, f"{path} is larger than {MAX_INPUT >> 20} MiB")
+    encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")  # its text may be a key: no cause is kept
+
+
+# -- keys
+
+
+def _keys(
+    harvests: Iterable[Harvest], existing: tuple[PortalPolicy, ...], paths: Paths, options: argparse.Namespace,
+    problems: list[Problem],
+) -> Iterable[_Made]:  # fmt: skip
+    chosen: dict[str, tuple[str, FoundKey]] = {}
+    for harvest in harvests:
+        for key in harvest.keys:
+            name = _login_key_name(key.portal) if key.portal else file_name(key.id)
+            if name in chosen:
+                problems.append(_note(chosen[name][0], chosen[name][1].line, "a later key replaces this one"))
+            chosen[name] = (harvest.file, key)
+    named = {p.psk for p in existing if p.psk} | {n for n, (_, key) in chosen.items() if key.portal}
+    shelves = {persistent: Shelf(paths, runtime=not persistent) for persistent in (True, False)}
+    for name, (file, key) in chosen.items():
+        shelf = shelves[key.persistent]
+        draft = KeyDraft(
+            name=name, path=shelf.path_of(name), id=key.id, source=key.secret, choice=key.choice,
+            portals=(PortalRange(ipaddress.ip_network(key.portal.address), key.portal.port),) if key.portal else (),
+        )  # fmt: skip
+        try:
+            if not key.portal:  # for that portal alone, and the policy beside it names it
+                shelf.refuse_conflict(draft, named)
+        except CommandError as err:
+            problems.append(_fault(file, key.line, err.message))
+            continue
+        data = make_key_text(draft).encode()
+        state = _state(draft.path, data, options, _Where(file, key.line, problems))
+        yield _Made(
+            path=draft.path, line=f"{file}:{key.line}", data=data, shown=shown_key_text(draft), mode=0o600, state=state
+        )  # fmt: skip
+
+
+# -- portals
+
+
+def _portals(
+    harvests: Iterable[Harvest], existing: tuple[PortalPolicy, ...], paths: Paths, options: argparse.Namespace,
+    problems: list[Problem],
+) -> Iterable[_Made]:  # fmt: skip
+    merged: dict[str, tuple[str, FoundPortal]] = {}
+    for harvest in harvests:
+        with_key = [FoundPortal(line=k.line, portal=k.portal) for k in harvest.keys if k.portal]
+        for found in (*harvest.portals, *with_key):
+            name = _portal_name(found.portal)
+            merged[name] = (harvest.file, _merge(merged.get(name), found, harvest.file, problems))
+    with_keys = {key.portal for harvest in harvests for key in harvest.keys}
+    for name, (file, found) in merged.items():
+        folder = paths.portal_folders[0 if found.persistent else 1]
+        path = f"{folder}/windows-{name}{files.SUFFIX}"
+        policy = PortalPolicy(
+            name=f"windows-{name}", path=path,
+            patterns=(PortalRange(ipaddress.ip_network(found.portal.address), found.portal.port),),
+            choice=found.choice, tunnel_outer_remote=found.outer,
+            psk=_login_key_name(found.portal) if found.portal in with_keys else None,
+        )  # fmt: skip
+        text = make_portal_text(policy)
+        try:
+            parse_portal_file(text, path, policy.name)
+        except ConfigError as err:
+            problems += [_fault(file, found.line, problem.message) for problem in err.problems]
+            continue
+        others = Lookup(World(policies=tuple(p for p in existing if p.path != path)))
+        other = others.policy_for(found.portal, Role.INITIATOR)
+        if other and any(isinstance(p, PortalRange) and p.single == found.portal for p in other.patterns):
+            problems.append(_fault(file, found.line, f"{other.path} already names {found.portal}"))
+            continue
+        if other:
+            problems.append(
+                _note(file, found.line, f"for {found.portal} the new file counts instead of {other.path}")
+            )
+        data = text.encode()
+        state = _state(path, data, options, _Where(file, found.line, problems))
+        yield _Made(path=path, line=f"{file}:{found.line}", data=data, shown=text, mode=0o644, state=state)
+
+
+def _merge(
+    before: tuple[str, FoundPortal] | None, found: FoundPortal, file: str, problems: list[Problem]
+) -> FoundPortal:
+    if before is None:
+        return found
+    first = before[1]
+    if first.choice and found.choice and first.choice != found.choice:
+        problems.append(
+            _note(file, found.line, f"other flags for {found.portal} came first, at {before[0]}:{first.line}; they stay")
+        )  # fmt: skip
+    return dataclasses.replace(
+        first,
+        choice=first.choice or found.choice,
+        outer=found.outer or first.outer,
+        persistent=first.persistent or found.persistent,
+    )
+
+
+def _login_key_name(portal: Portal) -> str:
+    """A key that was given with a login is for that portal, under the address that the host then has."""
+    return f"{GROUP_NAME}-{_portal_name(portal)}"
+
+
+def _portal_name(portal: Portal) -> str:
+    return str(portal).replace("[", "").replace("]", "").replace(":", "-")
+
+
+# -- files
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    file: str
+    line: int
+    problems: list[Problem]
+
+
+def _state(path: str, data: bytes, options: argparse.Namespace, where: _Where) -> str:
+    """New, unchanged, replaced, or kept, which is a problem."""
+    may(os.path.dirname(path), os.R_OK | os.X_OK)
+    if not os.path.lexists(path):
+        return "new"
+    try:
+        if files.read_config(path, private=False) == data:
+            return "unchanged"
+    except ConfigError:
+        pass  # it is not as we would make it, whatever it is
+    if options.force:
+        return "replaced"
+    where.problems.append(_fault(where.file, where.line, f"{path} exists and is kept", "--force replaces it"))
+    return "kept"
+
+
+def _write_all(made: list[_Made]) -> None:
+    with Progress() as progress:
+        for number, file in enumerate(made, 1):
+            _write(file)
+            progress.count(number, len(made), "files written")
+
+
+def _write(file: _Made) -> None:
+    folder = os.path.dirname(file.path)
+    if file.mode == 0o600:
+        make_folder(folder)
+    else:
+        make_portal_folder(folder)
+    write_atomic(file.path, file.data, file.mode)
+
+
+def _print(made: Iterable[_Made], suggestion: str, options: argparse.Namespace, paths: Paths) -> None:
+    out = sys.stdout.write
+    fresh = 0
+    for file in made:
+        fresh += file.state in ("new", "replaced")
+        out(f"# {file.path} ({file.state}; from {file.line})\n{file.shown}\n")
+    if suggestion:
+        out(f"# for {paths.settings_file}, which is not edited\n{suggestion}\n")
+    if options.apply:
+        out(f"{fresh} files written\n")
+    elif fresh:
+        out(f"{fresh} files would be written: add --apply\n")
+
+
+def _fault(file: str, line: int, message: str, hint: str = "") -> Problem:
+    return Problem(code="not-imported", message=message, hint=hint, file=file, line=line)
+
+
+def _note(file: str, line: int, message: str) -> Problem:
+    return Problem(
+        code="imported-otherwise", message=message, file=file, line=line, severity=Severity.WARNING
+    )

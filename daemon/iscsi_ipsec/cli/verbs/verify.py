@@ -1,0 +1,120 @@
+"""``verify``: proves from the kernel that every iSCSI session runs inside ESP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from iscsi_ipsec.adapters import openiscsi
+from iscsi_ipsec.adapters.netlink import Routes, established_to, kernel
+from iscsi_ipsec.adapters.nft import Guard
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.model import ISCSI_PORT, Flow, Portal, Role, parse_portal
+from iscsi_ipsec.base.printable import printable
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, paint, print_json, read_status
+from iscsi_ipsec.core.guard.ruleset import held_portals
+from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, Verdict, verify_flow, verify_portal
+from iscsi_ipsec.service.paths import Paths
+
+
+def add(subparsers: Verbs) -> None:
+    """Describe the verb."""
+    parser = subparsers.add_parser(
+        "verify", help="prove from the kernel that every session is inside ESP; exit 1 if not"
+    )
+    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, paths: Paths) -> Exit:
+    """Judge every session and every closed portal."""
+    verdicts = judge(read_status(paths), paths)
+    if options.json:
+        print_json(
+            [
+                {
+                    "subject": v.subject, "portal": str(v.portal), "proven": v.proven, "clear": v.clear,
+                    "evidence": list(v.evidence), "failures": list(v.failures),
+                }
+                for v in verdicts
+            ]
+        )  # fmt: skip
+    else:
+        _print(verdicts)
+    return Exit.FINE if all(v.proven for v in verdicts) else Exit.PROBLEMS
+
+
+def judge(document: dict[str, Any], paths: Paths) -> tuple[Verdict, ...]:
+    """The verdicts, sessions first; :class:`CommandError` where the kernel cannot be read."""
+    expected = {
+        parse_portal(row["portal"]): _expectation(row)
+        for row in document["portals"]
+        if row["role"] == Role.INITIATOR.value
+    }
+    try:
+        flows = _flows(expected.keys(), paths)
+        facts = _facts(document, flows)
+    except KernelUnavailable as err:
+        raise CommandError(
+            Exit.NOT_PERMITTED, f"the kernel cannot be read: {err}", "run this as root"
+        ) from err
+    verdicts = [verify_flow(flow, expected.get(flow.remote), facts) for flow in flows]
+    busy = {flow.remote for flow in flows}
+    verdicts += [verify_portal(e, facts) for portal, e in expected.items() if e.closed and portal not in busy]
+    return tuple(verdicts)
+
+
+def _expectation(row: dict[str, Any]) -> Expectation:
+    return Expectation(
+        portal=parse_portal(row["portal"]),
+        managed=row["managed"],
+        closed=row["closed"],
+        mode=row["mode"] or "",
+        user_space_esp=row["user_space_esp"],
+        has_connection=bool(row["connection"]),
+    )
+
+
+def _flows(portals: Any, paths: Paths) -> tuple[Flow, ...]:
+    """Sessions of the kernel's initiator, and TCP connections of user-space ones to known portals."""
+    known = set(portals)
+    sessions = {
+        Flow(local=Portal(s.local_address, s.local_port), remote=s.remote)
+        for s in openiscsi.read_sessions(paths.sysfs_dir)
+        if s.local_address and s.local_port
+    }
+    ports = {portal.port for portal in known} | {ISCSI_PORT}
+    sockets = {f for f in established_to(ports) if f.remote in known or f.remote.port == ISCSI_PORT}
+    return tuple(sorted(sessions | sockets, key=lambda f: (f.remote.sort_key, f.local.sort_key)))
+
+
+def _facts(document: dict[str, Any], flows: tuple[Flow, ...]) -> Facts:
+    guard = Guard().installed()
+    routes = Routes()
+    routed = {flow.remote: routes.device_for(flow.remote.address) or "" for flow in flows}
+    routes.close()
+    return Facts(
+        policies=kernel.policies(),
+        states=kernel.states(),
+        guarded=held_portals(guard.sets) if guard else None,
+        guard_wanted=document["guard"]["wanted"],
+        devices=frozenset(document["guard"]["devices"]),
+        routed_via=routed,
+    )
+
+
+def _print(verdicts: tuple[Verdict, ...]) -> None:
+    if not verdicts:
+        sys.stdout.write("no iSCSI session and no closed portal: nothing to prove\n")
+    for verdict in verdicts:
+        word = (
+            paint("proven", 32)
+            if verdict.proven
+            else paint("IN CLEAR" if verdict.clear else "NOT PROVEN", 31)
+        )
+        sys.stdout.write(f"{word}: {printable(verdict.subject)}\n")
+        for line in verdict.evidence:
+            sys.stdout.write(f"    {printable(line)}\n")
+        for line in verdict.failures:
+            sys.stdout.write(f"    missing: {printable(line)}\n")

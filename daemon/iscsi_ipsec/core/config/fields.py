@@ -1,0 +1,180 @@
+"""Fields that several kinds of file share: flags, portals, identities, strongSwan settings."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+
+from iscsi_ipsec.base.model import (
+    Address,
+    IdType,
+    IkeId,
+    IpsecChoice,
+    Peer,
+    PortalPattern,
+    Start,
+    Tuning,
+    host_address,
+    parse_portal_pattern,
+)
+from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
+from iscsi_ipsec.core.config.toml_reader import Source
+
+TUNING_KEYS = (
+    "ike_proposals", "esp_proposals", "ike_rekey_time", "esp_rekey_time",
+    "dpd_delay", "dpd_timeout", "replay_window", "start",
+)  # fmt: skip
+
+_PROPOSAL = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+
+
+def parse_choice(source: Source) -> IpsecChoice | None:
+    """``security_flags`` as a list of names or a number; None where not specified (or wrong, which is noted)."""
+    value = source.data.get("security_flags")
+    if value is None:
+        return None
+    raw: int | tuple[str, ...] | None
+    if isinstance(value, int) and not isinstance(value, bool):
+        raw = value
+    elif isinstance(value, str):
+        raw = (value,)
+    else:
+        raw = source.texts("security_flags")
+    if raw is None:
+        return None
+    try:
+        return interpret(parse_flags(raw))
+    except ValueError as err:
+        source.problem("security_flags", "bad-flags", str(err), "iscsi-ipsec flags NAME... explains them")
+        return None
+
+
+def parse_portals(source: Source, key: str = "portals") -> tuple[PortalPattern, ...] | None:
+    """A list of portals, networks and names; None where absent or wrong."""
+    texts = source.texts(key)
+    if texts is None:
+        return None
+    if not texts:
+        source.problem(
+            key, "empty-list", f"{key} is an empty list", "name at least one portal, or leave the line out"
+        )
+    patterns = []
+    for text in texts:
+        try:
+            patterns.append(parse_portal_pattern(text))
+        except ValueError as err:
+            source.problem(key, "bad-portal", str(err))
+    return tuple(patterns)
+
+
+def parse_id_type(source: Source, key: str) -> IdType | None:
+    """An identification type by name or by its number in RFC 2407."""
+    value = source.data.get(key)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value in IdType.__members__:
+            return IdType[value]
+        close = difflib.get_close_matches(value.upper(), IdType.__members__, 1)
+        hint = f'did you mean "{close[0]}"?' if close else "one of " + ", ".join(IdType.__members__)
+        source.problem(key, "bad-id-type", f'unknown {key} "{value}"', hint)
+    elif isinstance(value, int) and not isinstance(value, bool) and value in set(IdType):
+        return IdType(value)
+    else:
+        source.problem(
+            key, "bad-id-type", f"{key} must be one of {', '.join(f'{t.name} ({t.value})' for t in IdType)}"
+        )
+    return None
+
+
+def guess_id(text: str) -> IkeId:
+    """The identity that a text without a type most plainly is; raise :class:`ValueError` where none."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return IkeId.parse(IdType.ID_USER_FQDN if "@" in text else IdType.ID_FQDN, text)
+    return IkeId.address(address)
+
+
+def parse_identity(source: Source, key: str) -> IkeId | None:
+    """``key`` with its optional ``<key>_type``."""
+    text = source.text(key)
+    kind = parse_id_type(source, f"{key}_type")
+    if text is None:
+        if f"{key}_type" in source.data and key not in source.data:
+            source.problem(f"{key}_type", "no-id", f"{key}_type is set but {key} is not")
+        return None
+    if kind is None and f"{key}_type" in source.data:
+        return None
+    try:
+        return IkeId.parse(kind, text) if kind else guess_id(text)
+    except ValueError as err:
+        source.problem(key, "bad-id", f"{key}{f' does not fit {kind.name}' if kind else ''}: {err}")
+        return None
+
+
+def parse_peers(source: Source, key: str) -> tuple[Peer, ...] | None:
+    """A list of identities (the type is guessed) and networks of address identities."""
+    texts = source.texts(key)
+    if texts is None:
+        return None
+    if not texts:
+        source.problem(
+            key, "empty-list", f"{key} is an empty list", "name at least one, or leave the line out"
+        )
+    peers: list[Peer] = []
+    for text in texts:
+        try:
+            if "/" in text and "%" in text:
+                raise ValueError(f"{text!r} has a zone, which no network of initiators can have")
+            peers.append(ipaddress.ip_network(text) if "/" in text else guess_id(text))
+        except ValueError as err:
+            source.problem(key, "bad-id", f"{key}: {err}")
+    return tuple(peers)
+
+
+def parse_address(source: Source, key: str) -> Address | None:
+    """One unicast IP address without a zone."""
+    text = source.text(key)
+    if text is None:
+        return None
+    try:
+        return host_address(text)
+    except ValueError as err:
+        source.problem(key, "bad-address", f"{key} is {err}")
+        return None
+
+
+def parse_tuning(source: Source) -> Tuning:
+    """The strongSwan settings that a policy, a preset or the defaults may set."""
+    start = source.text("start")
+    if start is not None and start not in set(Start):
+        source.problem("start", "bad-start", 'start must be "trap" or "start"')
+        start = None
+    return Tuning(
+        ike_proposals=_parse_proposals(source, "ike_proposals"),
+        esp_proposals=_parse_proposals(source, "esp_proposals"),
+        ike_rekey_time=source.number("ike_rekey_time", 60, 7 * 86400),
+        esp_rekey_time=source.number("esp_rekey_time", 60, 7 * 86400),
+        dpd_delay=source.number("dpd_delay", 0, 3600),
+        dpd_timeout=source.number("dpd_timeout", 1, 3600),
+        replay_window=source.number("replay_window", 0, 4096),
+        start=Start(start) if start else None,
+    )
+
+
+def _parse_proposals(source: Source, key: str) -> tuple[str, ...] | None:
+    texts = source.texts(key)
+    if texts is None:
+        return None
+    if not texts:
+        source.problem(key, "empty-list", f"{key} is an empty list")
+    for text in texts:
+        if not _PROPOSAL.fullmatch(text) or len(text) > 512:
+            source.problem(
+                key,
+                "bad-proposal",
+                f'"{text[:80]}" is not a strongSwan proposal such as aes256gcm16-prfsha384-ecp384',
+            )
+    return texts

@@ -1,0 +1,303 @@
+"""From what the files, open-iscsi and the kernel say to what must be in charon and nftables.
+
+Law: :func:`derive` is a function of :class:`World` alone. Which key a portal
+uses is decided in ``core.decide.key_choice`` and nowhere else; charon is never left
+to choose: a secret reaches it only as "this local id towards that remote
+id", because charon's own ranking (get_shared in credential_manager.c) puts
+the match on the other id before one's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from operator import is_not
+
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import (
+    GroupKey,
+    IkeMode,
+    NodeRecord,
+    Peer,
+    PortalPattern,
+    PortalPolicy,
+    PortalRange,
+    Problem,
+    Role,
+    Severity,
+    sorted_portals,
+)
+from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.config.invalid_files import BrokenFile
+from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.desired import Connection, Contest, Desired, PortalView
+from iscsi_ipsec.core.decide.initiator import initiator_view
+from iscsi_ipsec.core.decide.key_choice import pick_choice
+from iscsi_ipsec.core.decide.secret_owners import Owned, Secrets, rotations_of, valid, valid_keys, with_owners
+from iscsi_ipsec.core.decide.target import target_views
+from iscsi_ipsec.core.decide.world import Lookup, Seat
+
+
+def derive(lookup: Lookup) -> Desired:
+    """Decide everything about every portal. Pure; the same world gives the same outcome."""
+    return Deriver().derive(lookup)
+
+
+class Deriver:
+    """:func:`derive` again and again: what would be equal to what was derived last is the very same, and made once.
+
+    A view of a portal as an initiator is made anew when anything that :func:`initiator_view` looks
+    at differs (:meth:`_asked`); all keys count where any may be chosen, one where the policy names it.
+    """
+
+    def __init__(self) -> None:
+        self._common: tuple[object, ...] = ()
+        self._choosable: tuple[object, ...] = ()
+        self._views: dict[Seat, tuple[tuple[object, ...], PortalView]] = {}
+        self._decided = Same(_decide)
+        self._secrets = Secrets()
+
+    def derive(self, lookup: Lookup) -> Desired:
+        """As :func:`derive`."""
+        world, ours = lookup.world, self._initiator_views(lookup)
+        served = target_views(lookup, tuple(v.connection for v in ours if v.connection))
+        decided, owned = self._decided.of(
+            (*ours, *served), world.settings, world.policies, world.broken, world.records, world.lagging
+        )
+        return dataclasses.replace(decided, secrets=self._secrets.of(world.keys, owned, decided.rotations))
+
+    def _initiator_views(self, lookup: Lookup) -> list[PortalView]:
+        world = lookup.world
+        common = (
+            world.settings, world.broken, world.names, world.local_addresses,
+            world.user_space_esp, world.fast_aes, lookup.unresolved,
+        )  # fmt: skip
+        choosable = (lookup.named, lookup.groups, lookup.by_address)
+        # compared once here; for each portal it is then enough that they are the same objects
+        if common != self._common:
+            self._common, self._views = common, {}
+        self._choosable = self._choosable if choosable == self._choosable else choosable
+        before, self._views = self._views, {}
+        for seat, origins in lookup.candidates.items():
+            asked = self._asked(lookup, seat, origins)
+            known = before.get(seat)
+            if known is None or any(map(is_not, known[0], asked)):
+                view = initiator_view(lookup, seat, origins)
+                known = asked, known[1] if known and known[1] == view else view
+            self._views[known[1].seat] = known
+        return [view for _, view in self._views.values()]
+
+    def _asked(self, lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> tuple[object, ...]:
+        world, portal = lookup.world, seat.portal
+        policy = lookup.policy_for(portal, Role.INITIATOR)
+        outer = policy.tunnel_outer_remote if policy else None
+        return (
+            origins,
+            policy,
+            lookup.key_by_name.get(policy.psk) if policy and policy.psk is not None else self._choosable,
+            world.sources.get((portal.address, seat.oif)),
+            world.sources.get((outer, seat.oif)) if outer else None,
+            (portal, Role.INITIATOR) in world.held,
+        )
+
+
+def _decide(
+    views: tuple[PortalView, ...],
+    settings: Settings,
+    policies: tuple[PortalPolicy, ...],
+    broken: tuple[BrokenFile, ...],
+    records: tuple[NodeRecord, ...],
+    lagging: Mapping[Contest, bool],
+) -> tuple[Desired, Owned]:
+    """Everything but the secrets, and what they are made of."""
+    views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
+    connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
+    owned = tuple(with_owners(connections))
+    closed = _networks(settings, policies, broken, closed=True)
+    wide = _networks(settings, policies, broken, closed=False)
+    problems = [v.problem for v in views if v.problem]
+    problems.extend(_warnings(views))
+    problems.extend(_link_local_problems(records))
+    desired = Desired(
+        portals=views,
+        connections=connections,
+        secrets=(),
+        rotations=rotations_of(lagging, owned),
+        guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
+        served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
+        networks=closed,
+        opened=_opened(views, closed, wide),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+    return desired, owned
+
+
+EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
+
+
+def _networks(
+    settings: Settings, policies: Iterable[PortalPolicy], broken: Iterable[BrokenFile], *, closed: bool
+) -> tuple[PortalRange, ...]:
+    """Where portals that nobody has named yet stay closed (or may be reached in clear).
+
+    Networks of policies; everywhere, and nothing open, if IPsec is required.
+    """
+    if settings.require_ipsec:
+        return EVERYWHERE if closed else ()
+    named = [
+        pattern
+        for policy in policies
+        if policy.role is Role.INITIATOR
+        for pattern in policy.patterns
+        if _is_network(pattern) and pick_choice(settings, policy, None, []).required is closed
+    ]
+    for file in broken:
+        if file.role is Role.INITIATOR and file.is_policy and closed:
+            named += filter(_is_network, file.patterns)
+    return tuple(pattern for pattern in named if isinstance(pattern, PortalRange))
+
+
+def _is_network(pattern: PortalPattern) -> bool:
+    return isinstance(pattern, PortalRange) and not pattern.single
+
+
+def _opened(
+    views: Iterable[PortalView], closed: tuple[PortalRange, ...], wide: Iterable[PortalRange]
+) -> tuple[PortalRange, ...]:
+    """What may be reached in clear although it lies in a closed network: the narrower policy decides."""
+    opened = [
+        PortalRange(ipaddress.ip_network(view.seat.portal.address), view.seat.portal.port)
+        for view in views
+        if not view.closed and view.choice and view.role is Role.INITIATOR
+    ]
+    for clear in wide:
+        holes = [
+            c.network
+            for c in closed
+            if c.port == clear.port and c.network.prefixlen >= clear.network.prefixlen
+        ]
+        opened += [PortalRange(piece, clear.port) for piece in without(clear.network, holes)]
+    return tuple(opened)
+
+
+def _refuse_shared_pairs(views: tuple[PortalView, ...]) -> list[PortalView]:
+    """Close portals whose connections have the same two ids but different keys.
+
+    IKE knows no ports and no portals: towards one pair of ids charon would
+    take either key. The two keys of a rotation are meant so, and one key.
+    """
+    keys: dict[tuple[Peer, ...], dict[Secret, str]] = {}
+    for view in views:
+        if view.connection:
+            key = view.connection.key
+            keys.setdefault(view.connection.pair, {}).setdefault(key.secret, key.path)
+
+    def why(connection: Connection) -> tuple[str, str] | None:
+        paths = sorted(keys[connection.pair].values())
+        if len(paths) == 1:
+            return None
+        pair = f"{connection.local_id} and {connection.remote_id}"
+        message = f"different keys apply between {pair}: {', '.join(paths)}"
+        return message, "let one key serve all portals of that target, or give them different target_id"
+
+    return _refuse(views, why)
+
+
+def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
+    """Close portals whose key would let their target pose as another one.
+
+    A secret must name the local id where other identities of this host have
+    another key for the target. If that local id has other keys for other targets,
+    an IKEv2 peer could prove itself to be one of them with this one (:func:`~iscsi_ipsec.core.decide.secret_owners.with_owners`).
+    """
+    connections = [v.connection for v in views if v.connection and v.role is Role.INITIATOR]
+    of_remote = valid_keys(connections, "remote_id")
+    v2 = valid_keys((c for c in connections if c.ike is IkeMode.V2), "local_id")
+
+    def why(connection: Connection) -> tuple[str, str] | None:
+        crossed = (
+            connection.role is Role.INITIATOR
+            and len(of_remote[connection.remote_id]) > 1
+            and v2.get(connection.local_id, set()) - {valid(connection.key)}
+        )
+        if not crossed:
+            return None
+        message = (
+            f"{connection.local_id} has other keys for other targets, and {connection.remote_id} another"
+            " key for another identity of this host: that target could pose as the others"
+        )
+        return message, "give the target one key for all identities of this host, or this host one identity"
+
+    return _refuse(views, why)
+
+
+def _refuse(
+    views: Iterable[PortalView], why: Callable[[Connection], tuple[str, str] | None]
+) -> list[PortalView]:
+    """The views, without the connections for which there is a reason: what is wrong, and what to do."""
+    return [
+        _without_connection(view, *told) if view.connection and (told := why(view.connection)) else view
+        for view in views
+    ]
+
+
+def _without_connection(view: PortalView, message: str, hint: str) -> PortalView:
+    problem = Problem(code="ambiguous-key", message=message, hint=hint, portal=str(view.seat.portal))
+    reasons = (*view.reasons, f"{message}: the portal stays closed")
+    return dataclasses.replace(view, connection=None, problem=problem, reasons=reasons)
+
+
+def _share_connections(views: list[PortalView]) -> list[PortalView]:
+    """One connection for bindings of a portal that differ in nothing but the interface's name.
+
+    The traps of two would have the same selectors, and charon can only hold one.
+    """
+    count = Counter(view.seat.portal for view in views if view.role is Role.INITIATOR)
+    first: dict[Connection, Connection] = {}
+    shared = []
+    for view in views:
+        connection = view.connection
+        if connection is None or view.role is not Role.INITIATOR or count[view.seat.portal] == 1:
+            shared.append(view)
+            continue
+        unnamed = dataclasses.replace(connection, name="", seat=Seat(view.seat.portal))
+        shared.append(dataclasses.replace(view, connection=first.setdefault(unnamed, connection)))
+    return shared
+
+
+def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
+    for record in records:
+        if "%" in record.host:
+            yield Problem(
+                code="link-local",
+                message=f"the link-local portal {record.host} cannot be protected",
+                hint="give the target a global or unique local address",
+                file=record.path,
+            )
+
+
+def _warnings(views: tuple[PortalView, ...]) -> Iterable[Problem]:
+    """Warnings about keys as such: aggressive mode, group keys in use."""
+    used = {v.key_path: v for v in views if v.connection}
+    for path, view in sorted(used.items()):
+        key = view.connection.key if view.connection else None
+        if isinstance(key, GroupKey):
+            yield Problem(
+                code="group-key-in-use",
+                message="a group key is in use: whoever has it can pose as the target (RFC 3723, 5.8.3)",
+                hint="give each initiator a key of its own",
+                file=path,
+                severity=Severity.WARNING,
+            )
+    for view in views:
+        if view.connection and view.connection.ike is IkeMode.AGGRESSIVE:
+            yield Problem(
+                code="aggressive-mode",
+                message="aggressive mode with a pre-shared key lets a listener guess the key offline",
+                hint="use IKEv2 (leave out both mode flags) where the target can",
+                file=view.policy or view.key_path,
+                severity=Severity.WARNING,
+            )

@@ -1,0 +1,159 @@
+"""What must be in charon and nftables, as values; and why, for people.
+
+Law: types only. ``core.decide.derive`` fills them, ``core.ike.vici_messages`` spells them for
+charon, ``core.guard.ruleset`` for nftables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.model import (
+    Address,
+    EspMode,
+    IkeId,
+    IkeMode,
+    IpsecChoice,
+    Key,
+    Network,
+    Peer,
+    Portal,
+    PortalRange,
+    PreviousKey,
+    Problem,
+    Role,
+    Start,
+    Tuning,
+)
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.decide.world import Seat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One connection that charon shall have, in our terms (``core.ike.vici_messages`` spells it for charon)."""
+
+    name: str
+    seat: Seat
+    role: Role
+    local_address: Address
+    remote_address: Address | Network | None
+    local_id: IkeId
+    remote_id: Peer
+    ike: IkeMode
+    esp: EspMode
+    pfs: bool
+    ike_proposals: tuple[str, ...]
+    esp_proposals: tuple[str, ...]
+    local_ts: str
+    remote_ts: str
+    start: Start
+    user_space_esp: bool
+    tuning: Tuning
+    key: Key
+
+    @property
+    def pair(self) -> tuple[Peer, ...]:
+        """The owners that this connection's secret must have.
+
+        A responder names only the peer: an IKEv2 responder tries every key
+        that matches either id, so its own id would let each peer in with
+        every other peer's key.
+        """
+        return (self.remote_id,) if self.role is Role.TARGET else (self.local_id, self.remote_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretEntry:
+    """One secret that charon shall have: the key's bytes and exactly whose they are.
+
+    ``over``: another secret of the same owners, which this one goes before.
+    """
+
+    owners: tuple[Peer, ...]
+    secret: Secret
+    keys: tuple[str, ...]
+    over: Secret | None = None
+
+
+Contest = tuple[tuple[Peer, ...], Secret, Secret]
+"""Owners, their new key and their previous one: what a rotation is known by from pass to pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """Two keys that are valid side by side for these owners; ``lagging``: the previous one goes first."""
+
+    owners: tuple[Peer, ...]
+    secret: Secret
+    previous: PreviousKey
+    keys: tuple[str, ...]
+    lagging: bool
+    connections: tuple[Connection, ...]
+
+    @property
+    def contest(self) -> Contest:
+        """What it is known by."""
+        return (self.owners, self.secret, self.previous.secret)
+
+    @property
+    def in_order(self) -> tuple[Secret, Secret]:
+        """The key that goes first, and the one behind it."""
+        both = (self.secret, self.previous.secret)
+        return both[::-1] if self.lagging else both
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalView:
+    """What was decided about a portal, and why: a row of ``status`` and the text of ``explain``.
+
+    ``closed``: packets pass only inside IPsec. ``connection`` None with
+    ``closed`` true means that nothing passes at all.
+    """
+
+    seat: Seat
+    role: Role
+    managed: bool
+    closed: bool
+    reasons: tuple[str, ...]
+    origins: tuple[str, ...]
+    policy: str = ""
+    key: str = ""
+    key_path: str = ""
+    identity: Peer | None = None
+    choice: IpsecChoice | None = None
+    connection: Connection | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """The outcome: what must be in charon and in nftables, and what to tell.
+
+    ``networks``: where a portal that nothing has named yet must not be
+    reached in clear; ``opened``: what of them may.
+    """
+
+    portals: tuple[PortalView, ...]
+    connections: tuple[Connection, ...]
+    secrets: tuple[SecretEntry, ...]
+    rotations: tuple[Rotation, ...]
+    guarded: tuple[Portal, ...]
+    served: tuple[Portal, ...]
+    networks: tuple[PortalRange, ...]
+    opened: tuple[PortalRange, ...]
+    problems: tuple[Problem, ...]
+
+
+class Refused(Exception):
+    """A portal cannot be connected as asked. Raised and caught inside ``core`` only."""
+
+    def __init__(self, code: str, message: str, hint: str, file: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.file = code, message, hint, file
+
+    def problem(self, portal: Portal) -> Problem:
+        """The same for the admin."""
+        return Problem(
+            code=self.code, message=self.message, hint=self.hint, file=self.file, portal=str(portal)
+        )

@@ -1,0 +1,204 @@
+"""Portals that this host reaches as an initiator: each gets a view, and a connection where it may have one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from iscsi_ipsec.base.model import (
+    Address,
+    IkeId,
+    IpsecChoice,
+    Key,
+    PerIdKey,
+    PortalPolicy,
+    Problem,
+    Role,
+    Severity,
+    Start,
+)
+from iscsi_ipsec.core.config.invalid_files import BrokenFile
+from iscsi_ipsec.core.decide.connection_settings import (
+    connection_name,
+    esp_mode,
+    esp_proposals,
+    host_selector,
+    ike_proposals,
+    proposal_reasons,
+    tuning_of,
+)
+from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
+from iscsi_ipsec.core.decide.key_choice import pick_choice, pick_key, route_hint
+from iscsi_ipsec.core.decide.world import Lookup, Seat, World
+
+
+def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> PortalView:
+    """Decide about one portal as seen from one interface."""
+    world, portal = lookup.world, seat.portal
+    reasons: list[str] = []
+    policy = lookup.policy_for(portal, Role.INITIATOR)
+    held = (portal, Role.INITIATOR) in world.held
+    broken = lookup.broken_for(portal)
+    if policy:
+        reasons.append(f"policy {policy.path} applies")
+    if broken and broken.is_policy:
+        too = " too" if policy else ""
+        reasons.append(f"policy {broken.path} means it{too}, but has a mistake: nothing of it is in force")
+    elif not policy:
+        reasons.append("no policy names this portal")
+    view = PortalView(
+        seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
+        policy=policy.path if policy else "",
+    )  # fmt: skip
+    if portal.address in world.local_addresses:
+        reasons.append("the address is this host's own: its packets never leave the host")
+        return dataclasses.replace(view, reasons=tuple(reasons))
+    source = world.sources.get((portal.address, seat.oif))
+    try:
+        picked = pick_key(lookup, portal, policy, source, reasons)
+        if picked is None and policy is None:
+            if broken:
+                return broken_view(view, broken, held, reasons)
+            return uncovered_view(world, view, held, reasons)
+        choice = pick_choice(lookup.world.settings, policy, picked, reasons)
+        key_name, key_path = (picked.name, picked.path) if picked else ("", "")
+        view = PortalView(
+            seat=seat, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,
+            policy=view.policy, key=key_name, key_path=key_path, choice=choice,
+        )  # fmt: skip
+        if not choice.required:
+            return clear_view(world, view, reasons)
+        if picked is None:
+            raise Refused(
+                "no-key", f"no key applies to {portal}",
+                "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
+                view.policy,
+            )  # fmt: skip
+        connection = _connect(world, seat, policy, picked, choice, source, reasons)
+    except Refused as refusal:
+        reasons.append(f"{refusal.message}: the portal stays closed")
+        return dataclasses.replace(
+            view, managed=True, closed=True, problem=refusal.problem(portal), reasons=tuple(reasons)
+        )
+    return dataclasses.replace(
+        view, identity=connection.local_id, connection=connection, reasons=tuple(reasons)
+    )
+
+
+def uncovered_view(world: World, view: PortalView, held: bool, reasons: list[str]) -> PortalView:
+    """The view of a portal that no file covers: held closed, blocked, or left alone."""
+    portal = str(view.seat.portal)
+    if held:
+        reasons.append("it was managed before and no file covers it any more: it stays closed until released")
+        problem = Problem(
+            code="orphaned",
+            message=f"no file covers {portal} any more, so it stays closed",
+            hint=f"restore its files, or open it with: iscsi-ipsec release {portal}",
+            portal=portal,
+        )
+        return dataclasses.replace(view, managed=True, closed=True, problem=problem, reasons=tuple(reasons))
+    if world.settings.require_ipsec:
+        reasons.append("require_ipsec is set: a portal without key or policy is blocked")
+        problem = Problem(
+            code="ipsec-required",
+            message=f"{portal} has neither key nor policy and require_ipsec is set, so it is blocked",
+            hint="add a key to psk.d, or a policy to portal.d",
+            portal=portal,
+        )
+        return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
+    reasons.append("neither a key nor a policy applies: left alone, in clear")
+    return dataclasses.replace(view, reasons=tuple(reasons))
+
+
+def broken_view(view: PortalView, broken: BrokenFile, held: bool, reasons: list[str]) -> PortalView:
+    """The view of a portal that only a file with a mistake covers. Closed, but not held when the file goes."""
+    portal = str(view.seat.portal)
+    reasons.append(f"{broken.path} means it, but has a mistake: closed until that is mended")
+    problem = Problem(
+        code="broken-file",
+        message=f"{broken.path} means {portal}, but has a mistake, so {portal} stays closed",
+        hint=f"mend the file: iscsi-ipsec check {broken.path}",
+        file=broken.path,
+        portal=portal,
+    )
+    return dataclasses.replace(view, managed=held, closed=True, problem=problem, reasons=tuple(reasons))
+
+
+def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView:
+    """The view of a portal whose flags don't ask for IPsec."""
+    portal = str(view.seat.portal)
+    if world.settings.require_ipsec:
+        reasons.append("IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked")
+        problem = Problem(
+            code="ipsec-required",
+            message=f"the flags of {portal} allow clear text but require_ipsec is set, so it is blocked",
+            hint="set IKE_IPSEC_ENABLED for it",
+            file=view.policy or view.key_path,
+            portal=portal,
+        )
+        return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
+    reasons.append("IKE_IPSEC_ENABLED is unset: clear text is allowed")
+    problem = Problem(
+        code="clear-allowed",
+        message=f"the flags of {portal} don't ask for IPsec: it runs in clear",
+        hint="set IKE_IPSEC_ENABLED to protect it",
+        file=view.policy or view.key_path,
+        portal=portal,
+        severity=Severity.WARNING,
+    )
+    return dataclasses.replace(view, problem=problem, reasons=tuple(reasons))
+
+
+def _connect(
+    world: World, seat: Seat, policy: PortalPolicy | None, key: Key, choice: IpsecChoice,
+    source: Address | None, reasons: list[str],
+) -> Connection:  # fmt: skip
+    portal = seat.portal
+    if source is None:
+        raise Refused(
+            "no-route", f"the kernel has no route to {portal}" + (f" through {seat.oif}" if seat.oif else ""),
+            route_hint(portal, policy),
+        )  # fmt: skip
+    esp = esp_mode(world, policy, choice, portal)
+    outer_remote = policy.tunnel_outer_remote if policy and policy.tunnel_outer_remote else portal.address
+    outer_local = policy.tunnel_outer_local if policy else None
+    if outer_local is None:
+        outer_local = world.sources.get((outer_remote, seat.oif))
+    if outer_local is None:
+        raise Refused(
+            "no-route", f"the kernel has no route to the tunnel's outer address {outer_remote}",
+            f"check with: ip route get {outer_remote}", policy.path if policy else "",
+        )  # fmt: skip
+    if outer_local.version != outer_remote.version:
+        raise Refused(
+            "mixed-versions", f"the tunnel's outer addresses {outer_local} and {outer_remote} differ in IP version",
+            "set both tunnel_outer_local and tunnel_outer_remote", policy.path if policy else "",
+        )  # fmt: skip
+    local_id = key.id if isinstance(key, PerIdKey) else IkeId.address(source)
+    remote_id = policy.target_id if policy and policy.target_id else IkeId.address(outer_remote)
+    reasons.append(
+        f"identity {local_id.text} ({local_id.type.name}) towards {remote_id.text} ({remote_id.type.name})"
+    )
+    tuning = tuning_of(world, policy)
+    reasons.extend(proposal_reasons(world, policy))
+    return Connection(
+        name=connection_name(portal, seat.oif),
+        seat=seat,
+        role=Role.INITIATOR,
+        local_address=outer_local,
+        remote_address=outer_remote,
+        local_id=local_id,
+        remote_id=remote_id,
+        ike=choice.ike,
+        esp=esp,
+        pfs=choice.pfs,
+        ike_proposals=ike_proposals(world, choice, tuning),
+        esp_proposals=esp_proposals(world, policy, choice, tuning),
+        local_ts="dynamic[6]" if outer_local == source else f"{host_selector(source)}[6]",
+        remote_ts=f"dynamic[6/{portal.port}]"
+        if outer_remote == portal.address
+        else f"{host_selector(portal.address)}[6/{portal.port}]",
+        start=tuning.start or Start.TRAP,
+        user_space_esp=world.user_space_esp,
+        tuning=tuning,
+        key=key,
+    )

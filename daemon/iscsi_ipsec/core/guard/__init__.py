@@ -1,0 +1,1 @@
+"""The guard as nftables text."""

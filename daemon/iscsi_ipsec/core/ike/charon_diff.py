@@ -1,0 +1,84 @@
+"""What must be done to charon so that it holds what is wanted: a value, not an action.
+
+Law: pure. A plan is the difference between the names that are wanted and the
+names that charon lists; nothing is remembered, so a wiped or meddled charon
+gives the right plan as well. No operation touches a name without our prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.charon_sa import CharonState
+from iscsi_ipsec.core.ike.vici_messages import PREFIX, Message, SpelledConnection, SpelledSecret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One VICI command: ``wanted`` is what it loads, ``item`` the name of that or of what it unloads.
+
+    Its message and text are made when they are asked for: a first plan has thousands.
+    """
+
+    command: str
+    item: str
+    wanted: SpelledSecret | SpelledConnection | None = None
+    why: str = ""
+
+    @property
+    def message(self) -> Message:
+        """What the command takes."""
+        if self.wanted is not None:
+            return self.wanted.message
+        return {"id" if self.command == "unload-shared" else "name": self.item}
+
+    @property
+    def text(self) -> str:
+        """What it does and why, for people."""
+        verb, _, kind = self.command.partition("-")
+        what = "secret" if kind == "shared" else "connection"
+        owners = f" of {', '.join(self.wanted.owners)}" if isinstance(self.wanted, SpelledSecret) else ""
+        return f"{verb} {what} {self.item}{owners}{': ' if self.why else ''}{self.why}"
+
+
+def plan(
+    secrets: Iterable[SpelledSecret], connections: Iterable[SpelledConnection], state: CharonState
+) -> tuple[Operation, ...]:
+    """The operations that turn ``state`` into what is wanted, in the order in which they must run.
+
+    Secrets come before the connections whose traps may need them at once, and
+    a new secret before an old one goes, so that no moment is without a key.
+    A secret that stands above another is loaded after it, and again if the
+    other was missing: of two that match, charon takes the one loaded last.
+    A changed connection is unloaded right before it is loaded: charon does
+    not uninstall the trap of a child that only changed its name
+    (vici_config.c, replace_children), and its SAs stay in either case.
+    Secrets that charon cannot list are left as they are.
+    """
+    held = state.secrets
+    wanted_secrets = {secret.id: secret for secret in secrets} if held is not None else {}
+    wanted_conns = {connection.name: connection for connection in connections}
+    operations: list[Operation] = []
+    for secret_id, secret in wanted_secrets.items():
+        if held is not None and secret_id in held and (not secret.above or secret.above in held):
+            continue
+        operations.append(Operation(command="load-shared", item=secret_id, wanted=secret))
+    for name, wanted in wanted_conns.items():
+        loaded = state.conns.get(name)
+        if loaded == frozenset({wanted.child}):
+            continue
+        if loaded is not None:
+            operations.append(Operation(command="unload-conn", item=name, why="its settings changed"))
+        operations.append(Operation(command="load-conn", item=name, wanted=wanted))
+    operations += [
+        Operation(command="unload-conn", item=name, why="nothing asks for it")
+        for name in sorted(state.conns.keys() - wanted_conns.keys())
+        if name.startswith(PREFIX)
+    ]
+    operations += [
+        Operation(command="unload-shared", item=secret_id, why="no key is this")
+        for secret_id in sorted((held or frozenset()) - wanted_secrets.keys())
+        if secret_id.startswith(PREFIX)
+    ]
+    return tuple(operations)

@@ -1,0 +1,117 @@
+"""Which connections have lost their policies in the kernel, although charon still believes in them.
+
+Law: pure. charon installs the policy of a trap when the connection is loaded,
+and those of an SA when it comes up, and never looks at them again. So after
+`ip xfrm policy flush` nothing asks for an SA any more, and on a target nothing
+is sent through one: the guard keeps the portal closed, and it stays closed. The other way
+round, a charon that was killed leaves SAs that the next one knows nothing of, and
+`ip xfrm state flush` leaves one that believes in SAs which are gone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from iscsi_ipsec.base.charon_sa import IkeSa
+from iscsi_ipsec.base.model import Address, Network, Role
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
+from iscsi_ipsec.core.decide.desired import Connection
+from iscsi_ipsec.core.ike.sa_lifecycle import carrying
+
+IPPROTO_TCP, IPPROTO_ESP = 6, 50
+
+
+def lost_traps(connections: Iterable[Connection], policies: Iterable[KernelPolicy]) -> frozenset[str]:
+    """Names of the connections towards whose portal no policy of the kernel leads."""
+    leading = _leading(policies)
+    return frozenset(c.name for c in connections if _has_trap(c) and _way(c) not in leading)
+
+
+def orphaned_sas(
+    connections: Iterable[Connection],
+    sas: Iterable[IkeSa],
+    policies: Iterable[KernelPolicy],
+    states: Iterable[KernelState],
+) -> frozenset[str]:
+    """Names of the connections whose packets go through an SA in the kernel that charon does not know.
+
+    A charon that is killed leaves them, and the next one gives its trap the same reqid. Nobody
+    renews them, and when the far end has let go of them they lead nowhere until they expire.
+    """
+    sending: dict[object, set[int]] = {}
+    for state in states:
+        if state.proto == IPPROTO_ESP and not state.larval:
+            sending.setdefault((state.src, state.dst), set()).add(state.reqid)
+    known = {ike.conn for ike in sas if carrying(ike)}
+    suspects = [
+        (c, sending[ends])
+        for c in connections
+        if (ends := (c.local_address, c.remote_address)) in sending and _has_trap(c) and c.name not in known
+    ]
+    leading = _leading(policies) if suspects else {}
+    return frozenset(c.name for c, reqids in suspects if leading.get(_way(c)) in reqids)
+
+
+def stranded_sas(
+    connections: Iterable[Connection], sas: Iterable[IkeSa], policies: Iterable[KernelPolicy]
+) -> tuple[IkeSa, ...]:
+    """The IKE_SAs of served portals with a child through which no policy of the kernel sends anything."""
+    served = {c.name for c in connections if c.role is Role.TARGET and not c.user_space_esp}
+    sending = {policy.reqid for policy in policies if policy.direction == "out"}
+    return tuple(
+        ike
+        for ike in sas
+        if ike.conn in served
+        and any(child.state == "INSTALLED" and child.reqid not in sending for child in ike.children)
+    )
+
+
+def missing_sas(
+    connections: Iterable[Connection], sas: Iterable[IkeSa], states: Iterable[KernelState]
+) -> tuple[IkeSa, ...]:
+    """The IKE_SAs with a child that charon believes in and the kernel does not have.
+
+    The kernel asks for it, but charon takes what is asked for a duplicate of what it has. Where
+    the outbound one is missing, the kernel's note that it has asked may bear its SPI, as the policy does.
+    """
+    in_kernel = {c.name for c in connections if not c.user_space_esp}
+    held = {state.spi_hex for state in states}
+    return tuple(
+        ike
+        for ike in sas
+        if ike.conn in in_kernel
+        and any(c.state == "INSTALLED" and not {c.spi_in, c.spi_out} - {""} <= held for c in ike.children)
+    )
+
+
+_Way: TypeAlias = tuple[Network, Network, int]
+"""Source, destination and destination port of the packets that a trap is for."""
+
+
+def _leading(policies: Iterable[KernelPolicy]) -> dict[_Way, int]:
+    """The reqid of the kernel's policy for each way."""
+    return {
+        (policy.src, policy.dst, policy.dport): policy.reqid
+        for policy in policies
+        if policy.direction == "out" and policy.proto in (0, IPPROTO_TCP) and not policy.restricted
+    }
+
+
+def _has_trap(connection: Connection) -> bool:
+    return connection.role is Role.INITIATOR and not connection.user_space_esp
+
+
+def _way(connection: Connection) -> _Way:
+    portal = connection.seat.portal
+    return _source(connection), _host(portal.address), portal.port
+
+
+def _source(connection: Connection) -> Network:
+    selected, _, _ = connection.local_ts.partition("[")
+    return _host(connection.local_address) if selected == "dynamic" else ipaddress.ip_network(selected)
+
+
+def _host(address: Address) -> Network:
+    return ipaddress.ip_network(address)

@@ -1,0 +1,71 @@
+"""What is wanted beside what charon holds, as a pass needs it to keep SAs and to tell.
+
+Law: pure functions of immutable values, so that a pass in which nothing differs need not ask them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from iscsi_ipsec.base.charon_sa import CharonState
+from iscsi_ipsec.base.model import Address, Portal, Role, Start
+from iscsi_ipsec.core.decide.desired import Connection, Desired
+from iscsi_ipsec.core.ike.sa_lifecycle import Upheld
+from iscsi_ipsec.core.ike.vici_messages import SpelledConnection, SpelledRotation, SpelledSecret
+
+_NONE: frozenset[str] = frozenset()
+
+
+def children_by_name(connections: tuple[SpelledConnection, ...]) -> Mapping[str, str]:
+    """The children that are wanted."""
+    return {c.name: c.child for c in connections}
+
+
+def rotations_by_name(connections: tuple[SpelledConnection, ...]) -> Mapping[str, SpelledRotation]:
+    """What the children's names mean of those with two valid keys."""
+    return {c.name: c.rotation for c in connections if c.rotation}
+
+
+def loaded_connections(
+    desired: Desired,
+    secrets: tuple[SpelledSecret, ...],
+    connections: tuple[SpelledConnection, ...],
+    state: CharonState,
+) -> frozenset[str]:
+    """Connections that charon holds as they shall be, with their secret."""
+    loaded = frozenset(c.name for c in connections if state.conns.get(c.name) == frozenset({c.child}))
+    if missing := {s.id for s in secrets} - (state.secrets or frozenset()):
+        pairs = {s.entry.owners for s in secrets if s.id in missing}
+        loaded -= {c.name for c in desired.connections if {c.pair, (c.remote_id,)} & pairs}
+    return loaded
+
+
+def upheld_connections(
+    connections: tuple[Connection, ...],
+    spelled: tuple[SpelledConnection, ...],
+    conns: Mapping[str, frozenset[str]],
+    with_session: frozenset[Portal],
+    waiting: frozenset[Address],
+    orphaned: frozenset[str],
+) -> tuple[Upheld, ...]:
+    """The connections in charon as upkeep sees them.
+
+    Packets wait for an SA towards the addresses ``waiting``, and go through one that
+    charon does not know where a connection is ``orphaned``.
+    """
+    return tuple(
+        Upheld(
+            name=named.name,
+            child=named.child,
+            key_part=named.key_part,
+            valid=named.rotation.parts if named.rotation else _NONE,
+            initiator=connection.role is Role.INITIATOR,
+            wanted_now=connection.start is Start.START
+            or connection.user_space_esp
+            or connection.seat.portal in with_session
+            or connection.remote_address in waiting
+            or connection.name in orphaned,
+        )
+        for connection, named in zip(connections, spelled, strict=True)
+        if named.name in conns
+    )

@@ -1,0 +1,216 @@
+"""What must be done about SAs: start what is missing, replace what is outdated, end what nothing asks for.
+
+Law: pure. The only memory is :class:`Attempts`, which the caller keeps, and
+time comes in as a number. A child's name tells the settings and key under
+which it was negotiated (``core.ike.vici_messages``), so an outdated SA is one whose
+name is not the wanted one.
+
+Replacing is make-before-break: the new SA is negotiated beside the old one,
+and the old one ends when the new one carries traffic. SAs of a removed key
+end at once; those of a changed key end after :data:`RETRY_DELAYS` have passed
+in vain, so that both ends can be given the new key one after the other. While
+two keys are valid side by side, SAs of neither end for their key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
+
+CARRYING = frozenset({"INSTALLED", "UPDATING", "REKEYING"})
+"""CHILD_SA states in which packets pass (child_sa.h)."""
+
+RETRY_DELAYS = (4.0, 6.0, 10.0, 15.0, 20.0)
+"""Seconds to wait for an attempt before the next; the last repeats. All stay far below
+open-iscsi's replacement_timeout of 120 s, and the first leaves a slow peer time to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upheld:
+    """A connection as this module sees it.
+
+    ``wanted_now``: traffic waits for it, or it shall be up always. ``valid``:
+    what the names of children begin with whose key is valid too.
+    """
+
+    name: str
+    child: str
+    key_part: str
+    initiator: bool
+    wanted_now: bool
+    valid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Initiate:
+    """Negotiate the connection's child."""
+
+    conn: str
+    child: str
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateIke:
+    """End an IKE_SA with its children; ``force``: without waiting for the peer."""
+
+    conn: str
+    ike_id: int
+    force: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateChild:
+    """End one CHILD_SA."""
+
+    conn: str
+    child_id: int
+    why: str
+
+
+SaOperation = Initiate | TerminateIke | TerminateChild
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How often a child was initiated without coming up, and when (monotonic seconds) to try again."""
+
+    child: str
+    count: int
+    due: float
+
+
+def carrying(ike: IkeSa) -> tuple[ChildSa, ...]:
+    """The children of an IKE_SA that pass packets."""
+    return tuple(child for child in ike.children if child.state in CARRYING)
+
+
+def plan_sas(
+    upheld: Iterable[Upheld],
+    sas: Iterable[IkeSa],
+    attempts: Mapping[str, Attempts],
+    now: float,
+    revoked: frozenset[str] = frozenset(),
+) -> tuple[tuple[SaOperation, ...], dict[str, Attempts]]:
+    """Return the operations and the attempts to remember until the next call.
+
+    ``revoked`` holds ``key_part`` prefixes whose key was taken away: what was
+    negotiated under them ends now.
+    """
+    by_conn: dict[str, list[IkeSa]] = {}
+    for ike in sas:
+        by_conn.setdefault(ike.conn, []).append(ike)
+    operations: list[SaOperation] = []
+    memory: dict[str, Attempts] = {}
+    for wanted in upheld:
+        mine = by_conn.pop(wanted.name, [])
+        if not mine and not wanted.wanted_now:
+            continue  # as nearly all of thousands
+        known = attempts.get(wanted.name)
+        gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known, now)}
+        operations += [
+            TerminateIke(i.conn, i.unique_id, True, "its key is out of use")
+            for i in mine
+            if i.unique_id in gone
+        ]
+        mine = [ike for ike in mine if ike.unique_id not in gone]
+        current = [ike for ike in mine if any(child.child_name == wanted.child for child in carrying(ike))]
+        if current and not wanted.initiator:
+            # many peers may share a served connection: one that came anew says nothing of the others
+            came = {ike.remote_id for ike in current}
+            operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id in came])
+            mine = [ike for ike in mine if ike.remote_id not in came]
+        elif current:
+            operations += _end_outdated(wanted, mine)
+            continue
+        outdated = any(carrying(ike) for ike in mine)
+        if wanted.initiator and (wanted.wanted_now or outdated or gone):
+            more, memory[wanted.name] = _attempt(wanted, mine, known, now)
+            operations += more
+        elif any(carrying(ike) and not _under(ike, wanted.valid) for ike in mine):
+            memory[wanted.name] = _count_grace(wanted, known, now)
+    for leftover in by_conn.values():
+        operations += [
+            TerminateIke(i.conn, i.unique_id, False, "nothing asks for it any more")
+            for i in leftover
+            if i.state != "DELETING"
+        ]
+    return tuple(operations), memory
+
+
+def next_due(attempts: Mapping[str, Attempts]) -> float | None:
+    """When the earliest attempt is due again (monotonic seconds), None where none waits."""
+    return min((a.due for a in attempts.values()), default=None)
+
+
+def _under(ike: IkeSa, key_parts: frozenset[str]) -> bool:
+    return any(child.child_name.startswith(part) for child in ike.children for part in key_parts)
+
+
+def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None, now: float) -> bool:
+    """Whether an SA of an earlier key has had its time of grace: an attempt for each delay, and none under way."""
+    if known is None or known.child != wanted.child:
+        return False
+    if known.count < len(RETRY_DELAYS) or now < known.due:
+        return False
+    return bool(ike.children) and not _under(ike, wanted.valid | {wanted.key_part})
+
+
+def _count_grace(wanted: Upheld, known: Attempts | None, now: float) -> Attempts:
+    """A responder cannot initiate; it only counts the delays in which the peer may come with the new key."""
+    if known is None or known.child != wanted.child:
+        return Attempts(wanted.child, 1, now + RETRY_DELAYS[0])
+    if now < known.due:
+        return known
+    return Attempts(
+        wanted.child, known.count + 1, now + RETRY_DELAYS[min(known.count, len(RETRY_DELAYS) - 1)]
+    )
+
+
+def _end_outdated(wanted: Upheld, mine: list[IkeSa]) -> list[SaOperation]:
+    operations: list[SaOperation] = []
+    for ike in mine:
+        if ike.state == "DELETING":
+            continue
+        live = carrying(ike)
+        outdated = [child for child in live if child.child_name != wanted.child]
+        if not wanted.initiator and _under(ike, wanted.valid):
+            continue  # it may be another peer's, and its initiator ends it when it has a new one
+        if outdated and len(outdated) == len(live):
+            operations.append(
+                TerminateIke(wanted.name, ike.unique_id, False, "replaced by one with the new settings")
+            )
+        else:
+            operations += [
+                TerminateChild(wanted.name, child.unique_id, "replaced by one with the new settings")
+                for child in outdated
+            ]
+    return operations
+
+
+def _attempt(
+    wanted: Upheld, mine: list[IkeSa], last: Attempts | None, now: float
+) -> tuple[list[SaOperation], Attempts]:
+    """Initiate when it is due.
+
+    An IKE_SA without children may be an attempt under way or one that
+    wedged (IKEv1 stays REKEYING and ignores acquires): it gets one delay,
+    then it is dropped, because ``initiate`` would queue behind it for ever.
+    """
+    if last is None or last.child != wanted.child:
+        last = Attempts(wanted.child, 0, now)
+        underway = any(ike.state == "CONNECTING" for ike in mine)
+        if underway:  # the trap was faster; give it the time of a first attempt
+            last = replace(last, count=1, due=now + RETRY_DELAYS[0])
+    if now < last.due:
+        return [], last
+    operations: list[SaOperation] = [
+        TerminateIke(wanted.name, ike.unique_id, True, "it came to nothing")
+        for ike in mine
+        if not carrying(ike) and (ike.state != "ESTABLISHED" or last.count)
+    ]
+    operations.append(Initiate(wanted.name, wanted.child))
+    delay = RETRY_DELAYS[min(last.count, len(RETRY_DELAYS) - 1)]
+    return operations, Attempts(wanted.child, last.count + 1, now + delay)

@@ -1,0 +1,1 @@
+"""open-iscsi's records, from their text."""

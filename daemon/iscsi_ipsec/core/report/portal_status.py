@@ -1,0 +1,307 @@
+"""The status document: what ``status.json`` holds and people are shown.
+
+Law: pure. A portal is ``protected`` only if charon carries it in the mode
+that was asked for; a silent downgrade is a problem, not a green row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
+from iscsi_ipsec.core.decide.desired import Connection, PortalView
+from iscsi_ipsec.core.ike.ike_failures import Cause, in_mode
+from iscsi_ipsec.core.ike.sa_lifecycle import carrying
+from iscsi_ipsec.core.ike.vici_messages import SpelledRotation
+from iscsi_ipsec.core.report.schema import problem_row, session_row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the world says at the end of a pass.
+
+    ``loaded`` are connections that charon holds with their secret;
+    ``struggling`` those whose first attempt to come up is over without success;
+    ``rotations`` says of those with two valid keys what their children's names mean.
+    """
+
+    sas: tuple[IkeSa, ...] = ()
+    sessions: tuple[IscsiSession, ...] = ()
+    loaded: frozenset[str] = frozenset()
+    struggling: frozenset[str] = frozenset()
+    guarded: frozenset[Portal] = frozenset()
+    guard_wanted: bool = True
+    children: Mapping[str, str] | None = None
+    rotations: Mapping[str, SpelledRotation] = field(default_factory=dict)
+    causes: Mapping[str, Cause] | None = None
+    charon_reachable: bool = False
+
+
+def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[str, Any]]:
+    """One JSON row per view, in its order."""
+    return PortalRows().of(tuple(views), observed)
+
+
+class PortalRows:
+    """:func:`portal_rows` again and again: what would be equal is the very same row, or list of rows."""
+
+    def __init__(self) -> None:
+        self._all = Same(self._make)
+        self._made_of: list[tuple[object, ...]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def of(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
+        """The rows; nobody may change them."""
+        return self._all.of(views, observed)
+
+    def _make(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
+        by_conn: dict[str, list[IkeSa]] = {}
+        for ike in observed.sas:
+            by_conn.setdefault(ike.conn, []).append(ike)
+        by_remote: dict[Portal, list[IscsiSession]] = {}
+        for session in observed.sessions:
+            by_remote.setdefault(session.remote, []).append(session)
+        before, rows = self._made_of, []
+        self._made_of = []
+        for place, view in enumerate(views):
+            name = view.connection.name if view.connection else ""
+            sas = by_conn.get(name, [])
+            sessions = by_remote.get(view.seat.portal, []) if by_remote else []
+            made_of = (view, sas, sessions, *_said_of(name, view.seat.portal, observed))
+            same = place < len(before) and before[place] == made_of
+            rows.append(self._rows[place] if same else _row(view, observed, sas, sessions))
+            self._made_of.append(made_of)
+        self._rows = rows
+        return rows
+
+
+def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...]:
+    """What an observation says of one portal besides its SAs and sessions."""
+    return (
+        observed.charon_reachable,
+        observed.guard_wanted,
+        portal in observed.guarded,
+        name in observed.loaded,
+        name in observed.struggling,
+        (observed.children or {}).get(name),
+        observed.rotations.get(name),
+        (observed.causes or {}).get(name),
+    )
+
+
+def _row(
+    view: PortalView, observed: Observed, sas: list[IkeSa], sessions: list[IscsiSession]
+) -> dict[str, Any]:
+    connection = view.connection
+    ike, child = _best(sas, observed, connection) if connection else (None, None)
+    rotation = observed.rotations.get(connection.name) if connection else None
+    problem = view.problem or _live_problem(view, connection, child, sessions, observed)
+    choice = view.choice
+    esp = connection.esp if connection else choice.esp if choice else None
+    guarded = not view.closed or not observed.guard_wanted or view.seat.portal in observed.guarded
+    return {
+        "portal": str(view.seat.portal),
+        "interface": view.seat.oif,
+        "role": view.role.value,
+        "managed": view.managed,
+        "closed": view.closed,
+        "protected": bool(child and connection and not _downgrade(connection, child)),
+        "ready": _is_ready(view, observed) and guarded,
+        "identity": str(view.identity) if view.identity else None,
+        "identity_type": _id_type(view.identity),
+        "peer_identity": str(connection.remote_id) if connection and view.role is Role.INITIATOR else None,
+        "key": view.key or None,
+        "key_file": view.key_path or None,
+        "previous_until": rotation.until if rotation else None,
+        "policy": view.policy or None,
+        "ike": choice.ike.value if choice and choice.required else None,
+        "mode": esp.value if esp and choice and choice.required else None,
+        "pfs": choice.pfs if choice and choice.required else None,
+        "connection": connection.name if connection else None,
+        "child": (observed.children or {}).get(connection.name) if connection else None,
+        "local_address": str(connection.local_address) if connection else None,
+        "remote_address": str(connection.remote_address)
+        if connection and connection.remote_address
+        else None,
+        "ike_proposals": connection.ike_proposals if connection else (),
+        "esp_proposals": connection.esp_proposals if connection else (),
+        "user_space_esp": connection.user_space_esp if connection else False,
+        "reasons": view.reasons,
+        "origins": view.origins,
+        "sessions": [session_row(session) for session in sessions],
+        "sa": _sa(ike, child, _key_of(child, connection, observed)) if connection and ike and child else None,
+        "problem": problem_row(problem) if problem else None,
+    }
+
+
+def _id_type(peer: Peer | None) -> str | None:
+    if peer is None:
+        return None
+    return peer.type.name if isinstance(peer, IkeId) else f"addresses of IPv{peer.version}"
+
+
+def _is_ready(view: PortalView, observed: Observed) -> bool:
+    if view.connection:
+        return view.connection.name in observed.loaded
+    return not view.closed
+
+
+def _best(
+    sas: list[IkeSa], observed: Observed, connection: Connection
+) -> tuple[IkeSa | None, ChildSa | None]:
+    """The child that carries packets now: one with the wanted settings before an outdated one, the youngest first."""
+    wanted = (observed.children or {}).get(connection.name)
+    live = [(ike, child) for ike in sas for child in carrying(ike)]
+    if not live:
+        return None, None
+    return min(live, key=lambda pair: (pair[1].child_name != wanted, pair[1].age))
+
+
+def _live_problem(
+    view: PortalView, connection: Connection | None, child: ChildSa | None,
+    sessions: list[IscsiSession], observed: Observed,
+) -> Problem | None:  # fmt: skip
+    if connection is None:
+        return None
+    portal = str(view.seat.portal)
+    if not observed.charon_reachable:
+        return Problem(
+            code="charon-unreachable", message="charon cannot be reached, so no SA can be negotiated", portal=portal,
+            hint="systemctl status strongswan",
+        )  # fmt: skip
+    cause = (observed.causes or {}).get(connection.name)
+    cause = in_mode(cause, connection.ike) if cause else None
+    rotation = observed.rotations.get(connection.name)
+    if child and rotation and child.child_name.startswith(rotation.previous):
+        return _previous_in_use(view, portal, rotation)
+    if child and child.child_name != (observed.children or {}).get(connection.name):
+        # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
+        return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
+    if child:
+        told = _downgrade(connection, child)
+        if told:
+            return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
+        return _failing_rekey(portal, cause) if cause else None
+    if cause:
+        return Problem(
+            code=cause.code, message=cause.message, hint=cause.hint, portal=portal, severity=_severity(cause)
+        )
+    if sessions and connection.name in observed.struggling:
+        return Problem(
+            code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
+            hint="the daemon is negotiating; if this stays, see charon's log",
+        )  # fmt: skip
+    return None
+
+
+def _previous_in_use(view: PortalView, portal: str, rotation: SpelledRotation) -> Problem:
+    far = "initiator" if view.role is Role.TARGET else "target"
+    return Problem(
+        code="previous-key-in-use",
+        message=f"the SA was authenticated by the previous key, which goes out of use at {rotation.until}",
+        hint=f"give the {far} the new key before that",
+        file=view.key_path,
+        portal=portal,
+        severity=Severity.WARNING,
+    )
+
+
+def _key_of(child: ChildSa, connection: Connection, observed: Observed) -> str:
+    """By which key an SA was authenticated, as its child's name tells."""
+    rotation = observed.rotations.get(connection.name)
+    wanted = (observed.children or {}).get(connection.name, "")
+    if rotation and child.child_name.startswith(rotation.previous):
+        return "previous"
+    if rotation and child.child_name.startswith(rotation.staged):
+        return "current" if connection.role is Role.INITIATOR else "either"
+    same = child.child_name.split("-")[:3] == wanted.split("-")[:3]
+    return "current" if same or (rotation and child.child_name.startswith(rotation.current)) else "earlier"
+
+
+def _failing_rekey(portal: str, cause: Cause) -> Problem:
+    """Packets pass, but since the SA came up a negotiation has failed: it may not outlive its lifetime."""
+    return Problem(
+        code=cause.code,
+        message=f"the SA is up, but renewing it fails: {cause.message}",
+        hint=cause.hint,
+        portal=portal,
+        severity=_severity(cause),
+    )
+
+
+def _severity(cause: Cause) -> Severity:
+    return Severity.WARNING if cause.passing else Severity.ERROR
+
+
+def _outdated(portal: str, cause: Cause | None) -> Problem:
+    """The SA that carries packets is of an earlier key or setting, and no new one has come up yet."""
+    message = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+    return Problem(
+        code="outdated-sa",
+        message=f"{message}: {cause.message}" if cause else message,
+        hint=cause.hint if cause else "the daemon is negotiating; a changed key must be changed on both ends",
+        portal=portal,
+    )
+
+
+def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] | None:
+    """What was negotiated against what was asked for: (code, message, hint), or None."""
+    if child.mode.lower() != connection.esp.value:
+        return (
+            "mode-differs",
+            f"{connection.esp.value} mode was asked for, but {child.mode.lower()} mode was negotiated",
+            "the target allows only the other mode: change the flags here or its configuration",
+        )
+    offered = {part for proposal in connection.esp_proposals for part in proposal.split("-")}
+    used = _keyword(child)
+    if used and used not in offered:
+        return (
+            "cipher-differs", f"the SA uses {used}, which was not offered", "end the SA: it was not made by us",
+        )  # fmt: skip
+    if connection.pfs and connection.ike is not IkeMode.V2 and not child.dh_group:
+        # IKEv2's first child has no exchange of its own (RFC 7296, 1.2), so only IKEv1 can tell
+        return ("no-pfs", "PFS was asked for, but the SA was negotiated without", "enable PFS on the target")
+    return None
+
+
+def _keyword(child: ChildSa) -> str:
+    """The SA's cipher as a proposal keyword (aes256, aes256gcm16); empty where we know none."""
+    match child.encr:
+        case "AES_CBC":
+            return f"aes{child.encr_keysize}"
+        case "AES_GCM_16":
+            return f"aes{child.encr_keysize}gcm16"
+        case "CHACHA20_POLY1305":
+            return "chacha20poly1305"
+        case _:
+            return ""
+
+
+def cipher(child: ChildSa) -> str:
+    """The SA's algorithms as people read them: ``AES_GCM_16-256``, ``AES_CBC-128/HMAC_SHA2_256_128``."""
+    text = f"{child.encr}-{child.encr_keysize}" if child.encr_keysize else child.encr
+    return f"{text}/{child.integ}" if child.integ else text
+
+
+def _sa(ike: IkeSa, child: ChildSa, key: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "ike_id": ike.unique_id,
+        "ike_version": ike.version,
+        "child_id": child.unique_id,
+        "child": child.child_name,
+        "state": child.state,
+        "mode": child.mode.lower(),
+        "cipher": cipher(child),
+        "dh_group": child.dh_group or None,
+        "age": child.age,
+        "bytes_in": child.bytes_in,
+        "bytes_out": child.bytes_out,
+        "reqid": child.reqid,
+        "spi_in": child.spi_in,
+        "spi_out": child.spi_out,
+    }

@@ -1,0 +1,470 @@
+"""The admin's files, read and parsed: what is in force of each, and what is wrong with any.
+
+Law: a file that cannot be used never makes things worse. Its last good
+content stays in force, the other files go on, and a problem says what to do.
+A file whose ``stat`` is as it was is not opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol, TypeVar
+
+from iscsi_ipsec.adapters import files
+from iscsi_ipsec.adapters.files import FileStat, FoundFile
+from iscsi_ipsec.adapters.state_db import LastGood, Store
+from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
+from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, PortalPolicy, Problem
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.config.invalid_files import BrokenFile, read_broken
+from iscsi_ipsec.core.config.key_file import previous_over_problem
+from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.service.config_content import parse_content, revive
+from iscsi_ipsec.service.paths import Paths
+
+T = TypeVar("T")
+
+
+class FileRow(Protocol):
+    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked. What is told differently is another one."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def signature(self) -> str:
+        """Differs when the content does; empty for a masked file."""
+        ...
+
+
+class _MaskedFile(NamedTuple):
+    path: str
+    kind: str
+    state: str = "masked"
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What all files together say now; ``generation`` is the same as long as they say the same.
+
+    ``expires_in``: seconds until a previous key goes out of use, None where none is in use.
+    """
+
+    generation: int
+    settings: Settings
+    keys: tuple[Key, ...]
+    policies: tuple[PortalPolicy, ...]
+    broken: tuple[BrokenFile, ...]
+    rows: tuple[FileRow, ...]
+    problems: tuple[Problem, ...]
+    watched: tuple[str, ...]
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _More:
+    """What few files have. ``beside``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
+
+    problems: tuple[Problem, ...] = ()
+    beside: tuple[str, ...] = ()
+    beside_stats: tuple[FileStat | None, ...] = ()
+    previous_line: int = 0
+    broken: BrokenFile | None = None
+
+
+_NO_MORE = _More()
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What is known of one file. ``value`` None: nothing good was ever read.
+
+    It is the file's row too: what of it is told is never changed.
+    """
+
+    file: FoundFile
+    kind: str
+    value: object | None
+    settled: bool
+    state: str
+    more: _More = _NO_MORE
+
+    @property
+    def path(self) -> str:
+        return self.file.path
+
+    @property
+    def signature(self) -> str:
+        return self.file.stat.signature
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing but its ``stat`` can tell that it must be read again."""
+        return self.state == "ok" and self.settled and not self.more.beside
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The files of one kind.
+
+    ``restless`` are those that are looked at though their ``stat`` is as it was; ``hiding``
+    masks and refused files: nothing of them is in force, and nothing of weaker ones of their
+    name; ``remembered`` for each folder the names that it had; ``devices`` the file systems on
+    which folders lay: an empty one in place of another is only where it was mounted.
+    """
+
+    name: str
+    folders: Sequence[str]
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    found: files.Found | None = None
+    restless: tuple[FoundFile, ...] = ()
+    hiding: tuple[str, ...] = ()
+    remembered: dict[str, list[str]] = field(default_factory=dict)
+    devices: dict[str, int] = field(default_factory=dict)
+    rows: tuple[FileRow, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class FileReader:
+    """Reads the files of one instance; keeps what it read for the next time.
+
+    ``store`` None: look only, remember nothing (the ``plan`` and ``check`` verbs).
+    ``opened`` counts the files that were opened, for tests and benchmarks.
+    """
+
+    def __init__(self, paths: Paths, store: Store | None, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self._paths, self._store, self._clock = paths, store, clock
+        self._settings = _Kind("settings", (paths.config_dir,))
+        self._keys, self._policies = _Kind("psk", paths.psk_folders), _Kind("portal", paths.portal_folders)
+        self._searches = {
+            kind.name: files.ConfigSearch(kind.folders) for kind in (self._keys, self._policies)
+        }
+        self._stored: dict[str, LastGood] | None = None
+        self._unsaved: dict[str, LastGood] = {}
+        self._forgotten: set[str] = set()
+        self._checked: dict[str, str] = {}
+        self._generation = 0
+        self._renewals = store.renewals if store else 0
+        self._renewed = False
+        self._over: frozenset[str] = frozenset()
+        self._folders: tuple[FileStat | None, ...] = ()
+        self._inventory: Inventory | None = None
+        self.opened = 0
+
+    def read(self, *, all_files: bool = True) -> Inventory:
+        """What is in force. Never raises for what a file holds.
+
+        Not ``all_files``: nothing called that a file changed. Then files are looked at only if
+        their folders are not as they were, or something of them is not at rest.
+        """
+        folders = tuple(map(FileStat.at, self._watched_folders()))  # before what is in them
+        if not (all_files or self._renewed_store()) and self._inventory and folders == self._folders:
+            kinds = (self._settings, self._keys, self._policies)
+            if not any(kind.restless or kind.found is None or kind.found.unusable for kind in kinds):
+                return self._in_force(self._inventory)
+        self._folders = folders
+        self._recall()
+        if self._store is not None and self._renewed_store():
+            self._renewals, self._renewed = self._store.renewals, True
+            self.forget()  # what is good is read and stored again
+        self._checked.clear()
+        differs = self._refresh(self._settings, self._find_settings())
+        for kind in (self._keys, self._policies):
+            differs |= self._refresh(kind, self._find(kind))
+        if self._inventory is None or differs:
+            self._inventory = self._together()
+        return self._in_force(self._inventory)
+
+    def read_settings(self) -> Settings:
+        """What the settings file says, ahead of all other files."""
+        self._recall()
+        self._refresh(self._settings, self._find_settings())
+        return self._settings_in_force()
+
+    def _recall(self) -> None:
+        """Load what was good last, the first time."""
+        if self._stored is None:
+            self._stored = self._load_store()
+            for kind in (self._settings, self._keys, self._policies):
+                self._remember(kind)
+
+    def _settings_in_force(self) -> Settings:
+        value = next((e.value for e in self._settings.entries.values()), None)
+        return value if isinstance(value, Settings) else Settings()
+
+    def _renewed_store(self) -> bool:
+        return self._store is not None and self._store.renewals != self._renewals
+
+    def _watched_folders(self) -> tuple[str, ...]:
+        return (self._paths.config_dir, *self._paths.psk_folders, *self._paths.portal_folders)
+
+    def _find_settings(self) -> files.Found:
+        file = _find_one(self._paths.settings_file)
+        gone = not file and not os.path.isdir(self._paths.config_dir)
+        found = files.Found(files=(file,) if file else (), missing=(self._paths.config_dir,) if gone else ())
+        before = self._settings.found
+        return before if before == found else found
+
+    def _together(self) -> Inventory:
+        """What the files say, whatever the time is."""
+        kinds = (self._settings, self._keys, self._policies)
+        beside = {
+            os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.more.beside
+        }
+        return Inventory(
+            generation=self._generation,
+            settings=self._settings_in_force(),
+            keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
+            policies=_values(self._policies, PortalPolicy),
+            broken=tuple(e.more.broken for kind in kinds for e in kind.entries.values() if e.more.broken),
+            rows=tuple(row for kind in kinds for row in kind.rows),
+            problems=tuple(problem for kind in kinds for problem in kind.problems),
+            watched=(*self._watched_folders(), *sorted(beside)),
+        )
+
+    def _in_force(self, files_say: Inventory) -> Inventory:
+        """The same without previous keys whose time is over, and the seconds until the next one's is."""
+        staged = {key.path: key.previous.until for key in files_say.keys if key.previous}
+        if not staged and not self._over:
+            return files_say
+        now = datetime.fromtimestamp(self._clock() / 1e9, UTC)
+        over = frozenset(path for path, until in staged.items() if until <= now)
+        if over != self._over:
+            self._over = over
+            self._generation += 1
+            files_say = self._inventory = replace(files_say, generation=self._generation)
+        told = tuple(
+            previous_over_problem(path, self._keys.entries[path].more.previous_line, staged[path])
+            for path in sorted(over)
+        )
+        left = [(until - now).total_seconds() for path, until in staged.items() if path not in over]
+        return replace(
+            files_say,
+            keys=tuple(replace(key, previous=None) if key.path in over else key for key in files_say.keys),
+            problems=(*files_say.problems, *told),
+            expires_in=min(left, default=None),
+        )
+
+    def forget(self) -> None:
+        """Open every file at the next :meth:`read`, also those whose ``stat`` is as it was."""
+        for kind in (self._settings, self._keys, self._policies):
+            for entry in kind.entries.values():
+                entry.settled = False
+            kind.found = None
+
+    def save(self) -> Problem | None:
+        """Write what is new and good to the store; a problem where it cannot be written.
+
+        Apart from :meth:`read` so that keys reach charon first.
+        """
+        if self._store is None or not (self._unsaved or self._forgotten):
+            return None
+        try:
+            self._store.put_last_good(self._unsaved.values())
+            self._store.drop_last_good(self._forgotten)
+        except StateUnavailable as err:
+            return Problem(
+                code="state-unsaved",
+                message=f"the last good files cannot be kept for a restart: {err}",
+                hint=f"check space and rights of {self._paths.state_dir}",
+            )
+        self._unsaved.clear()
+        self._forgotten.clear()
+        return None
+
+    # -- one kind of file
+
+    def _find(self, kind: _Kind) -> files.Found:
+        unmounted = set()
+        for folder in kind.folders:
+            device = files.device_of(folder)
+            if kind.devices.get(folder, device) != device and not files.has_config(folder):
+                unmounted.add(folder)
+            elif device:
+                kind.devices[folder] = device
+        return self._searches[kind.name].find(kind.remembered, unmounted)
+
+    def _refresh(self, kind: _Kind, found: files.Found) -> bool:
+        """Read what is new or may be; whether anything is told otherwise than before."""
+        if found is kind.found and all(
+            self._is_current(kind.entries[file.path], file) for file in kind.restless
+        ):
+            return False
+        old = kind.entries
+        new: dict[str, _Entry] = {}
+        problems = list(found.problems)
+        for file in found.files:
+            entry = old.get(file.path)
+            if entry is None or not (
+                (entry.file.stat is file.stat and entry.at_rest) or self._is_current(entry, file)
+            ):
+                entry = self._read_file(kind.name, file, entry)
+            new[file.path] = entry
+        lost = {*found.missing, *found.unusable}
+        masked = (*found.masked, *(path for path in kind.hiding if lost and os.path.dirname(path) in lost))
+        if not lost.isdisjoint(kind.remembered):
+            self._keep_lost(kind, found, masked, new, problems)
+            new = dict(sorted(new.items(), key=lambda item: _name(item[0])))
+        stored = {path for path, last in (self._stored or {}).items() if last.kind == kind.name}
+        for path in (old.keys() | stored) - new.keys():
+            self._forget(path)
+        if old.keys() != new.keys() or any(
+            old[path].value is not entry.value or old[path].more.broken != entry.more.broken
+            for path, entry in new.items()
+        ):
+            self._generation += 1
+        hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
+        others = old.keys() != new.keys() or hiding != kind.hiding
+        kind.hiding = hiding
+        kind.found, kind.entries = found, new
+        kind.restless = tuple(file for file in found.files if not new[file.path].at_rest)
+        kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.more.problems))
+        kind.rows = (
+            *new.values(),
+            *(_MaskedFile(path, kind.name) for path in found.masked),
+        )
+        if others or stored:
+            self._remember(kind)
+        return True
+
+    def _remember(self, kind: _Kind) -> None:
+        """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
+        kind.remembered = {}
+        names = {file.path: file.name for file in kind.found.files} if kind.found else {}
+        stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
+        for path in (*kind.entries, *kind.hiding, *stored):
+            kind.remembered.setdefault(os.path.dirname(path), []).append(names.get(path) or _name(path))
+
+    def _keep_lost(
+        self,
+        kind: _Kind,
+        found: files.Found,
+        masked: Sequence[str],
+        new: dict[str, _Entry],
+        problems: list[Problem],
+    ) -> None:
+        """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
+        lost = {*found.missing, *found.unusable}
+        kept: dict[str, int] = {}
+        known = {path: entry for path, entry in kind.entries.items() if os.path.dirname(path) in lost}
+        for path, last in (self._stored or {}).items():
+            if last.kind == kind.name and os.path.dirname(path) in lost and path not in known:
+                known[path] = self._from_store(kind.name, FoundFile(path, _name(path), _NO_STAT), ())
+        taken = {_name(path) for path in (*new, *masked)}
+        for path, entry in sorted(
+            known.items(), key=lambda item: kind.folders.index(os.path.dirname(item[0]))
+        ):
+            if entry.value is not None and _name(path) not in taken:
+                taken.add(_name(path))
+                new[path] = replace(
+                    entry, settled=False, state="last-good", more=replace(entry.more, problems=())
+                )
+                kept[os.path.dirname(path)] = kept.get(os.path.dirname(path), 0) + 1
+        problems += [
+            Problem(
+                code="folder-gone",
+                file=folder,
+                message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
+                hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}"
+                " (where it was unmounted: restart iscsi-ipsecd)",
+            )
+            for folder in kind.folders
+            if folder in kept and folder in found.missing
+        ]
+
+    def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
+        if entry.state != "ok" or not entry.settled or entry.file.stat != file.stat:
+            return False
+        return tuple(map(FileStat.at, entry.more.beside)) == entry.more.beside_stats
+
+    def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
+        settled = file.stat.settled(self._clock())
+        self.opened += 1
+        text = ""
+        try:
+            raw = files.read_config(file.path, private=kind == "psk", checked=self._checked)
+            text = files.decode_config(raw, file.path)
+            parsed = parse_content(kind, file.path, file.name, Secret(raw), text)
+        except ConfigError as err:
+            if old is None or old.value is None:
+                entry = self._from_store(kind, file, err.problems)
+                broken = None if entry.value else read_broken(kind, text, file.path)
+                return replace(entry, more=replace(entry.more, broken=broken))
+            told = replace(old.more, problems=_told(err.problems))
+            return replace(old, file=file, settled=settled, state="last-good", more=told)
+        if not file.path.startswith(f"{self._paths.runtime_dir}/"):
+            last = LastGood(
+                path=file.path,
+                kind=kind,
+                raw=parsed.raw,
+                key=parsed.key,
+                previous=parsed.previous,
+                signature=file.stat.signature,
+            )
+            # from now on it is in memory, and thousands of texts need not be
+            if (self._stored or {}).pop(file.path, None) != last or self._renewed:
+                self._unsaved[file.path] = last
+            self._forgotten.discard(file.path)
+        more = _NO_MORE
+        if parsed.warnings or parsed.beside or parsed.previous_line:
+            more = _More(
+                problems=parsed.warnings,
+                beside=parsed.beside,
+                beside_stats=tuple(map(FileStat.at, parsed.beside)),
+                previous_line=parsed.previous_line,
+            )
+        return _Entry(file, kind, parsed.value, settled, "ok", more)
+
+    # -- last good
+
+    def _load_store(self) -> dict[str, LastGood]:
+        if self._store is None:
+            return {}
+        with contextlib.suppress(StateUnavailable):  # told by save()
+            return dict(self._store.all_last_good())
+        return {}
+
+    def _from_store(self, kind: str, file: FoundFile, problems: tuple[Problem, ...]) -> _Entry:
+        last = (self._stored or {}).get(file.path)
+        value = revive(kind, file.path, file.name, last) if last else None
+        told = _told(problems) if value is not None else problems
+        state = "last-good" if value is not None else "refused"
+        return _Entry(file, kind, value, False, state, _More(problems=told))
+
+    def _forget(self, path: str) -> None:
+        self._unsaved.pop(path, None)
+        if self._stored is not None:
+            self._stored.pop(path, None)
+        self._forgotten.add(path)
+
+
+_NO_STAT = FileStat.none()
+
+
+def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The same problems, saying that the last good content is in force."""
+    return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
+
+
+def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:
+    return tuple(e.value for e in kind.entries.values() if isinstance(e.value, type_))
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(files.SUFFIX)
+
+
+def _find_one(path: str) -> FoundFile | None:
+    try:
+        return FoundFile(path, _name(path), files.stat_config(path))
+    except OSError:
+        return None

@@ -1,0 +1,140 @@
+"""Keeps the guard: nftables' table as wanted, in the kernel and in the file that boot loads.
+
+Law: the table is replaced in one transaction and never taken away but by the
+setting ``guard = false``; someone else's change is put right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.adapters.files import FileStat
+from iscsi_ipsec.adapters.netlink import GuardMonitor
+from iscsi_ipsec.adapters.nft import Guard, GuardState
+from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import Portal, PortalRange, Problem
+from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.core.guard import ruleset
+from iscsi_ipsec.service.managed_portals import read_text
+from iscsi_ipsec.service.problems import fields, state_problem
+from iscsi_ipsec.service.resync_schedule import GUARD
+
+_log = logging.getLogger(__name__)
+
+GUARD_REASONS = frozenset({GUARD})
+"""Wakeups after which the kernel is asked whether the table is as it was loaded; the monitor's are restore()'s."""
+
+
+class GuardKeeper:
+    """Remembers the table as it was loaded, to see a change by others. ``loads`` counts for tests and metrics."""
+
+    def __init__(self, guard: Guard, path: str) -> None:
+        self._guard, self._path = guard, path
+        self._text = ""
+        self._state: GuardState | None = None
+        self._written: tuple[str, FileStat | None] | None = None
+        self._wanted = Same(_table)
+        self.loads = 0
+
+    def restore(self, *, gone: bool) -> None:
+        """Put the table back as it was loaded, if somebody changed it: the door first, everything else later.
+
+        ``gone``: that it was deleted is known, and looking would only cost time.
+        """
+        if not self._text:
+            return
+        try:
+            if not gone and (now := self._guard.installed()) == self._state:
+                self._state = now  # with its counters of now
+                return
+            self._load_again()
+        except KernelUnavailable:
+            self._state = None  # keep() tries again, and tells
+
+    def keep(
+        self, desired: Desired, settings: Settings, reasons: frozenset[str], problems: list[Problem]
+    ) -> GuardState | None:
+        """Make kernel and file hold what is desired; the table's state, None where it is not there."""
+        if not settings.guard:
+            self._drop(reasons, problems)
+            return None
+        text = self._wanted.of(
+            desired.guarded, desired.served, settings.guard_devices, desired.networks, desired.opened
+        )
+        try:
+            self._load(text, len(desired.guarded) + len(desired.served), reasons)
+        except KernelUnavailable as err:
+            self._state = None
+            problems.append(
+                Problem(
+                    code="guard-missing",
+                    message=f"the guard cannot be loaded, so a lost SA may mean clear text: {err}",
+                    hint="is nftables installed, and may this program use it?",
+                )
+            )
+        try:
+            self._keep_file(text)
+        except (NotPermitted, StateUnavailable) as err:
+            problems.append(state_problem(err))
+        return self._state
+
+    def _load(self, text: str, portals: int, reasons: frozenset[str]) -> None:
+        if text == self._text and self._state is not None:
+            if not reasons & GUARD_REASONS:
+                return
+            if (now := self._guard.installed()) == self._state:
+                self._state = now
+                return
+            self._load_again()
+            return
+        self._guard.load(text)
+        self.loads += 1
+        self._state = self._guard.installed()
+        self._text = text
+        _log.info("guard loaded for %d portals", portals)
+
+    def _load_again(self) -> None:
+        self._guard.load(self._text)
+        self.loads += 1
+        self._state = self._guard.installed()
+        _log.warning(
+            "guard was changed by someone else and has been loaded again", extra=fields(note="guard-changed")
+        )
+
+    def _keep_file(self, text: str) -> None:
+        """Write the file unless it is as we wrote it; without it the next boot would begin open."""
+        if self._written == (text, FileStat.at(self._path)):
+            return
+        if read_text(self._path) != text:
+            write_private(self._path, text.encode())
+        self._written = (text, FileStat.at(self._path))
+
+    def _drop(self, reasons: frozenset[str], problems: list[Problem]) -> None:
+        if not reasons & (GUARD_REASONS | GuardMonitor.reasons) and not self._text:
+            return
+        try:
+            if self._guard.installed() is not None:
+                self._guard.delete()
+                _log.warning(
+                    "guard removed: the settings say guard = false", extra=fields(note="guard-removed")
+                )
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            self._text, self._state = "", None
+        except (KernelUnavailable, OSError) as err:
+            problems.append(state_problem(err))
+
+
+def _table(
+    guarded: tuple[Portal, ...],
+    served: tuple[Portal, ...],
+    devices: tuple[str, ...],
+    networks: tuple[PortalRange, ...],
+    opened: tuple[PortalRange, ...],
+) -> str:
+    return ruleset.guard_table(guarded, served, devices, networks=networks, opened=opened)

@@ -1,0 +1,208 @@
+"""What charon said about failing negotiations, kept until the connection is up.
+
+The one thing that cannot be read again later: charon tells causes only in
+its log. Losing a line costs a less exact message, nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iscsi_ipsec.core.ike.ike_failures import (
+    AGGRESSIVE_OFF,
+    SILENT,
+    UNREACHABLE,
+    Cause,
+    as_passing,
+    classify,
+    doubts_key,
+    heavier,
+)
+from iscsi_ipsec.core.ike.key_rotation import UNNAMED
+from iscsi_ipsec.core.ike.vici_messages import PREFIX
+
+_SLACK = 1.0
+"""Seconds; charon tells an SA's age in whole ones, and a failure may precede its success by less."""
+
+_UNNAMED = "(unnamed)"
+"""What charon calls an IKE_SA that has found no connection yet."""
+
+_REMEMBERED = 600.0
+"""Seconds; whoever is refused aggressive mode tries again sooner."""
+
+_UNSENT_BEFORE = 20.0
+"""Seconds before a first retransmission in which its packet was sent, at charon's slowest."""
+
+YOUNG = 10.0
+"""Seconds for which a peer's silence is no error yet: two attempts of ours (core.ike.sa_lifecycle), and a slow machine's answer."""
+
+_BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IKE_SA")
+"""charon begins a negotiation, or is asked for one."""
+
+_WIPED = re.compile(r"\b(unload|remov|uninstall|clear|(updat|replac)ed vici connection)", re.IGNORECASE)
+"""We ourselves never load a connection over another one: the old one is unloaded first."""
+
+_DUPLICATE = re.compile(r"^not establishing CHILD_SA .* due to existing duplicate")
+"""charon (child_create.c) refuses to negotiate what it has. The kernel asks only for what it does not have."""
+
+_NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A cause, and when it was first and last heard."""
+
+    cause: Cause
+    first: float
+    last: float
+
+
+class Evidence:
+    """Collects causes by connection name; called from charon's event thread, read by the main loop.
+
+    ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
+    :attr:`wiped` is what it wakes with where others meddled with what is ours, :attr:`duplicate`
+    where charon and the kernel may not have the same SAs.
+    """
+
+    wiped = "wiped"
+    duplicate = "duplicate"
+
+    def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._wake, self._clock = wake, clock
+        self._lock = threading.Lock()
+        self._causes: dict[str, _Told] = {}
+        self._unsent: tuple[Cause, float] | None = None
+        self._aggressive_off: float | None = None
+        self._counted: dict[str, set[str]] = {}
+        self._failures: Counter[str] = Counter()
+        self._doubts: dict[str, tuple[str, int]] = {}
+        self._going: frozenset[str] = frozenset()
+        self.nameless = False
+
+    def expect_gone(self, names: Iterable[str]) -> None:
+        """We unload these ourselves now: charon's lines about it are no news."""
+        self._going = frozenset(names)
+
+    def on_event(self, event: str, message: Mapping[str, Any]) -> None:
+        """Take one VICI event."""
+        if event != "log":
+            if any(name.startswith(PREFIX) for name in message):
+                self._wake("sa")
+            return
+        line = message.get("msg")
+        if not isinstance(line, str):
+            return
+        if PREFIX in line and _WIPED.search(line) and self._going.isdisjoint(_NAME.findall(line)):
+            # swanctl --load-* throws ours away, somebody loads another of our name: no event tells, its log does
+            self._wake(self.wiped)
+        if PREFIX in line and _DUPLICATE.search(line):
+            self._wake(self.duplicate)
+        conn = message.get("ikesa-name")
+        if isinstance(conn, str) and doubts_key(line):
+            self._doubt(conn, str(message.get("ikesa-uniqueid")))
+        if conn is None and (unsent := classify(line)) and unsent.code == UNREACHABLE.code:
+            with self._lock:
+                self._unsent = (unsent, self._clock())
+        if not isinstance(conn, str) or not conn.startswith(PREFIX):
+            if conn in (None, _UNNAMED) and classify(line) is AGGRESSIVE_OFF:
+                with self._lock:
+                    self._aggressive_off = self._clock()
+                self._wake("cause")
+            return
+        if _BEGUN.search(line):
+            with self._lock:
+                self._counted.pop(conn, None)
+        cause = classify(line)
+        if cause:
+            with self._lock:
+                known = self._causes.get(conn)
+                told = heavier(known.cause if known else None, cause)
+                fresh = known is None or told is not known.cause
+                now = self._clock()
+                self._causes[conn] = _Told(told, now if fresh or known is None else known.first, now)
+                self._count(conn, cause.code)
+            if fresh:
+                self._wake("cause")
+
+    def _count(self, conn: str, code: str) -> None:
+        """Once for each negotiation, however many lines it takes charon to say so."""
+        counted = self._counted.setdefault(conn, set())
+        if code not in counted:
+            counted.add(code)
+            self._failures[code] += 1
+
+    def _doubt(self, conn: str, ike_id: str) -> None:
+        """Count each negotiation once, however often it says so."""
+        if conn != _UNNAMED and not conn.startswith(PREFIX):
+            return
+        at = UNNAMED if conn == _UNNAMED else conn
+        with self._lock:
+            last, count = self._doubts.get(at, ("", 0))
+            if last == ike_id:
+                return
+            self._doubts[at] = (ike_id, count + 1)
+        if at or self.nameless:
+            self._wake("doubt")
+
+    def doubts(self) -> Mapping[str, int]:
+        """How many negotiations of each connection came to nothing over a key, as it seems."""
+        with self._lock:
+            return {conn: count for conn, (_, count) in self._doubts.items()}
+
+    def forget(self, conn: str) -> None:
+        """What was said of the connection is answered: another key is shown now."""
+        with self._lock:
+            self._causes.pop(conn, None)
+
+    def settle(self, conn: str, age: float) -> None:
+        """The connection's SA is up since ``age`` seconds: what was said before that is history.
+
+        What was said since is kept if it is more than a slow answer: a rekeying that
+        fails (say, because only one end wants PFS) shows nowhere else.
+        """
+        with self._lock:
+            known = self._causes.get(conn)
+            if known and (known.cause.weight <= SILENT.weight or known.last < self._clock() - age - _SLACK):
+                del self._causes[conn]
+
+    def causes(self) -> Mapping[str, Cause]:
+        """What is known now."""
+        with self._lock:
+            return {
+                conn: as_passing(self._named(told)) if self._left(told) > 0 else self._named(told)
+                for conn, told in self._causes.items()
+            }
+
+    def _named(self, told: _Told) -> Cause:
+        """The cause; for silence, that nothing could be sent, which charon's log says of no connection."""
+        if told.cause is SILENT and self._unsent and self._unsent[1] >= told.first - _UNSENT_BEFORE:
+            return self._unsent[0]
+        return told.cause
+
+    def _left(self, told: _Told) -> float:
+        """Seconds for which a cause is young; never more than 0 for one that only somebody can mend."""
+        return told.first + YOUNG - self._clock() if told.cause.weight <= UNREACHABLE.weight else 0.0
+
+    def aggressive_off(self) -> bool:
+        """Whether charon has lately refused to answer in aggressive mode; it says so before it knows to whom."""
+        with self._lock:
+            return self._aggressive_off is not None and self._clock() - self._aggressive_off < _REMEMBERED
+
+    def ripens(self) -> float | None:
+        """Seconds until the first young cause is an error; None where there is none."""
+        with self._lock:
+            return min(
+                (left for told in self._causes.values() if (left := self._left(told)) > 0), default=None
+            )
+
+    def failures(self) -> Mapping[str, int]:
+        """Negotiations that failed since the start, by the codes of their causes."""
+        with self._lock:
+            return dict(self._failures)

@@ -1,0 +1,123 @@
+"""Portals that were managed once, and so stay closed until an admin releases them.
+
+Law: the store is asked once and then followed; a portal is remembered before
+its connection exists, and forgotten only on request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+
+from iscsi_ipsec.adapters.state_db import ManagedRecord, Store
+from iscsi_ipsec.base.errors import StateUnavailable
+from iscsi_ipsec.base.model import Portal, Problem, Role
+from iscsi_ipsec.core.decide.desired import PortalView
+from iscsi_ipsec.core.guard import ruleset
+from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.problems import fields, state_problem
+
+_log = logging.getLogger(__name__)
+
+
+class ManagedPortals:
+    """The memory of managed portals, and the requests to forget one.
+
+    What cannot be stored is held all the same, and stored when that works again.
+    """
+
+    def __init__(self, paths: Paths, store: Store) -> None:
+        self._paths, self._store = paths, store
+        self._held: dict[Portal, ManagedRecord] | None = None
+        self._unsaved: dict[Portal, ManagedRecord] = {}
+        self._holding: frozenset[tuple[Portal, Role]] | None = None
+        self._seen: tuple[PortalView, ...] | None = None
+        self._renewals = store.renewals
+
+    def held(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
+        """The portals that are held, with this host's role."""
+        held = self._records()
+        try:
+            self._store.mend()
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
+        if self._store.renewals != self._renewals:
+            self._renewals = self._store.renewals
+            self._unsaved = dict(held)
+        if self._holding is None:
+            self._holding = frozenset((record.portal, record.role) for record in held.values())
+        return self._holding
+
+    def _records(self) -> dict[Portal, ManagedRecord]:
+        if self._held is None:
+            stored: dict[Portal, ManagedRecord] | None = None
+            with contextlib.suppress(StateUnavailable):  # told by held()
+                stored = dict(self._store.managed())
+            if stored is None or self._store.fresh:  # what the guard held was managed
+                self._unsaved = self._from_guard_file()
+            self._held = (stored or {}) | self._unsaved
+        return self._held
+
+    def _from_guard_file(self) -> dict[Portal, ManagedRecord]:
+        guarded, served = ruleset.parse_elements(read_text(self._paths.guard_file))
+        records = [
+            ManagedRecord(portal=portal, role=role, since=int(time.time()), why="the guard held it")
+            for portals, role in ((guarded, Role.INITIATOR), (served, Role.TARGET))
+            for portal in portals
+        ]
+        return {record.portal: record for record in records}
+
+    def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
+        """Store newly managed portals before their connections exist: from now on they never open by themselves."""
+        held = self._records()
+        for view in () if views is self._seen else views:
+            portal = view.seat.portal
+            if view.managed and view.closed and portal not in held:
+                why = view.policy or view.key_path
+                self._holding = None
+                held[portal] = self._unsaved[portal] = ManagedRecord(
+                    portal=portal, role=view.role, since=int(time.time()), why=why
+                )
+        self._seen = views
+        if not self._unsaved:
+            return
+        try:
+            self._store.set_managed(self._unsaved.values())
+            self._unsaved.clear()
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
+
+    def grant_releases(self, problems: list[Problem]) -> None:
+        """Do what ``iscsi-ipsec release`` asked for: each request is a file that holds one portal."""
+        try:
+            names = sorted(os.listdir(self._paths.requests_dir))
+        except OSError:
+            return
+        held = self._records()
+        for name in names:
+            path = os.path.join(self._paths.requests_dir, name)
+            text = read_text(path).strip()
+            for portal in [p for p in held if str(p) == text]:
+                try:
+                    self._store.drop_managed([portal])
+                    del held[portal]
+                    self._holding = self._seen = None
+                    self._unsaved.pop(portal, None)
+                    about = fields(portal=str(portal), note="released")
+                    _log.warning("portal %s released on request", portal, extra=about)
+                except StateUnavailable as err:
+                    problems.append(state_problem(err))
+                    return
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def read_text(path: str) -> str:
+    """A small file of our own; empty where it is absent or unreadable."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(1 << 20)
+    except (OSError, UnicodeDecodeError):
+        return ""

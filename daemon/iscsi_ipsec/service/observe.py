@@ -1,0 +1,296 @@
+"""Looking: everything a pass must know, read and decided, before anything is changed.
+
+Law: looking changes nothing outside of caches; the ``plan`` verb looks with the
+same code as the daemon. Only :meth:`Looker.save` writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from iscsi_ipsec.adapters import openiscsi
+from iscsi_ipsec.adapters.block_devices import sessions_below_system
+from iscsi_ipsec.adapters.inotify import FileWatch
+from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
+from iscsi_ipsec.adapters.state_db import Store
+from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
+from iscsi_ipsec.core.decide.derive import Deriver
+from iscsi_ipsec.core.decide.desired import Connection, Contest, Desired, Rotation
+from iscsi_ipsec.core.decide.world import Lookup, World, wanted_names
+from iscsi_ipsec.core.ike.vici_messages import (
+    SpelledConnection,
+    SpelledSecret,
+    front_ids,
+    spell_connection,
+    spell_secret,
+)
+from iscsi_ipsec.core.report.system_disks import disk_problems
+from iscsi_ipsec.service.config_files import FileReader, Inventory
+from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.problems import kernel_problem, state_problem
+from iscsi_ipsec.service.resync_schedule import FILES, ROUTES
+from iscsi_ipsec.service.source_addresses import Sources
+
+ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})
+"""Wakeups after which the kernel is asked anew for addresses."""
+
+FILE_REASONS = frozenset({FileWatch.reason, FILES})
+"""Wakeups after which every file is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a pass saw and decided, before it changed anything."""
+
+    inventory: Inventory
+    world: World
+    desired: Desired
+    secrets: tuple[SpelledSecret, ...]
+    connections: tuple[SpelledConnection, ...]
+    problems: tuple[Problem, ...]
+
+    def rotations(self) -> tuple[tuple[Rotation, tuple[SpelledConnection, ...]], ...]:
+        """The rotations under way with their connections as spelled."""
+        if not self.desired.rotations:
+            return ()
+        by_name = {spelled.name: spelled for spelled in self.connections}
+        return tuple((r, tuple(by_name[c.name] for c in r.connections)) for r in self.desired.rotations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decided:
+    """The last decision, and everything it depended on: with 10,000 keys, deciding anew costs more than looking."""
+
+    generation: int
+    lookup: Lookup
+    told_apart: tuple[object, ...]
+    wanted: frozenset[tuple[Address, str]]
+    sources: Mapping[tuple[Address, str], Address | None]
+    desired: Desired
+    known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
+    secrets: tuple[SpelledSecret, ...]
+    connections: tuple[SpelledConnection, ...]
+
+
+def _told_apart(world: World) -> tuple[object, ...]:
+    """What besides the files and the source addresses makes two worlds differ."""
+    return (
+        world.records, world.sessions, world.names, world.local_addresses, world.held,
+        world.user_space_esp, world.fast_aes, world.lagging,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What was read of open-iscsi's databases in these folders, and the same with interfaces named."""
+
+    dirs: tuple[str, ...]
+    told: openiscsi.Records
+    bound: tuple[NodeRecord, ...]
+
+
+class Looker:
+    """Looks, again and again, and remembers what need not be asked or decided twice.
+
+    ``plugins`` are those of the charon that was last seen: user-space ESP has
+    no traps and no transport mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: Paths,
+        reader: FileReader,
+        store: Store,
+        routes: Routes,
+        resolver: Resolver,
+        fast_aes: bool,
+        plugins: frozenset[str] = frozenset(),
+    ) -> None:
+        self._paths, self._reader, self._store = paths, reader, store
+        self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
+        self.plugins = plugins
+        self._record_cache = openiscsi.RecordCache()
+        self._records: _Records | None = None
+        self._wanted_names = Same(wanted_names)
+        self._sources = Sources(routes)
+        self._local: frozenset[Address] = frozenset()
+        self._deriver = Deriver()
+        self._decided: _Decided | None = None
+        self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
+
+    def save(self, look: Look, problems: list[Problem]) -> None:
+        """Keep the names' addresses: without DNS the next start must decide as this one did."""
+        if look.world.names == self._saved_names:
+            return
+        try:
+            if self._saved_names is not None or self._store.names() != look.world.names:
+                self._store.set_names(look.world.names)
+            self._saved_names = look.world.names
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
+
+    def nodes_dirs(self, inventory: Inventory) -> tuple[str, ...]:
+        """Where open-iscsi's databases are: the option, the settings, or both usual places."""
+        return self._paths.nodes_dirs or inventory.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
+
+    def look(
+        self,
+        reasons: frozenset[str],
+        held: frozenset[tuple[Portal, Role]],
+        lagging: Mapping[Contest, bool] | None = None,
+    ) -> Look:
+        """Read everything and decide. ``held``: portals that were managed before; ``lagging``: as in the world."""
+        inventory = self._reader.read(all_files=bool(reasons & FILE_REASONS))
+        problems: list[Problem] = [*inventory.problems, *self._store.problems]
+        if reasons & ROUTE_REASONS or not self._local:
+            self._sources.forget(reasons)
+            self._local = self._local_addresses(problems)
+        records = self._open_iscsi(inventory, reasons)
+        problems.extend(records.told.problems)
+        world = World(
+            settings=inventory.settings,
+            keys=inventory.keys,
+            policies=inventory.policies,
+            broken=inventory.broken,
+            records=records.bound,
+            sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
+            local_addresses=self._local,
+            held=held,
+            user_space_esp="kernel-libipsec" in self.plugins,
+            fast_aes=self._fast_aes,
+            lagging=lagging or {},
+        )
+        world = dataclasses.replace(world, names=self._names(world, problems))
+        before, lookup = self._decided, None
+        if before and before.generation == inventory.generation and before.told_apart == _told_apart(world):
+            # the same questions; the kernel's answers may still have changed
+            wanted = before.wanted
+        else:
+            lookup = Lookup(world, before.lookup if before else None)
+            wanted = lookup.wanted_sources
+        world = dataclasses.replace(world, sources=self._sources.of(wanted, problems))
+        if not before or lookup or before.sources is not world.sources:
+            lookup = (lookup or Lookup(world, before.lookup if before else None)).of(world)
+            before = self._decide(inventory.generation, lookup, wanted)
+        return Look(
+            inventory=inventory,
+            world=world,
+            desired=before.desired,
+            secrets=before.secrets,
+            connections=before.connections,
+            problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
+        )
+
+    def _open_iscsi(self, inventory: Inventory, reasons: frozenset[str]) -> _Records:
+        """The records of its databases and of the firmware; the very same as long as they say the same."""
+        dirs = self.nodes_dirs(inventory)
+        known = self._records
+        if (
+            known
+            and known.dirs == dirs
+            and not known.told.torn
+            and not reasons & (FILE_REASONS | ROUTE_REASONS)
+        ):
+            return known
+        told = openiscsi.read_records(dirs, self._record_cache)
+        firmware = openiscsi.read_firmware(self._paths.sysfs_dir)
+        bound = (*(self._bound(record) for record in told.records), *firmware)
+        if known and known.bound == bound:
+            bound = known.bound
+        self._records = _Records(dirs, told, bound)
+        return self._records
+
+    def _disk_problems(self, world: World, desired: Desired) -> tuple[Problem, ...]:
+        if not world.sessions:
+            return ()
+        disks = sessions_below_system(self._paths.sysfs_dir)
+        return disk_problems(disks, world.sessions, frozenset(desired.guarded))
+
+    def fronts_in(self, look: Look, secrets: frozenset[str]) -> dict[Contest, bool]:
+        """Whether the previous key goes first, of each rotation that these secrets in charon tell it of."""
+        fronts = {}
+        for rotation in look.desired.rotations:
+            new, old = front_ids(rotation, self._store.digest_key())
+            if {new, old} & secrets:
+                fronts[rotation.contest] = new not in secrets
+        return fronts
+
+    def _decide(self, generation: int, lookup: Lookup, wanted: frozenset[tuple[Address, str]]) -> _Decided:
+        """Derive and spell, keeping what is spelled already."""
+        world, desired = lookup.world, self._deriver.derive(lookup)
+        digest_key = self._store.digest_key()
+        # by the identities of entries, which what is spelled keeps alive
+        known = {id(spelled.entry): spelled for spelled in self._decided.secrets} if self._decided else {}
+        staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
+        before = self._decided.known if self._decided else {}
+        connections = {}
+        for connection in desired.connections:
+            name, rotation = connection.name, staged.get(connection.name)
+            was = before.get(name)
+            if was is None or was[0] != connection or was[1] != rotation:
+                was = connection, rotation, spell_connection(connection, digest_key, rotation)
+            connections[name] = was
+        self._decided = _Decided(
+            generation=generation,
+            lookup=lookup,
+            told_apart=_told_apart(world),
+            wanted=wanted,
+            sources=world.sources,
+            desired=desired,
+            secrets=tuple(known.get(id(e)) or spell_secret(e, digest_key) for e in desired.secrets),
+            known=connections,
+            connections=tuple(known for _, _, known in connections.values()),
+        )
+        return self._decided
+
+    def _local_addresses(self, problems: list[Problem]) -> frozenset[Address]:
+        try:
+            return self._routes.local_addresses()
+        except KernelUnavailable as err:
+            problems.append(kernel_problem(err))
+            return frozenset()
+
+    def _bound(self, record: NodeRecord) -> NodeRecord:
+        """Name the interface that open-iscsi will bind to, where the record gives its hardware address."""
+        if record.net_ifacename or not record.hwaddress:
+            return record
+        with contextlib.suppress(KernelUnavailable):
+            return dataclasses.replace(
+                record, net_ifacename=self._routes.iface_by_hwaddress(record.hwaddress) or ""
+            )
+        return record
+
+    def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
+        files = self._wanted_names.of(world.records, world.broken, world.policies, world.keys)
+        answers = self._resolver.lookup(files)
+        for name, answer in answers.items():
+            if isinstance(answer, ResolveFailure):
+                problems.append(
+                    Problem(
+                        code="name-not-resolved",
+                        message=f"the name {name} does not resolve ({answer.reason}): its portals cannot be protected yet",
+                        hint="write the address, or mend DNS or /etc/hosts",
+                        file=files[name],
+                    )
+                )
+        stale = {
+            f.name: f.reason for f in self._resolver.failures() if isinstance(answers.get(f.name), tuple)
+        }
+        problems.extend(
+            Problem(
+                code="name-stale",
+                message=f"the name {name} does not resolve any more ({reason}): its last addresses stay in force",
+                hint="mend DNS or /etc/hosts",
+                file=files[name],
+                severity=Severity.WARNING,
+            )
+            for name, reason in sorted(stale.items())
+        )
+        return {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}

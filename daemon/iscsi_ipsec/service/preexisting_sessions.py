@@ -1,0 +1,63 @@
+"""Remembers, for as long as the host is up, which portals were closed and which sessions are older.
+
+Law: the file lies in the runtime folder, since sessions end with the boot that they belong to. A
+daemon that finds none is the first of this boot: whatever is connected then was there before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import IscsiSession, Portal, Problem
+from iscsi_ipsec.core.report.preexisting_sessions import Earlier, Ends, earlier_problems, next_earlier
+from iscsi_ipsec.service.managed_portals import read_text
+from iscsi_ipsec.service.problems import state_problem
+
+
+class EarlierSessions:
+    """Follows closed portals and sessions from pass to pass."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._known: Earlier | None = None
+        self._written: Earlier | None = None
+        self._closed = Same(_texts)
+
+    def follow(self, closed: tuple[Portal, ...], sessions: tuple[IscsiSession, ...]) -> tuple[Problem, ...]:
+        """Take in what a pass saw; tell of the sessions that are older than their portal's protection."""
+        before = self._known if self._known is not None else _parsed(read_text(self._path))
+        now = next_earlier(before, self._closed.of(closed), sessions)
+        problems = earlier_problems(now, sessions)
+        if now != self._written:
+            try:
+                write_private(self._path, _text(now).encode())
+                self._written = now
+            except (NotPermitted, StateUnavailable) as err:
+                problems = (*problems, state_problem(err))
+        self._known = now
+        return problems
+
+
+def _texts(portals: Iterable[Portal]) -> frozenset[str]:
+    return frozenset(map(str, portals))
+
+
+def _text(earlier: Earlier) -> str:
+    connections = [[ends.sid, ends.local_port, ends.remote] for ends in earlier.connections]
+    return json.dumps({"closed": sorted(earlier.closed), "connections": sorted(connections)})
+
+
+def _parsed(text: str) -> Earlier:
+    """What an earlier daemon wrote; nothing where it is not that."""
+    try:
+        told = json.loads(text)
+        return Earlier(
+            frozenset(map(str, told["closed"])),
+            frozenset(Ends(int(sid), int(port), str(remote)) for sid, port, remote in told["connections"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return Earlier()

@@ -1,0 +1,365 @@
+"""One pass: look at everything, decide, make charon and the kernel agree, tell.
+
+Law: level-triggered. Nothing is done because something happened; a pass
+compares what is wanted with what is, and whatever was missed, wiped or
+meddled with is put right. The few things remembered between passes are
+caches, or listed in :class:`Reconciler`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from operator import is_
+
+from iscsi_ipsec.adapters.charon import Charon
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, kernel
+from iscsi_ipsec.adapters.nft import GuardState
+from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
+from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
+from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.model import IkeMode, Portal, Problem, Role
+from iscsi_ipsec.base.xfrm import KernelPolicy
+from iscsi_ipsec.core.guard.ruleset import held_portals
+from iscsi_ipsec.core.ike.charon_diff import Operation, plan
+from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, Cause
+from iscsi_ipsec.core.ike.loaded_state import (
+    children_by_name,
+    loaded_connections,
+    rotations_by_name,
+)
+from iscsi_ipsec.core.report.portal_status import Observed
+from iscsi_ipsec.service.config_files import FileReader
+from iscsi_ipsec.service.guard import GuardKeeper
+from iscsi_ipsec.service.ike_failure_log import Evidence
+from iscsi_ipsec.service.managed_portals import ManagedPortals
+from iscsi_ipsec.service.observe import Look, Looker
+from iscsi_ipsec.service.preexisting_sessions import EarlierSessions
+from iscsi_ipsec.service.presented_keys import Fronts
+from iscsi_ipsec.service.problems import fields, unlisted_problem
+from iscsi_ipsec.service.resync_schedule import CHARON, POLICIES, RELOAD, Turns
+from iscsi_ipsec.service.sas import SaKeeper
+
+_log = logging.getLogger(__name__)
+
+UNSETTLED_LOOK = 0.2
+"""Seconds until charon's unit is asked again whether it has finished starting."""
+
+UNSETTLED_AT_MOST = 20.0
+"""Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
+
+NAMES_AGAIN = 6.0
+"""Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
+
+FORGETTING = frozenset({"charon-down", Evidence.wiped, RELOAD})
+"""Wakeups after which charon may hold less than it confirmed."""
+
+AFTERLOOK = 2.0
+"""Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
+
+
+CONNECTION_REASONS = frozenset({"charon-up", "charon-down", Evidence.wiped, CHARON})
+"""Wakeups after which charon is asked for its connections with all their settings, and not only their names."""
+
+POLICY_REASONS = frozenset({PolicyMonitor.reason, Evidence.duplicate, POLICIES})
+"""Wakeups after which the kernel is asked whether it still has what charon installed."""
+
+BULK = 100
+"""So many operations at once are told in one line, and charon's own lines about them are not listened to:
+journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a pass left behind. ``look_again`` is in seconds."""
+
+    look: Look
+    observed: Observed
+    charon: CharonState | None
+    guard: GuardState | None
+    problems: tuple[Problem, ...]
+    operations: tuple[Operation, ...]
+    settled: bool
+    look_again: float
+    counters: _Counters
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What was done since the start, for tests, benchmarks and metrics."""
+
+    passes: int = 0
+    vici_writes: int = 0
+    guard_loads: int = 0
+    initiations: int = 0
+    files_opened: int = 0
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Runs passes. Main thread only.
+
+    Remembered between passes: what charon confirmed to have loaded, for when it has
+    more than it can list, and since when its unit starts; what its parts remember,
+    they say themselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        looker: Looker,
+        reader: FileReader,
+        managed: ManagedPortals,
+        guard: GuardKeeper,
+        earlier: EarlierSessions,
+        charon: Charon,
+        evidence: Evidence,
+        without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        charon_settled: Callable[[], bool],
+        policies: Callable[[], tuple[KernelPolicy, ...]] = kernel.policies,
+        progress: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._looker, self._reader, self._managed = looker, reader, managed
+        self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
+        self._without_log, self._charon_settled = without_log, charon_settled
+        self._progress, self._clock = progress, clock
+        self._sas = SaKeeper(charon, policies, clock)
+        self._fronts = Fronts(evidence, self._sas.do, clock)
+        self._confirmed: frozenset[str] = frozenset()
+        self._unsettled_since: float | None = None
+        self._new_traps = False
+        self._agreed: tuple[object, ...] = ()
+        self._loaded, self._guarded = Same(loaded_connections), Same(held_portals)
+        self._children, self._rotations = Same(children_by_name), Same(rotations_by_name)
+        self._turns = Turns()
+        self._size = 0
+        self.counters = _Counters()
+
+    def run(self, reasons: frozenset[str]) -> Outcome:
+        """One whole pass. Raises only what is a bug."""
+        begun = self._clock()
+        outcome = self._pass(self._turns.asked(reasons, self._size))
+        self._size = len(outcome.look.inventory.rows) + len(outcome.look.desired.portals)
+        self.counters.passes += 1
+        self.counters.initiations = self._sas.initiations
+        self.counters.last_seconds = self._clock() - begun
+        self.counters.seconds += self.counters.last_seconds
+        self.counters.failures = self._evidence.failures()
+        return outcome
+
+    def _pass(self, reasons: frozenset[str]) -> Outcome:
+        self._evidence.expect_gone(())
+        problems: list[Problem] = []
+        if reasons & GuardMonitor.reasons:
+            self._guard.restore(gone=GuardMonitor.gone in reasons)
+        self._managed.grant_releases(problems)
+        held = self._managed.held(problems)
+        if RELOAD in reasons:
+            self._reader.forget()
+            self._fronts.try_new_keys()
+        look = self._looker.look(reasons, held, self._fronts.lagging())
+        self.counters.files_opened = self._reader.opened
+        guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
+        self.counters.guard_loads = self._guard.loads
+        self._managed.remember(look.desired.portals, problems)
+        problems.extend(self._earlier.follow(look.desired.guarded, look.world.sessions))
+        state: CharonState | None = None
+        sas: tuple[IkeSa, ...] = ()
+        operations: tuple[Operation, ...] = ()
+        settled = True
+        try:
+            if reasons & FORGETTING:
+                self._confirmed = frozenset()
+            state = self._observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
+            if state.plugins != self._looker.plugins:
+                self._looker.plugins = state.plugins
+                look = self._looker.look(frozenset(), held, self._fronts.lagging())
+            if not self._fronts.learnt:
+                look = self._learn_fronts(look, state, held)
+            # a trap that was just loaded may have found an SA of a charon that was killed
+            if reasons & POLICY_REASONS or self._new_traps:
+                state = self._sas.without_lost_traps(look, state)
+            self._new_traps = False
+            operations = self._plan(look, state)
+            if operations:
+                settled = self._has_settled()
+                if settled:
+                    self._apply(operations, look, state, problems)
+                    self._new_traps = any(_of_connection(op) for op in operations)
+                    state = self._observe(problems, thorough=self._new_traps)
+            if settled:
+                sas = self._keep_sas(look, state)
+        except CharonUnavailable as err:
+            state, settled = None, True
+            self._confirmed = frozenset()
+            self._sas.forget_attempts()
+            problems.append(
+                Problem(
+                    code="charon-unreachable",
+                    message=f"charon cannot be reached at {err.socket_path}: {err.reason}",
+                    hint="systemctl status strongswan; guarded portals stay closed meanwhile",
+                )
+            )
+        if saved := self._reader.save():
+            problems.append(saved)
+        self._looker.save(look, problems)
+        observed = self._observed(look, state, sas, guard_state)
+        return Outcome(
+            look=look,
+            observed=observed,
+            charon=state,
+            guard=guard_state,
+            problems=tuple(dict.fromkeys((*look.problems, *problems))),
+            operations=operations,
+            settled=settled,
+            look_again=self._look_again(look, bool(operations), settled, state),
+            counters=self.counters,
+        )
+
+    def _plan(self, look: Look, state: CharonState) -> tuple[Operation, ...]:
+        """What must be done to charon; nothing as long as what agreed last is compared again."""
+        compared = (look.secrets, look.connections, state)
+        if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
+            return ()
+        operations = plan(*compared)
+        self._agreed = () if operations else compared
+        return operations
+
+    def _observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
+        """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
+        state = self._charon.observe(thorough=thorough)
+        if state.secrets is not None:
+            self._confirmed = frozenset()
+            return state
+        if unlisted_problem() not in problems:
+            problems.append(unlisted_problem())
+        return replace(state, secrets=self._confirmed)
+
+    def _has_settled(self) -> bool:
+        """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
+        if self._charon_settled():
+            self._unsettled_since = None
+            return True
+        now = self._clock()
+        if self._unsettled_since is None:
+            self._unsettled_since = now
+        return now - self._unsettled_since > UNSETTLED_AT_MOST
+
+    def _look_again(self, look: Look, changed: bool, settled: bool, state: CharonState | None) -> float:
+        if not settled:
+            return UNSETTLED_LOOK
+        again = look.inventory.settings.resync_interval
+        if state is None:
+            again = min(again, 1.0)
+        if changed:
+            again = min(again, AFTERLOOK)
+        ripens = self._evidence.ripens()
+        if ripens is not None:
+            again = min(again, ripens + 0.05)
+        if any(problem.code == "name-not-resolved" for problem in look.problems):
+            again = min(again, NAMES_AGAIN)
+        for due in (self._sas.due(), self._fronts.due()):
+            if due is not None:
+                again = min(again, max(0.05, due))
+        if look.inventory.expires_in is not None:
+            again = min(again, look.inventory.expires_in)
+        return again
+
+    def _observed(
+        self, look: Look, state: CharonState | None, sas: tuple[IkeSa, ...], guard: GuardState | None
+    ) -> Observed:
+        children = self._children.of(look.connections)
+        loaded = (
+            self._loaded.of(look.desired, look.secrets, look.connections, state) if state else frozenset()
+        )
+        guarded = self._guarded.of(guard.sets) if guard else frozenset()
+        for ike in sas:
+            for child in ike.children:
+                if child.state == "INSTALLED" and child.child_name == children.get(ike.conn):
+                    self._evidence.settle(ike.conn, child.age)
+        return Observed(
+            sas=sas,
+            sessions=look.world.sessions,
+            loaded=loaded,
+            struggling=self._sas.struggling(),
+            guarded=guarded,
+            guard_wanted=look.inventory.settings.guard,
+            children=children,
+            rotations=self._rotations.of(look.connections),
+            causes=self._causes(look),
+            charon_reachable=state is not None,
+        )
+
+    def _causes(self, look: Look) -> Mapping[str, Cause]:
+        causes = dict(self._evidence.causes())
+        if self._evidence.aggressive_off():
+            for connection in look.desired.connections:
+                if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
+                    causes[connection.name] = AGGRESSIVE_OFF
+        return causes
+
+    def _apply(
+        self, operations: tuple[Operation, ...], look: Look, state: CharonState, problems: list[Problem]
+    ) -> None:
+        self.counters.vici_writes += len(operations)
+        bulk = len(operations) > BULK
+        going = {op.item for op in operations if op.command.startswith("unload-")}
+        self._evidence.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
+        with self._without_log() if bulk else contextlib.nullcontext():
+            results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
+        done = Counter[str]()
+        confirmed = set(self._confirmed)
+        level = logging.DEBUG if bulk else logging.INFO
+        for operation, refused in zip(operations, results, strict=True):
+            if refused is None:
+                done[operation.command] += 1
+                if operation.command == "load-shared":
+                    confirmed.add(operation.item)
+                elif operation.command == "unload-shared":
+                    confirmed.discard(operation.item)
+                if _log.isEnabledFor(level):
+                    _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
+            else:
+                problems.append(_refused_problem(operation, refused, look))
+        self._confirmed = frozenset(confirmed)
+        if bulk:
+            _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
+
+    def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
+        sas = self._charon.sas()
+        if self._fronts.turn(look, sas):
+            return sas  # the next pass follows at once, and loads what has changed
+        return self._sas.keep(look, state, sas)
+
+    def _learn_fronts(self, look: Look, state: CharonState, held: frozenset[tuple[Portal, Role]]) -> Look:
+        known = self._looker.fronts_in(look, state.secrets or frozenset())
+        self._fronts.learn(known)
+        return self._looker.look(frozenset(), held, known) if known else look
+
+
+def _of_connection(operation: Operation) -> bool:
+    return operation.command.endswith("-conn")
+
+
+def _past(operation: Operation) -> str:
+    """The operation's text as a fact: "loaded secret ..."."""
+    verb, _, rest = operation.text.partition(" ")
+    return f"{verb}ed {rest}"
+
+
+def _refused_problem(operation: Operation, refused: CharonRefused, look: Look) -> Problem:
+    connection = next((c for c in look.desired.connections if c.name == operation.item), None)
+    return Problem(
+        code="charon-refused",
+        message=f"charon refused {operation.command} of {operation.item}: {refused.reason}",
+        hint="compare the proposals and addresses in the policy with what this charon supports",
+        portal=str(connection.seat.portal) if connection else "",
+    )

@@ -1,1 +1,0 @@
-"""What runs: the daemon's loop, one reconciling pass, and the command."""

@@ -1,0 +1,192 @@
+"""``import``: what is shown, what is written, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from iscsi_ipsec.adapters import files
+from iscsi_ipsec.cli.verbs.check import check_file
+from iscsi_ipsec.core.config.key_file import parse_key_file
+from tests.cli.conftest import Instance
+
+CANARY = "canary-key-0123456789"
+SCRIPT = f"""@echo off
+iscsicli PSKey * * 0x37 2 db1.example.com {CANARY} *
+iscsicli PSKey * * 0x37 1 10.0.0.5 {CANARY} f
+iscsicli GroupKey {CANARY} *
+iscsicli TunnelAddr * * 10.0.0.20 203.0.113.1 *
+iscsicli PersistentLoginTarget iqn.x T 10.0.0.21 3260 * * 0x27 0 * * * * * u {CANARY} 1 {CANARY} 0
+"""
+MADE = {
+    "etc/psk.d/db1.example.com.toml",
+    "run/psk.d/10.0.0.5.toml",
+    "etc/psk.d/group.toml",
+    "etc/psk.d/group-10.0.0.21-3260.toml",
+    "etc/portal.d/windows-10.0.0.20-3260.toml",
+    "etc/portal.d/windows-10.0.0.21-3260.toml",
+}
+
+
+@pytest.fixture
+def script(instance: Instance) -> str:
+    return str(instance.put(instance.root / "in/keys.cmd", SCRIPT))
+
+
+def made(instance: Instance) -> set[str]:
+    return {path for path in instance.files() if not path.startswith("in/")}
+
+
+def test_by_default_nothing_is_written_and_no_key_is_shown(instance: Instance, script: str) -> None:
+    answer = instance.fine("import", script)
+    assert made(instance) == set()
+    assert all(path in answer.out for path in MADE)
+    assert "add --apply" in answer.out
+    assert CANARY not in answer.all
+
+
+def test_applied_files_are_as_the_daemon_wants_them(instance: Instance, script: str) -> None:
+    answer = instance.fine("import", script, "--apply")
+    assert made(instance) == MADE
+    assert CANARY not in answer.all
+    for name in MADE:
+        path = instance.root / name
+        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if "psk.d" in name else 0o644)
+        assert check_file(str(path)) == ()
+    assert f'key = "{CANARY}"' in instance.key("db1.example.com")
+
+
+def test_a_logins_key_is_named_by_the_policy_of_its_portal(instance: Instance, script: str) -> None:
+    instance.fine("import", script, "--apply")
+    assert 'psk = "group-10.0.0.21-3260"' in (instance.portal / "windows-10.0.0.21-3260.toml").read_text()
+
+
+def test_importing_again_changes_nothing(instance: Instance, script: str) -> None:
+    instance.fine("import", script, "--apply")
+    before = {path: (instance.root / path).stat().st_mtime_ns for path in MADE}
+    answer = instance.fine("import", script, "--apply")
+    assert "0 files written" in answer.out
+    assert {path: (instance.root / path).stat().st_mtime_ns for path in MADE} == before
+
+
+def test_a_file_that_exists_is_only_replaced_with_force(instance: Instance, script: str) -> None:
+    mine = 'id_type = "ID_FQDN"\nid = "db1.example.com"\nkey = "mine, and not to be lost"\n'
+    path = instance.put(instance.psk / "db1.example.com.toml", mine)
+    answer = instance.run("import", script, "--apply")
+    assert answer.code == 1
+    assert f"{script}:2: {path} exists and is kept" in answer.err
+    assert path.read_text() == mine
+    assert made(instance) == MADE
+    instance.fine("import", script, "--apply", "--force")
+    assert CANARY in path.read_text()
+
+
+def test_an_identity_that_another_file_has_is_not_imported_a_second_time(
+    instance: Instance, script: str
+) -> None:
+    instance.put(
+        instance.psk / "rack1.toml", f'id_type = "ID_FQDN"\nid = "DB1.example.com"\nkey = "{CANARY}"\n'
+    )
+    answer = instance.run("import", script, "--apply", "--force")
+    assert answer.code == 1
+    assert "rack1.toml already has a key" in answer.err
+    assert not (instance.psk / "db1.example.com.toml").exists()
+
+
+def test_a_policy_that_already_names_a_portal_stays_the_only_one(instance: Instance, script: str) -> None:
+    instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.20"]\n')
+    answer = instance.run("import", script, "--apply", "--force")
+    assert answer.code == 1
+    assert "san.toml already names 10.0.0.20:3260" in answer.err
+    assert not (instance.portal / "windows-10.0.0.20-3260.toml").exists()
+
+
+def test_a_policy_for_the_network_around_a_portal_is_told_to_be_outranked(
+    instance: Instance, script: str
+) -> None:
+    instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.0/24"]\n')
+    answer = instance.fine("import", script)
+    assert "counts instead of" in answer.err
+
+
+def test_of_two_keys_the_last_and_of_two_sets_of_flags_the_first_counts(instance: Instance) -> None:
+    text = (
+        f"PSKey * * 0x37 2 db1 {'a' * 20} *\nPSKey * * 0x57 2 DB1 {'b' * 20} *\n"
+        "AddTargetPortal 10.0.0.20 3260 * * 0x27\nLoginTarget x T 10.0.0.20 3260 * * 0x47\n"
+    )
+    path = str(instance.put(instance.root / "in/x.cmd", text))
+    answer = instance.fine("import", path, "--apply")
+    assert "b" * 20 in instance.key("db1")
+    assert "TRANSPORT" in (instance.portal / "windows-10.0.0.20-3260.toml").read_text()
+    assert f"{path}:1: a later key" in answer.err
+    assert f"{path}:4: other flags" in answer.err
+
+
+def test_an_outer_address_for_transport_mode_is_told_and_not_written(instance: Instance) -> None:
+    text = "AddTargetPortal 10.0.0.20 3260 * * 0x27\nTunnelAddr * * 10.0.0.20 203.0.113.1 *\n"
+    answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", text)), "--apply")
+    assert answer.code == 1
+    assert "tunnel mode" in answer.err
+    assert made(instance) == set()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_are_read_in_the_encodings_that_windows_writes(instance: Instance, encoding: str) -> None:
+    path = instance.root / "keys.json"
+    item = {
+        "AuthMethod": 1,
+        "SecurityFlags": 39,
+        "IdType": 2,
+        "Id": list(b"db1"),
+        "Key": list(CANARY.encode()),
+    }
+    path.write_bytes(json.dumps([item]).replace("\n", "\r\n").encode(encoding))
+    instance.fine("import", str(path), "--apply")
+    assert CANARY in instance.key("db1")
+
+
+def test_a_key_of_bytes_survives(instance: Instance) -> None:
+    key = [0, 255, 10, 13, 34, 92, *range(20)]
+    item = {"AuthMethod": 1, "SecurityFlags": 39, "IdType": 2, "Id": list(b"db1"), "Key": key}
+    answer = instance.run("import", "-", "--apply", stdin=json.dumps(item).encode())
+    assert answer.code == 0, answer.err
+    draft = parse_key_file(instance.key("db1"), "", "db1")
+    assert draft.source.reveal() == bytes(key)  # type: ignore[union-attr]  # a Secret, or the test fails
+
+
+def test_a_default_bitmap_becomes_a_suggestion_and_no_file(instance: Instance) -> None:
+    answer = instance.fine("import", "--default-bitmap", "0x27", "--apply")
+    assert "[defaults]\nsecurity_flags = [" in answer.out
+    assert "iscsi-ipsecd.toml" in answer.out
+    assert instance.files() == set()
+
+
+def test_for_machines_the_same_is_said_without_keys(instance: Instance, script: str) -> None:
+    answer = instance.fine("import", script, "--json")
+    document = json.loads(answer.out)
+    assert {str(Path(file["path"]).relative_to(instance.root)) for file in document["files"]} == MADE
+    assert {file["state"] for file in document["files"]} == {"new"}
+    assert document["problems"] == []
+    assert CANARY not in answer.all
+
+
+def test_what_tells_nothing_is_an_error(instance: Instance) -> None:
+    answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", "echo hello\n")))
+    assert answer.code == 1
+    assert "nothing that tells of IPsec" in answer.err
+
+
+@pytest.mark.parametrize("words", [(), ("/nonexistent",), ("-", "--encoding", "no-such")])
+def test_wrong_usage_is_exit_code_2(instance: Instance, words: tuple[str, ...]) -> None:
+    assert instance.run("import", *words).code == 2
+
+
+def test_a_thousand_keys_are_imported_in_one_go_and_again(instance: Instance) -> None:
+    text = "".join(f"PSKey * * 0x37 2 host{n}.example.com {CANARY}{n} *\n" for n in range(1000))
+    path = str(instance.put(instance.root / "in/many.cmd", text))
+    assert "1000 files written" in instance.fine("import", path, "--apply").out
+    assert "0 files written" in instance.fine("import", path, "--apply").out
+    assert len(files.find_config([str(instance.psk)]).files) == 1000

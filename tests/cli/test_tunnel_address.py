@@ -1,0 +1,143 @@
+"""``tunnel-address`` and ``clear-cache``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from tests.cli.conftest import Instance
+
+OURS = "etc/portal.d/tunnel-10.0.0.20-3260.toml"
+
+
+def test_an_outer_address_becomes_a_policy_for_exactly_that_portal(instance: Instance) -> None:
+    instance.fine("tunnel-address", "set", "10.0.0.20", "203.0.113.1", "--local", "198.51.100.7")
+    assert instance.files() == {OURS}
+    policy = parse_portal_file((instance.root / OURS).read_text(), "", "")
+    assert [str(pattern) for pattern in policy.patterns] == ["10.0.0.20:3260"]
+    assert str(policy.tunnel_outer_remote) == "203.0.113.1"
+    assert str(policy.tunnel_outer_local) == "198.51.100.7"
+
+
+def test_setting_it_again_replaces_it_and_removing_takes_it_away(instance: Instance) -> None:
+    instance.fine("tunnel-address", "set", "[fd00::20]:3261", "2001:db8::1", "--runtime")
+    instance.fine("tunnel-address", "set", "[fd00::20]:3261", "2001:db8::2", "--runtime")
+    (path,) = instance.files()
+    assert path == "run/portal.d/tunnel-fd00--20-3261.toml"
+    assert '"2001:db8::2"' in (instance.root / path).read_text()
+    instance.fine("tunnel-address", "remove", "[fd00::20]:3261", "--runtime")
+    assert instance.files() == set()
+    assert instance.run("tunnel-address", "remove", "[fd00::20]:3261").code == 1
+
+
+def test_a_file_of_the_admins_is_named_and_not_edited(instance: Instance) -> None:
+    path = instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.20"] # mine\n')
+    for words in (("set", "10.0.0.20", "203.0.113.1"), ("remove", "10.0.0.20")):
+        answer = instance.run("tunnel-address", *words)
+        assert answer.code == 1
+        assert str(path) in answer.err
+    assert path.read_text() == 'portals = ["10.0.0.20"] # mine\n'
+    assert instance.files() == {"etc/portal.d/san.toml"}
+
+
+def test_our_own_file_counts_as_the_admins_once_it_was_changed(instance: Instance) -> None:
+    instance.fine("tunnel-address", "set", "10.0.0.20", "203.0.113.1")
+    path = instance.root / OURS
+    path.write_text(path.read_text() + "# and a word of mine\n")
+    assert instance.run("tunnel-address", "set", "10.0.0.20", "203.0.113.2").code == 1
+    assert instance.run("tunnel-address", "remove", "10.0.0.20").code == 1
+    assert "203.0.113.1" in path.read_text()
+
+
+def test_what_a_networks_policy_said_of_the_portal_is_taken_over(instance: Instance) -> None:
+    wide = 'portals = ["10.0.0.0/24"]\ntarget_id = "san.example.com"\npsk = "db1"\n'
+    instance.put(instance.portal / "san.toml", wide)
+    answer = instance.fine("tunnel-address", "set", "10.0.0.20", "203.0.113.1")
+    policy = parse_portal_file((instance.root / OURS).read_text(), "", "")
+    assert str(policy.target_id) == "san.example.com"
+    assert policy.psk == "db1"
+    assert "san.toml" in answer.err
+
+
+def test_a_policy_for_transport_mode_is_not_turned_into_tunnel_mode(instance: Instance) -> None:
+    instance.put(
+        instance.portal / "san.toml", 'portals = ["10.0.0.0/24"]\nsecurity_flags = 0x37\n'
+    )  # fmt: skip
+    assert instance.run("tunnel-address", "set", "10.0.0.20", "203.0.113.1").code == 1
+    assert instance.files() == {"etc/portal.d/san.toml"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("10.0.0.0/24", "203.0.113.1"), ("san", "203.0.113.1"), ("10.0.0.20", "gateway"), ("10.0.0.20", "224.0.0.1"),
+        ("10.0.0.20", "fe80::1%eth0"), ("10.0.0.20", "203.0.113.1", "--local", "2001:db8::1"),
+    ],
+)  # fmt: skip
+def test_what_is_no_portal_or_address_is_wrong_usage(instance: Instance, words: tuple[str, ...]) -> None:
+    assert instance.run("tunnel-address", "set", *words).code == 2
+    assert instance.files() == set()
+
+
+# -- clear-cache
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes a line for each SIGHUP."""
+    source = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [1])\nprint('on', flush=True)\nwhile signal.sigwait([1]): print('hup', flush=True)"
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def status(pid: int, generation: int = 1, *, reachable: bool = True) -> dict[str, object]:
+    return {"schema": 1, "pid": pid, "generation": generation, "charon": {"reachable": reachable}}
+
+
+@pytest.mark.parametrize(("reachable", "code"), [(True, 0), (False, 4)])
+def test_the_daemon_gets_sighup_and_its_next_pass_is_waited_for(
+    instance: Instance, child: subprocess.Popen[bytes], reachable: bool, code: int
+) -> None:
+    instance.pretend_daemon(status(child.pid), pid=child.pid)
+
+    def passes() -> None:
+        assert child.stdout
+        assert child.stdout.readline() == b"hup\n"
+        fresh = instance.put(instance.root / "run/new", json.dumps(status(child.pid, 2, reachable=reachable)))
+        fresh.replace(instance.root / "run/status.json")
+
+    daemon = threading.Thread(target=passes)
+    daemon.start()
+    answer = instance.run("clear-cache")
+    daemon.join()
+    assert answer.code == code
+
+
+def test_a_daemon_that_does_not_answer_is_told(instance: Instance, child: subprocess.Popen[bytes]) -> None:
+    instance.pretend_daemon(status(child.pid), pid=child.pid)
+    assert instance.run("clear-cache", "--timeout", "0.2").code == 1
+
+
+def test_without_a_daemon_it_is_exit_code_3(instance: Instance) -> None:
+    assert instance.run("clear-cache").code == 3
+
+
+def test_a_process_that_only_has_the_number_of_an_earlier_daemon_is_not_signalled(
+    instance: Instance, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    instance.pretend_daemon(status(child.pid), pid=os.getpid())
+    with monkeypatch.context() as here:  # no longer than this: the fixture kills its process
+        here.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+        assert instance.run("clear-cache").code == 3
+    assert sent == []

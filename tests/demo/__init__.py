@@ -1,1 +1,0 @@
-"""The demonstration: `python -m tests.demo`, as root, from the checkout."""

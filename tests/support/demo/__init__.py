@@ -1,0 +1,1 @@
+"""The demonstration: `python -m tests.support.demo`, as root, from the checkout."""

@@ -1,0 +1,31 @@
+"""What tests of the import from Windows share: values that are found, and what is told."""
+
+from __future__ import annotations
+
+from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, IpsecChoice, parse_portal
+from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.windows.importer import parse
+from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rules
+
+KEY = "a key of twenty bytes"
+SECRET = Secret(KEY.encode())
+DB1 = IkeId(IdType.ID_FQDN, "db1.example.com")
+X27 = IpsecChoice(required=True, ike=IkeMode.MAIN, esp=EspMode.TRANSPORT, pfs=False)
+X47 = IpsecChoice(required=True, ike=IkeMode.MAIN, esp=EspMode.TUNNEL, pfs=False)
+NOT_SPECIFIED = "VALID is unset: the flags count as not specified (RFC 4174, 2.4)"
+
+
+def of(text: str) -> Harvest:
+    return parse(text, "in", Rules())
+
+
+def told(harvest: Harvest) -> list[tuple[int, str]]:
+    return [(problem.line, problem.message) for problem in harvest.problems]
+
+
+def portal(line: int, address: str, choice: IpsecChoice | None) -> FoundPortal:
+    return FoundPortal(line=line, portal=parse_portal(address), choice=choice)
+
+
+def key_for(line: int, address: str) -> FoundKey:
+    return FoundKey(line=line, id=None, secret=SECRET, portal=parse_portal(address))

@@ -1,0 +1,84 @@
+"""Netlink's frames: what is whole comes out, what is cut short ends it."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iscsi_ipsec.base.netlink_framing import ATTRIBUTE, HEADER, attributes, error_code, messages
+
+
+def message(kind: int, payload: bytes, *, flags: int = 0, sequence: int = 0) -> bytes:
+    return HEADER.pack(HEADER.size + len(payload), kind, flags, sequence, 77) + payload
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value
+
+
+def padded(frame: bytes) -> bytes:
+    return frame + bytes(-len(frame) % 4)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 65535), st.integers(0, 65535), st.integers(0, 2**32 - 1), st.binary(max_size=9)
+        )
+    )
+)
+def test_each_message_comes_out_as_it_was_framed(parts: list[tuple[int, int, int, bytes]]) -> None:
+    data = b"".join(padded(message(k, p, flags=f, sequence=s)) for k, f, s, p in parts)
+    assert list(messages(data)) == parts
+
+
+@given(st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=9))))
+def test_each_attribute_comes_out_as_it_was_framed(parts: list[tuple[int, bytes]]) -> None:
+    assert list(attributes(b"".join(padded(attribute(*part)) for part in parts))) == parts
+
+
+@pytest.mark.parametrize("flag", [0x8000, 0x4000, 0xC000])
+def test_flags_in_an_attributes_type_are_taken_off(flag: int) -> None:
+    """NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
+    assert list(attributes(attribute(flag | 5, b"x"))) == [(5, b"x")]
+
+
+def test_the_last_one_needs_no_padding() -> None:
+    assert list(messages(message(1, b"abcde"))) == [(1, 0, 0, b"abcde")]
+    assert list(attributes(attribute(1, b"abcde"))) == [(1, b"abcde")]
+
+
+def test_one_without_a_payload_is_whole() -> None:
+    assert list(messages(message(1, b""))) == [(1, 0, 0, b"")]
+    assert list(attributes(attribute(1, b""))) == [(1, b"")]
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_what_is_cut_short_ends_it(cut: int) -> None:
+    assert [payload for _, _, _, payload in messages((message(1, b"abcd") * 2)[:-cut])] == [b"abcd"]
+    assert [value for _, value in attributes((attribute(1, b"abcd") * 2)[:-cut])] == [b"abcd"]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_split_into_messages_and_attributes(data: bytes) -> None:
+    for _, _, _, payload in messages(data):
+        assert payload in data
+    for _, value in attributes(data):
+        assert value in data
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_length_of_nothing_does_not_loop(length: int) -> None:
+    assert list(messages(struct.pack("=I", length) + bytes(60))) == []
+    assert list(attributes(struct.pack("=H", length) + bytes(60))) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [(0, 0), (-errno.EPERM, errno.EPERM), (-errno.ENETUNREACH, errno.ENETUNREACH)]
+)
+def test_an_error_is_told_as_its_errno(said: int, code: int) -> None:
+    assert error_code(struct.pack("=i", said) + b"the request that it answers") == code

@@ -1,0 +1,36 @@
+"""What others chose cannot command a terminal, forge a line of log, or hide."""
+
+from __future__ import annotations
+
+import pytest
+
+from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.printable import printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("iqn.2026-01.com.example:disk1 é 盘", "iqn.2026-01.com.example:disk1 é 盘"),
+        ("\x1b[2J\x1b]0;owned\x07", r"\x1b[2J\x1b]0;owned\x07"),
+        ("one\ntwo\r\t\0", r"one\ntwo\r\t\x00"),
+        ("\x9b31m", r"\x9b31m"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("a\u2028b\ud800", r"a\u2028b\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
+def test_only_visible_characters_are_shown_as_they_are(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+def test_a_problem_cannot_hold_what_a_terminal_obeys() -> None:
+    problem = Problem(code="x", message="a\x1b[2J", hint="b\n", file="/etc/c\x07", portal="d\r", line=1)
+    assert str(problem).isprintable()
+    assert (problem.message, problem.hint, problem.file, problem.portal) == (
+        r"a\x1b[2J",
+        r"b\n",
+        r"/etc/c\x07",
+        r"d\r",
+    )

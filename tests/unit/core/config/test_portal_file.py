@@ -1,0 +1,245 @@
+"""Portal files: what they say, and each mistake at its line."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+
+from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.model import (
+    EspMode,
+    NamedPortal,
+    PortalPolicy,
+    PortalRange,
+    Problem,
+    Role,
+    Start,
+    Tuning,
+    parse_portal,
+    parse_portal_pattern,
+)
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from tests.support.values import address, choice, identity
+
+PORTALS = 'portals = ["10.0.0.20"]\n'
+
+
+def parse(text: str) -> PortalPolicy:
+    return parse_portal_file(text, "portal.d/san.toml", "san")
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    return caught.value.problems
+
+
+def test_everything_that_may_stand_in_a_policy_is_read() -> None:
+    assert parse(
+        """\
+portals = ["10.0.0.20", "10.0.0.0/24", "[fd00::20]:3261", "San-A.example.com:3262"]
+security_flags = ["VALID", "IKE_IPSEC_ENABLED", "TUNNEL_MODE_PREFERRED"]
+psk = "db1.toml"
+target_id = "san-a.example.com"
+tunnel_outer_remote = "203.0.113.1"
+tunnel_outer_local = "198.51.100.1"
+preset = "ontap"
+description = "the first"
+ike_proposals = ["aes256gcm16-prfsha384-ecp384"]
+esp_proposals = ["aes256gcm16"]
+ike_rekey_time = 3600
+esp_rekey_time = 1800
+dpd_delay = 0
+dpd_timeout = 9
+replay_window = 0
+start = "start"
+"""
+    ) == PortalPolicy(
+        name="san",
+        path="portal.d/san.toml",
+        patterns=(
+            PortalRange(ipaddress.ip_network("10.0.0.20")),
+            PortalRange(ipaddress.ip_network("10.0.0.0/24")),
+            PortalRange(ipaddress.ip_network("fd00::20"), 3261),
+            NamedPortal("san-a.example.com", 3262),
+        ),
+        role=Role.INITIATOR,
+        choice=choice(esp=EspMode.TUNNEL, pfs=False),
+        psk="db1",
+        target_id=identity("san-a.example.com"),
+        tunnel_outer_remote=address("203.0.113.1"),
+        tunnel_outer_local=address("198.51.100.1"),
+        preset="ontap",
+        tuning=Tuning(
+            ike_proposals=("aes256gcm16-prfsha384-ecp384",),
+            esp_proposals=("aes256gcm16",),
+            ike_rekey_time=3600,
+            esp_rekey_time=1800,
+            dpd_delay=0,
+            dpd_timeout=9,
+            replay_window=0,
+            start=Start.START,
+        ),
+    )
+
+
+def test_a_served_portal_has_the_role_target() -> None:
+    assert parse(PORTALS + 'role = "target"\n').role is Role.TARGET
+
+
+@pytest.mark.parametrize("text", ["10.0.0.9", "fd00::9", "san.example.com", "a@b"])
+def test_a_target_ids_type_is_guessed_where_it_is_plain(text: str) -> None:
+    assert parse(PORTALS + f'target_id = "{text}"\n').target_id == identity(text)
+
+
+def test_a_target_ids_type_may_be_said() -> None:
+    target_id = parse(PORTALS + 'target_id = "10.0.0.9"\ntarget_id_type = "ID_FQDN"\n').target_id
+    assert target_id is not None
+    assert target_id.type.name == "ID_FQDN"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "code", "told"),
+    [
+        ("", 0, "no-portals", 'portals is missing (say which portals: portals = ["10.0.0.20"])'),
+        ("[portals]\n", 1, "wrong-type", "portals must be a list, not a table"),
+        ("portals = []\n", 1, "empty-list", "portals is an empty list (name at least one portal, or leave the line out)"),
+        ('portals = ["10.0.0.20", 5]\n', 1, "wrong-type", "portals must be a list of texts, but holds a number"),
+        ('portals = ["10.0.0.300"]\n', 1, "bad-portal", "'10.0.0.300' is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"),
+        ('portals = ["san_a!"]\n', 1, "bad-portal", "'san_a!' is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"),
+        ('portals = ["[fd00::20"]\n', 1, "bad-portal", "'[fd00::20' is not a portal (write an IPv6 one as [fd00::20]:3260)"),
+        ('portals = ["10.0.0.20:99999"]\n', 1, "bad-portal", "'10.0.0.20:99999': the port must be 1 to 65535"),
+        (PORTALS + 'role = "server"\n', 2, "bad-role", 'role must be "initiator" or "target"'),
+        (PORTALS + "security_flags = 0x0D\n", 2, "bad-flags", "MAIN_MODE_ENABLED and AGGRESSIVE_MODE_ENABLED exclude each other (RFC 4174, 2.4) (iscsi-ipsec flags NAME... explains them)"),
+        (PORTALS + 'psk = "psk.d/db1"\n', 2, "bad-psk", "psk is the name of a file in psk.d, without folder"),
+        (PORTALS + 'psk = ""\n', 2, "bad-psk", "psk is the name of a file in psk.d, without folder"),
+        (PORTALS + 'psk = "db1\\u0000"\n', 2, "bad-psk", "psk is the name of a file in psk.d, without folder"),
+        (PORTALS + "description = 1\n", 2, "wrong-type", "description must be a text in quotes, not a number"),
+        (PORTALS + 'preset = "ontop"\n', 2, "bad-preset", 'unknown preset "ontop" (did you mean "ontap"?)'),
+        (PORTALS + 'preset = "zzzzz"\n', 2, "bad-preset", 'unknown preset "zzzzz" (known: rfc7146, rfc3723, ontap, windows, equallogic, mds)'),
+        (PORTALS + 'target_id = "*"\n', 2, "bad-id", "target_id: the id holds a wildcard, which would match other identities too"),
+        (PORTALS + 'target_id_type = "ID_FQDN"\n', 2, "no-id", "target_id_type is set but target_id is not"),
+        (PORTALS + 'target_id = "x"\ntarget_id_type = "ID_IPV4_ADDR"\n', 2, "bad-id", "target_id does not fit ID_IPV4_ADDR: 'x' is not an IPv4 address"),
+        (PORTALS + 'target_id = "x"\ntarget_id_type = "id_fqdn"\n', 3, "bad-id-type", 'unknown target_id_type "id_fqdn" (did you mean "ID_FQDN"?)'),
+        (PORTALS + 'target_id = "x"\ntarget_id_type = "?"\n', 3, "bad-id-type", 'unknown target_id_type "?" (one of ID_IPV4_ADDR, ID_FQDN, ID_USER_FQDN, ID_IPV6_ADDR)'),
+        (PORTALS + 'target_id = "x"\ntarget_id_type = 4\n', 3, "bad-id-type", "target_id_type must be one of ID_IPV4_ADDR (1), ID_FQDN (2), ID_USER_FQDN (3), ID_IPV6_ADDR (5)"),
+        (PORTALS + 'tunnel_outer_remote = "gateway"\n', 2, "bad-address", "tunnel_outer_remote is not an IP address"),
+        (PORTALS + 'tunnel_outer_remote = "0.0.0.0"\n', 2, "bad-address", "tunnel_outer_remote is not the unicast address of one host"),
+        (PORTALS + 'tunnel_outer_local = "ff02::1"\n', 2, "bad-address", "tunnel_outer_local is not the unicast address of one host"),
+        (PORTALS + 'tunnel_outer_local = "fe80::1%e"\n', 2, "bad-address", "tunnel_outer_local is not the unicast address of one host"),
+        (PORTALS + 'tunnel_outer_remote = "192.0.2.1"\ntunnel_outer_local = "::1"\n', 3, "mixed-versions", "the two tunnel addresses are not of one IP version"),
+        (PORTALS + 'tunnel_outer_remote = "192.0.2.1"\nsecurity_flags = 0x23\n', 2, "outer-without-tunnel", "an outer address is for tunnel mode, but the flags ask for transport mode (use TUNNEL_MODE_PREFERRED instead of TRANSPORT_MODE_PREFERRED)"),
+        (PORTALS + 'tunnel_outer_local = "192.0.2.1"\nsecurity_flags = 0x23\n', 2, "outer-without-tunnel", "an outer address is for tunnel mode, but the flags ask for transport mode (use TUNNEL_MODE_PREFERRED instead of TRANSPORT_MODE_PREFERRED)"),
+        (PORTALS + 'start = "now"\n', 2, "bad-start", 'start must be "trap" or "start"'),
+        (PORTALS + 'ike_proposals = ["AES!"]\n', 2, "bad-proposal", '"AES!" is not a strongSwan proposal such as aes256gcm16-prfsha384-ecp384'),
+        (PORTALS + "esp_proposals = []\n", 2, "empty-list", "esp_proposals is an empty list"),
+        (PORTALS + 'ike_rekey_time = "4h"\n', 2, "wrong-type", "ike_rekey_time must be a number, not a text in quotes"),
+        (PORTALS + 'portal = "x"\n', 2, "unknown-key", 'unknown key "portal" (did you mean "portals"?)'),
+        (PORTALS + 'initiators = ["db1"]\n', 2, "initiators-without-target", 'initiators is for role = "target" only'),
+        (PORTALS + 'role = "target"\ninitiators = ["*"]\n', 3, "bad-id", "initiators: the id holds a wildcard, which would match other identities too"),
+        (PORTALS + 'role = "target"\ninitiators = ["10.0.0.1/24"]\n', 3, "bad-id", "initiators: 10.0.0.1/24 has host bits set"),
+        (PORTALS + 'role = "target"\ninitiators = []\n', 3, "empty-list", "initiators is an empty list (name at least one, or leave the line out)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_at_its_line(text: str, line: int, code: str, told: str) -> None:
+    (problem,) = problems(text)
+    where = f"portal.d/san.toml:{line}" if line else "portal.d/san.toml"
+    assert (problem.code, str(problem)) == (code, f"{where}: {told}")
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [
+        ("ike_rekey_time", 60, 604800),
+        ("esp_rekey_time", 60, 604800),
+        ("dpd_delay", 0, 3600),
+        ("dpd_timeout", 1, 3600),
+        ("replay_window", 0, 4096),
+    ],
+)
+def test_a_number_is_taken_from_its_least_to_its_most(key: str, least: int, most: int) -> None:
+    for number in (least, most):
+        only: dict[str, Any] = {key: number}
+        assert parse(f"{PORTALS}{key} = {number}\n").tuning == Tuning(**only)
+    for number in (least - 1, most + 1):
+        (problem,) = problems(f"{PORTALS}{key} = {number}\n")
+        assert str(problem) == f"portal.d/san.toml:2: {key} must be {least} to {most}"
+
+
+def test_a_proposal_has_512_characters_at_most_and_not_all_of_a_longer_one_are_told() -> None:
+    longest = "".join(f"{n:04}" for n in range(128))
+    assert parse(f'{PORTALS}ike_proposals = ["{longest}"]\n').tuning.ike_proposals == (longest,)
+    (problem,) = problems(f'{PORTALS}ike_proposals = ["{longest}x"]\n')
+    assert problem.message.startswith(f'"{longest[:80]}" is not a strongSwan proposal')
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    told = problems('portals = ["x y", "10.0.0.1/8"]\nrole = "x"\npsk = "a/b"\nstart = 1\n')
+    assert [p.line for p in told] == [1, 1, 2, 3, 4]
+
+
+def test_a_key_in_capitals_is_another_key() -> None:
+    assert [(p.code, p.line) for p in problems("\n" + PORTALS.upper())] == [
+        ("unknown-key", 2),
+        ("no-portals", 0),
+    ]
+
+
+# -- patterns
+
+LONGEST = f"{'a.' * 126}a"
+"""The longest name: 253 characters."""
+
+NEITHER = "is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("10.0.0.20", "10.0.0.20:3260"),
+        ("10.0.0.20/32", "10.0.0.20:3260"),
+        (" 10.0.0.20:1 ", "10.0.0.20:1"),
+        ("fd00::20", "[fd00::20]:3260"),
+        ("FD00:0::20", "[fd00::20]:3260"),
+        ("[fd00::20]", "[fd00::20]:3260"),
+        ("fd00::/64", "[fd00::/64]:3260"),
+        ("[fd00::/64]:1", "[fd00::/64]:1"),
+        ("0.0.0.0/0", "0.0.0.0/0:3260"),
+        ("san.example.com.", "san.example.com:3260"),
+        ("_iscsi.san", "_iscsi.san:3260"),
+        ("SAN-X.:65535", "san-x:65535"),
+        (LONGEST, f"{LONGEST}:3260"),
+    ],
+)
+def test_a_portal_pattern_is_read_in_every_form(text: str, printed: str) -> None:
+    assert str(parse_portal_pattern(text)) == printed
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["", "10.0.0", "1", "10.0.0.0/33", "-san", "a..b", "a" * 64, "san/24", "san example", "10.0.0.20:3260:1x", f"{LONGEST}b"], NEITHER),
+        (["[10.0.0.20", "[fd00::20", "[fd00::20]3260", "[fd00::20]/64"], "is not a portal (write an IPv6 one as [fd00::20]:3260)"),
+        (["[fd00::]:3260/64"], ": write the prefix inside the brackets, [fd00::/64]:3260"),
+        ([":", "10.0.0.20:", "10.0.0.20:x", "10.0.0.20:١", "10.0.0.20:0", "10.0.0.20:65536", "[fd00::20]:3260]"], ": the port must be 1 to 65535"),
+        (["0.0.0.0", "::", "224.0.0.1", "[ff02::1]:3260"], "is not the address of a host"),  # noqa: S104  # what must be refused
+        (["10.0.0.1/8"], "has bits set behind the prefix (did you mean 10.0.0.0/8?)"),
+        (["[fd00::1/64]:1"], "has bits set behind the prefix (did you mean fd00::/64?)"),
+        (["::ffff:10.0.0.0/120"], "is a network of IPv4-mapped addresses; write it as IPv4"),
+        (["fe80::1%eth0", "[fe80::1%eth0]:3260"], "has a zone; link-local portals cannot be protected by address"),
+    ],
+)  # fmt: skip
+def test_what_is_no_portal_is_told_with_what_would_be_one(texts: list[str], told: str) -> None:
+    for text in texts:
+        with pytest.raises(ValueError, match=r".") as caught:
+            parse_portal_pattern(text)
+        assert str(caught.value) == f"{text!r}{'' if told[0] == ':' else ' '}{told}"
+
+
+def test_one_portal_is_asked_for_by_address() -> None:
+    assert str(parse_portal("fd00::20")) == "[fd00::20]:3260"
+    for text in ("10.0.0.0/24", "san.example.com"):
+        with pytest.raises(ValueError, match="not the address of one portal"):
+            parse_portal(text)

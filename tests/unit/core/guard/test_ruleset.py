@@ -1,0 +1,202 @@
+"""The guard's text: what it holds, that nft takes it, and that it is nothing but our table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from iscsi_ipsec.base.model import PortalRange, parse_portal_pattern
+from iscsi_ipsec.core.guard.ruleset import guard_table
+from tests.support.values import portal
+
+
+def network(text: str) -> PortalRange:
+    pattern = parse_portal_pattern(text)
+    assert isinstance(pattern, PortalRange)
+    return pattern
+
+
+V4, V6, SERVED = portal("10.0.0.20"), portal("[fd00::20]:3261"), portal("10.0.0.1")
+
+needs_nft = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("nft") or not shutil.which("unshare"), reason="nft -c needs root"
+)
+
+
+def nft(text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """In a network namespace of its own, which ends with the command."""
+    return subprocess.run(
+        ["unshare", "--net", "nft", *options, "-f", "-"],
+        input=text, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+TEXTS = {
+    "empty": guard_table([], []),
+    "both versions and roles": guard_table([V4, V6], [SERVED, portal("fd00::1")]),
+    "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
+    "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
+    "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
+    "networks that overlap": guard_table(
+        [V4], [], networks=map(network, ("10.0.0.0/8", "10.0.0.0/24", "fd00::/64"))
+    ),
+    "everywhere but two": guard_table(
+        [V4],
+        [],
+        networks=map(network, ("0.0.0.0/0", "::/0")),
+        opened=[network(f"{V6.address}/128"), network(f"{SERVED.address}/32")],
+    ),
+    "odd addresses": guard_table(
+        [portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []
+    ),
+}
+
+
+@needs_nft
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_nft_takes_the_text(text: str) -> None:
+    done = nft(text, "-c")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_nft
+def test_the_text_may_be_loaded_again_and_again() -> None:
+    text = TEXTS["both versions and roles"]
+    done = nft(text * 3 + "list ruleset\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("table inet iscsi_ipsec") == 1
+
+
+@needs_nft
+def test_a_table_of_others_stays() -> None:
+    done = nft("table inet theirs { chain c { counter; }; }\n" + TEXTS["devices"] + "list ruleset\n")
+    assert "table inet theirs" in done.stdout
+
+
+WHOLE = """\
+# Made by iscsi-ipsecd; loaded at boot by iscsi-ipsec-guard.service.
+# Portals in these sets are reached inside IPsec or not at all.
+
+table inet iscsi_ipsec
+delete table inet iscsi_ipsec
+table inet iscsi_ipsec {
+	set open4 {
+		type ipv4_addr . inet_service
+		flags interval
+		elements = { 10.1.2.0/23 . 3260 }
+	}
+	set open6 {
+		type ipv6_addr . inet_service
+		flags interval
+		elements = { fd01::1/128 . 3260 }
+	}
+	set portals4 {
+		type ipv4_addr . inet_service
+		elements = { 10.0.0.20 . 3260, 10.0.0.21 . 3260 }
+	}
+	set portals6 {
+		type ipv6_addr . inet_service
+		elements = { fd00::20 . 3261 }
+	}
+	set served4 {
+		type ipv4_addr . inet_service
+		elements = { 10.0.0.1 . 3260 }
+	}
+	set served6 {
+		type ipv6_addr . inet_service
+	}
+	chain output {
+		type filter hook output priority -150; policy accept;
+		oifname { "lo", "tun0" } accept
+		ip daddr . tcp dport @portals4 rt ipsec missing counter drop
+		ip saddr . tcp sport @served4 rt ipsec missing counter drop
+		ip daddr . tcp dport @open4 accept
+		ip daddr 10.1.0.0/16 tcp dport 3260 rt ipsec missing counter drop
+		meta nfproto ipv4 tcp dport 3261 rt ipsec missing counter drop
+		ip6 daddr . tcp dport @portals6 rt ipsec missing counter drop
+		ip6 saddr . tcp sport @served6 rt ipsec missing counter drop
+		ip6 daddr . tcp dport @open6 accept
+		ip6 daddr fd01::/64 tcp dport 3260 rt ipsec missing counter drop
+	}
+	chain input {
+		type filter hook input priority -150; policy accept;
+		iifname { "lo", "tun0" } accept
+		ip saddr . tcp sport @portals4 meta ipsec missing counter drop
+		ip daddr . tcp dport @served4 meta ipsec missing counter drop
+		ip saddr . tcp sport @open4 accept
+		ip saddr 10.1.0.0/16 tcp sport 3260 meta ipsec missing counter drop
+		meta nfproto ipv4 tcp sport 3261 meta ipsec missing counter drop
+		ip6 saddr . tcp sport @portals6 meta ipsec missing counter drop
+		ip6 daddr . tcp dport @served6 meta ipsec missing counter drop
+		ip6 saddr . tcp sport @open6 accept
+		ip6 saddr fd01::/64 tcp sport 3260 meta ipsec missing counter drop
+	}
+}
+"""
+
+
+def test_the_whole_text_with_one_of_everything_is_this() -> None:
+    assert (
+        guard_table(
+            [portal("10.0.0.21"), V4, V6],
+            [SERVED],
+            ["tun0"],
+            networks=map(network, ("10.1.0.0/16", "0.0.0.0/0:3261", "[fd01::/64]:3260")),
+            opened=map(network, ("10.1.2.0/24", "10.1.3.0/24", "[fd01::1]:3260")),
+        )
+        == WHOLE
+    )
+
+
+def test_only_our_table_is_ever_named() -> None:
+    for text in TEXTS.values():
+        rows = [
+            line.split()
+            for line in text.splitlines()
+            if line.startswith(("table ", "delete ", "add ", "flush "))
+        ]
+        assert [row[:3] for row in rows] == [
+            ["table", "inet", "iscsi_ipsec"],
+            ["delete", "table", "inet"],
+            ["table", "inet", "iscsi_ipsec"],
+        ]
+        assert rows[1][3] == "iscsi_ipsec"
+
+
+def test_each_portal_stands_in_the_set_of_its_kind() -> None:
+    text = TEXTS["both versions and roles"]
+    for name, element in (
+        ("portals4", "10.0.0.20 . 3260"), ("portals6", "fd00::20 . 3261"),
+        ("served4", "10.0.0.1 . 3260"), ("served6", "fd00::1 . 3260"),
+    ):  # fmt: skip
+        section = text.split(f"set {name} {{", 1)[1].split("}\n\t}", 1)[0]
+        assert f"elements = {{ {element} " in section
+
+
+def test_both_directions_drop_what_is_not_inside_ipsec() -> None:
+    text = TEXTS["both versions and roles"]
+    output, input = (text.split(f"chain {hook} {{", 1)[1].split("\t}", 1)[0] for hook in ("output", "input"))
+    for rule in ("ip daddr . tcp dport @portals4", "ip6 daddr . tcp dport @portals6", "ip saddr . tcp sport @served4", "ip6 saddr . tcp sport @served6"):  # fmt: skip
+        assert f"{rule} rt ipsec missing counter drop" in output
+    for rule in ("ip saddr . tcp sport @portals4", "ip6 saddr . tcp sport @portals6", "ip daddr . tcp dport @served4", "ip6 daddr . tcp dport @served6"):  # fmt: skip
+        assert f"{rule} meta ipsec missing counter drop" in input
+
+
+def test_a_device_of_user_space_esp_is_let_pass_in_both_directions() -> None:
+    text = TEXTS["devices"]
+    assert 'oifname { "lo", "ipsec0", "tun-1.2" } accept' in text
+    assert 'iifname { "lo", "ipsec0", "tun-1.2" } accept' in text
+    assert text.count("accept") - TEXTS["empty"].count("accept") == 0
+
+
+def test_the_text_does_not_depend_on_the_order_of_portals() -> None:
+    assert guard_table([V4, V6, SERVED], []) == guard_table([SERVED, V6, V4], [])
+
+
+def test_an_opened_portal_is_let_pass_before_its_network_drops_it_but_after_a_closed_one() -> None:
+    for chain in TEXTS["everywhere but two"].split("chain ")[1:]:
+        order = [chain.index(what) for what in ("@portals4", "@served4", "@open4", "meta nfproto ipv4 tcp")]
+        assert order == sorted(order)

@@ -1,0 +1,143 @@
+"""The plan: exactly the difference, in an order in which no moment is without key or connection."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from iscsi_ipsec.base.charon_sa import CharonState
+from iscsi_ipsec.base.model import Tuning
+from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.core.ike.charon_diff import Operation, plan
+from tests.support.values import (
+    SOURCE,
+    TARGET,
+    charon_state,
+    derived,
+    per_id,
+    policy,
+    record,
+    spelled,
+)
+
+WANTED = derived(per_id(SOURCE), record())
+
+
+def planned(desired: Desired, state: CharonState) -> tuple[Operation, ...]:
+    return plan(*spelled(desired), state)
+
+
+def holding(*desired: Desired) -> CharonState:
+    """A charon that holds exactly this."""
+    secrets, conns = [], {}
+    for each in desired:
+        spelled_secrets, spelled_conns = spelled(each)
+        secrets += [s.id for s in spelled_secrets]
+        conns.update({c.name: [c.child] for c in spelled_conns})
+    return charon_state(secrets, conns)
+
+
+def words(operations: tuple[Operation, ...]) -> list[str]:
+    return [operation.command for operation in operations]
+
+
+def test_an_empty_charon_gets_secrets_first_then_connections() -> None:
+    operations = planned(WANTED, charon_state())
+    assert words(operations) == ["load-shared", "load-conn"]
+    (secret,), (connection,) = spelled(WANTED)
+    assert [(o.item, o.message) for o in operations] == [
+        (secret.id, secret.message),
+        (connection.name, connection.message),
+    ]
+
+
+def test_secrets_that_charon_cannot_list_are_left_as_they_are() -> None:
+    held = dataclasses.replace(holding(WANTED), secrets=None)
+    assert planned(WANTED, held) == ()
+    assert words(planned(WANTED, dataclasses.replace(held, conns={}))) == ["load-conn"]
+    assert words(planned(derived(), held)) == ["unload-conn"]
+
+
+def test_nothing_is_done_to_a_charon_that_holds_what_is_wanted() -> None:
+    assert planned(WANTED, holding(WANTED)) == ()
+
+
+def test_a_wiped_secret_alone_is_loaded_again() -> None:
+    state = dataclasses.replace(holding(WANTED), secrets=frozenset())
+    assert words(planned(WANTED, state)) == ["load-shared"]
+
+
+def test_a_wiped_connection_alone_is_loaded_again() -> None:
+    state = dataclasses.replace(holding(WANTED), conns={})
+    assert words(planned(WANTED, state)) == ["load-conn"]
+
+
+def test_a_rotated_key_is_loaded_before_the_old_one_is_unloaded() -> None:
+    rotated = derived(per_id(SOURCE, secret=b"the new key"), record())
+    operations = planned(rotated, holding(WANTED))
+    assert words(operations) == ["load-shared", "unload-conn", "load-conn", "unload-shared"]
+    (old,), (new,) = spelled(WANTED)[0], spelled(rotated)[0]
+    assert (operations[0].item, operations[-1].item) == (new.id, old.id)
+
+
+def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
+    changed = derived(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=3)), record())
+    operations = planned(changed, holding(WANTED))
+    assert [(o.command, o.item) for o in operations] == [
+        ("unload-conn", "iscsi-ipsec-10.0.0.20-3260"),
+        ("load-conn", "iscsi-ipsec-10.0.0.20-3260"),
+    ]
+    assert operations[0].message == {"name": "iscsi-ipsec-10.0.0.20-3260"}
+    assert operations[1].message == spelled(changed)[1][0].message
+
+
+def test_a_change_of_one_portal_touches_no_other() -> None:
+    before = derived(per_id(SOURCE), record(TARGET), record("10.0.0.21"))
+    after = derived(
+        per_id(SOURCE), record(TARGET), record("10.0.0.21"), policy("10.0.0.21", tuning=Tuning(dpd_delay=3))
+    )
+    assert {o.item for o in planned(after, holding(before))} == {"iscsi-ipsec-10.0.0.21-3260"}
+
+
+def test_what_nothing_asks_for_goes_connections_before_secrets() -> None:
+    operations = planned(derived(), holding(WANTED))
+    assert words(operations) == ["unload-conn", "unload-shared"]
+    assert [o.message for o in operations] == [
+        {"name": "iscsi-ipsec-10.0.0.20-3260"},
+        {"id": spelled(WANTED)[0][0].id},
+    ]
+
+
+def test_foreign_names_are_never_touched() -> None:
+    state = charon_state(
+        ["vpn", "iscsi-ipsecX"], {"vpn": ["net"], "iscsi-ipsec": ["x"], "my-iscsi-ipsec-1": ["x"]}
+    )
+    assert planned(derived(), state) == ()
+
+
+def test_a_connection_with_an_additional_child_is_put_right() -> None:
+    held = holding(WANTED)
+    (name,) = held.conns
+    meddled = dataclasses.replace(held, conns={name: held.conns[name] | {"foreign"}})
+    assert words(planned(WANTED, meddled)) == ["unload-conn", "load-conn"]
+
+
+def test_a_connection_without_children_is_put_right() -> None:
+    held = holding(WANTED)
+    meddled = dataclasses.replace(held, conns=dict.fromkeys(held.conns, frozenset[str]()))
+    assert words(planned(WANTED, meddled)) == ["unload-conn", "load-conn"]
+
+
+def test_a_secret_that_two_connections_share_is_loaded_once() -> None:
+    desired = derived(per_id("db1"), record(port=3260), record(port=3261))
+    assert words(planned(desired, charon_state())) == ["load-shared", "load-conn", "load-conn"]
+
+
+def test_the_texts_tell_what_is_done_without_the_key() -> None:
+    desired = derived(per_id("db1", secret=b"canary-key-0123456789"), record())
+    texts = [o.text for o in planned(desired, holding(WANTED))]
+    assert any("of fqdn:db1, 10.0.0.20" in text for text in texts)
+    assert any("settings changed" in text for text in texts)
+    gone = [o.text for o in planned(derived(), holding(desired))]
+    assert [text.partition(": ")[2] for text in gone] == ["nothing asks for it", "no key is this"]
+    assert "canary" not in " ".join(texts)
+    assert "canary" not in repr(planned(desired, holding(WANTED)))

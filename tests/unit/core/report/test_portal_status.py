@@ -1,0 +1,504 @@
+"""Rows of status: green only when what was asked for is what runs."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from iscsi_ipsec.base.charon_sa import ChildSa
+from iscsi_ipsec.base.model import EspMode, IkeMode
+from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.core.ike.ike_failures import WRONG_KEY, as_passing
+from iscsi_ipsec.core.ike.vici_messages import SpelledRotation
+from iscsi_ipsec.core.report.portal_status import Observed, PortalRows, cipher, portal_rows
+from iscsi_ipsec.core.report.schema import has_errors, problem_row
+from tests.support.values import (
+    CLEAR,
+    SOURCE,
+    child_sa,
+    choice,
+    derived,
+    group,
+    ike_sa,
+    per_id,
+    portal,
+    previous,
+    record,
+    serves,
+    session,
+    spelled,
+)
+
+WANTED = derived(per_id(SOURCE), record(), session())
+CONN = "iscsi-ipsec-10.0.0.20-3260"
+CHILD = spelled(WANTED)[1][0].child
+
+
+def row(desired: Desired = WANTED, *children: ChildSa, **observed: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "sas": (ike_sa(*children, conn=CONN),) if children else (),
+        "sessions": (session(),),
+        "loaded": {CONN},
+        "guarded": {portal()},
+        "children": {CONN: CHILD},
+        "charon_reachable": True,
+    }
+    (only,) = portal_rows(desired.portals, Observed(**{**given, **observed}))
+    return as_json(only)
+
+
+def as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """As it is read again: a tuple is a list there."""
+    told: dict[str, Any] = json.loads(json.dumps(row))
+    return told
+
+
+def good(**more: Any) -> ChildSa:
+    return child_sa(CHILD, conn=CONN, **more)
+
+
+def test_a_session_inside_the_wanted_sa_is_protected() -> None:
+    told = row(WANTED, good())
+    assert (told["protected"], told["ready"], told["problem"]) == (True, True, None)
+    assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", "transport", True)
+    assert (told["portal"], told["role"], told["key"]) == ("10.0.0.20:3260", "initiator", SOURCE)
+    assert (told["identity"], told["identity_type"], told["peer_identity"]) == (
+        SOURCE,
+        "ID_IPV4_ADDR",
+        "10.0.0.20",
+    )
+    assert told["sa"]["cipher"] == "AES_GCM_16-256"
+    assert [s["remote"] for s in told["sessions"]] == ["10.0.0.20:3260"]
+
+
+def test_without_an_sa_nothing_is_protected() -> None:
+    told = row()
+    assert told["protected"] is False
+    assert told["sa"] is None
+
+
+def test_a_session_that_waits_too_long_for_its_sa_is_a_problem() -> None:
+    assert row(struggling={CONN})["problem"]["code"] == "no-sa"
+
+
+@pytest.mark.parametrize("state", ["CREATED", "INSTALLING", "DELETING", "DESTROYING"])
+def test_a_child_that_passes_no_packets_protects_nothing(state: str) -> None:
+    assert row(WANTED, good(state=state))["protected"] is False
+
+
+def test_a_downgrade_to_tunnel_mode_is_no_green_row() -> None:
+    # IKEv2 gives tunnel mode in silence where transport was asked for
+    told = row(WANTED, good(mode="TUNNEL"))
+    assert told["protected"] is False
+    assert told["problem"]["code"] == "mode-differs"
+    assert told["problem"]["severity"] == "error"
+
+
+@pytest.mark.parametrize(
+    "cipher", [{"encr": "AES_CBC", "encr_keysize": 192}, {"encr": "AES_GCM_16", "encr_keysize": 192}]
+)
+def test_a_cipher_that_was_not_offered_is_no_green_row(cipher: dict[str, Any]) -> None:
+    told = row(WANTED, good(**cipher))
+    assert told["protected"] is False
+    assert told["problem"]["code"] == "cipher-differs"
+
+
+def test_an_ikev1_sa_without_the_pfs_that_was_asked_for_is_no_green_row() -> None:
+    desired = derived(per_id(SOURCE, flags=choice(IkeMode.MAIN, EspMode.TRANSPORT)), record())
+    child = spelled(desired)[1][0].child
+    told = row(desired, child_sa(child, conn=CONN, dh_group=""), children={CONN: child})
+    assert told["protected"] is False
+    assert told["problem"]["code"] == "no-pfs"
+    assert row(desired, child_sa(child, conn=CONN, dh_group="MODP_2048"), children={CONN: child})["protected"]
+
+
+def test_an_outdated_sa_is_told_when_its_successor_struggles() -> None:
+    told = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), struggling={CONN})
+    assert told["problem"]["code"] == "outdated-sa"
+
+
+def test_an_outdated_sa_tells_the_cause_that_keeps_its_successor_from_coming() -> None:
+    told = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), causes={CONN: WRONG_KEY})
+    assert told["problem"]["code"] == "outdated-sa"
+    assert WRONG_KEY.message in told["problem"]["message"]
+
+
+def test_the_wanted_sa_is_shown_before_an_older_and_a_younger_one() -> None:
+    told = row(
+        WANTED,
+        child_sa("old", 1, conn=CONN, age=5),
+        good(unique_id=2, age=50),
+        child_sa("odd", 3, conn=CONN, age=1),
+    )
+    assert told["sa"]["child_id"] == 2
+
+
+def test_the_youngest_of_two_wanted_sas_is_shown() -> None:
+    assert row(WANTED, good(unique_id=1, age=50), good(unique_id=2, age=5))["sa"]["child_id"] == 2
+
+
+def test_a_cause_of_charons_is_told_where_no_sa_is() -> None:
+    assert row(causes={CONN: WRONG_KEY})["problem"]["code"] == "wrong-key"
+
+
+def test_an_unreachable_charon_is_told() -> None:
+    told = row(charon_reachable=False, loaded=frozenset())
+    assert told["problem"]["code"] == "charon-unreachable"
+    assert told["ready"] is False
+
+
+def test_a_problem_of_the_files_comes_before_one_of_the_moment() -> None:
+    desired = derived(per_id("a"), per_id("b"), record())
+    assert row(desired, causes={CONN: WRONG_KEY})["problem"]["code"] == "ambiguous-key"
+
+
+def test_a_portal_is_ready_only_when_connection_and_guard_are_in_place() -> None:
+    assert row(loaded=frozenset())["ready"] is False
+    assert row(guarded=frozenset())["ready"] is False
+    assert row(guarded=frozenset(), guard_wanted=False)["ready"] is True
+
+
+def test_a_closed_portal_without_connection_is_never_ready() -> None:
+    assert row(derived(record(), held=["10.0.0.20"]))["ready"] is False
+
+
+def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
+    told = row(derived(group(flags=CLEAR), record()))
+    assert (told["ike"], told["mode"], told["pfs"], told["protected"]) == (None, None, None, False)
+    assert told["problem"]["code"] == "clear-allowed"
+    assert told["managed"] is True
+    assert told["closed"] is False
+
+    told = row(derived(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
+    assert (told["ike"], told["mode"], told["pfs"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("esp", "mode"), [(EspMode.TRANSPORT, "transport"), (None, None)])
+def test_a_portal_that_is_refused_shows_the_mode_that_its_flags_ask_for(
+    esp: EspMode | None, mode: str | None
+) -> None:
+    told = row(derived(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
+    assert (told["connection"], told["problem"]["code"]) == (None, "no-transport-mode")
+    assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", mode, True)
+
+
+def test_a_served_portal_has_a_row_for_each_initiator() -> None:
+    rows = portal_rows(
+        derived(serves(), per_id("db1"), per_id("db2")).portals, Observed(charon_reachable=True)
+    )
+    assert [(r["role"], r["identity"]) for r in rows] == [("target", "db1"), ("target", "db2")]
+
+
+def test_another_connections_sa_protects_nobody_else() -> None:
+    assert row(sas=(ike_sa(child_sa(CHILD, conn="other"), conn="other"),))["protected"] is False
+
+
+def test_warnings_alone_are_no_errors() -> None:
+    desired = derived(group(), record())
+    rows = [problem_row(p) for p in desired.problems]
+    assert [r["severity"] for r in rows] == ["warning"]
+    assert not has_errors(rows)
+    assert has_errors([problem_row(p) for p in derived(record(), held=["10.0.0.20"]).problems])
+
+
+# -- two keys valid side by side
+
+
+def in_rotation(lagging: bool, name: str) -> dict[str, Any]:
+    """A row whose SA's child has the name that begins with this part of the rotation's."""
+    key = per_id(SOURCE, previous=previous())
+    staged = derived(key, record(), session())
+    staged = derived(
+        key, record(), session(), lagging={rotation.contest: lagging for rotation in staged.rotations}
+    )
+    connection = spelled(staged)[1][0]
+    assert connection.rotation
+    part: str = getattr(connection.rotation, name)
+    child = child_sa(f"{part}{connection.child.removeprefix(connection.key_part)}", conn=CONN)
+    return row(staged, child, children={CONN: connection.child}, rotations={CONN: connection.rotation})
+
+
+@pytest.mark.parametrize("lagging", [True, False])
+def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(lagging: bool) -> None:
+    told = in_rotation(lagging, "previous")
+    assert told["previous_until"] == "2030-01-01T00:00:00Z"
+    assert told["sa"]["key"] == "previous"
+    assert told["protected"]
+    assert told["problem"]["code"] == "previous-key-in-use"
+    assert "2030-01-01T00:00:00Z" in told["problem"]["message"]
+    assert not has_errors([told["problem"]])
+
+
+@pytest.mark.parametrize("name", ["staged", "current"])
+def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell(name: str) -> None:
+    told = in_rotation(False, name)
+    assert (told["sa"]["key"], told["problem"]) == ("current", None)
+
+
+def test_a_served_sa_in_a_rotation_is_of_either_key_unless_it_is_of_the_previous_one() -> None:
+    staged = derived(serves(), per_id("db1", previous=previous()))
+    connection = spelled(staged)[1][0]
+    assert connection.rotation
+    told = []
+    for part in (connection.rotation.staged, connection.rotation.previous):
+        child = child_sa(connection.child.replace(connection.key_part, part), conn=connection.name)
+        (row,) = portal_rows(
+            staged.portals,
+            Observed(
+                sas=(ike_sa(child, conn=connection.name),), children={connection.name: connection.child},
+                rotations={connection.name: connection.rotation}, charon_reachable=True,
+            ),
+        )  # fmt: skip
+        told.append((row["sa"]["key"], row["problem"] and row["problem"]["hint"]))
+    assert told == [("either", None), ("previous", "give the initiator the new key before that")]
+
+
+def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -> None:
+    assert row(WANTED, good())["sa"]["key"] == "current"
+    assert row(WANTED, good())["previous_until"] is None
+    old = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
+    assert row(WANTED, old)["sa"]["key"] == "earlier"
+
+
+def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
+    desired = derived(per_id(SOURCE), record(), record("10.0.0.21"))
+    rows, seen = PortalRows(), Observed(charon_reachable=True, children={CONN: CHILD})
+    before = rows.of(desired.portals, seen)
+    assert rows.of(desired.portals, replace(seen)) is before
+    first, second = rows.of(desired.portals, replace(seen, loaded=frozenset({CONN})))
+    assert (first is before[0], second is before[1]) == (False, True)
+    assert rows.of(desired.portals[1:], seen) == before[1:]
+
+
+ROTATION = SpelledRotation(staged="a-", current="b-", previous="c-", until="2030-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"charon_reachable": False},
+        {"guard_wanted": False},
+        {"guarded": frozenset()},
+        {"loaded": frozenset()},
+        {"struggling": frozenset({CONN})},
+        {"children": {CONN: "another"}},
+        {"causes": {CONN: WRONG_KEY}},
+        {"rotations": {CONN: ROTATION}},
+        {"sessions": ()},
+        {"sas": ()},
+    ],
+    ids=str,
+)
+def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
+    rows, seen = (
+        PortalRows(),
+        Observed(
+            sas=(ike_sa(good(), conn=CONN),),
+            sessions=(session(),),
+            loaded=frozenset({CONN}),
+            guarded=frozenset({portal()}),
+            children={CONN: CHILD},
+            charon_reachable=True,
+        ),
+    )
+    rows.of(WANTED.portals, seen)
+    now = replace(seen, **more)
+    assert rows.of(WANTED.portals, now) == portal_rows(WANTED.portals, now)
+
+
+# -- every field, as docs/status.md has it
+
+
+def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
+    (view,) = WANTED.portals
+    assert view.connection
+    assert row(WANTED, good(encr="AES_CBC", integ="HMAC_SHA2_256_128", dh_group="ECP_384")) == {
+        "portal": "10.0.0.20:3260",
+        "interface": "",
+        "role": "initiator",
+        "managed": True,
+        "closed": True,
+        "protected": True,
+        "ready": True,
+        "identity": SOURCE,
+        "identity_type": "ID_IPV4_ADDR",
+        "peer_identity": "10.0.0.20",
+        "key": SOURCE,
+        "key_file": f"psk.d/{SOURCE}.toml",
+        "previous_until": None,
+        "policy": None,
+        "ike": "IKEv2",
+        "mode": "transport",
+        "pfs": True,
+        "connection": CONN,
+        "child": CHILD,
+        "local_address": SOURCE,
+        "remote_address": "10.0.0.20",
+        "ike_proposals": list(view.connection.ike_proposals),
+        "esp_proposals": list(view.connection.esp_proposals),
+        "user_space_esp": False,
+        "reasons": list(view.reasons),
+        "origins": ["node record nodes/10.0.0.20,3260"],
+        "sessions": [
+            {
+                "sid": 1,
+                "target": "iqn.2024-01.com.example:a",
+                "state": "LOGGED_IN",
+                "local": f"{SOURCE}:40001",
+                "remote": "10.0.0.20:3260",
+            }
+        ],
+        "sa": {
+            "key": "current",
+            "ike_id": 1,
+            "ike_version": 2,
+            "child_id": 1,
+            "child": CHILD,
+            "state": "INSTALLED",
+            "mode": "transport",
+            "cipher": "AES_CBC-256/HMAC_SHA2_256_128",
+            "dh_group": "ECP_384",
+            "age": 10,
+            "bytes_in": 1,
+            "bytes_out": 2,
+            "reqid": 7,
+            "spi_in": "c0000001",
+            "spi_out": "c0000002",
+        },
+        "problem": None,
+    }
+    assert row(WANTED, good())["sa"]["dh_group"] is None
+
+
+def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_most() -> None:
+    desired = derived(record(net_ifacename="eth1"))
+    told = as_json(portal_rows(desired.portals, Observed())[0])
+    assert told.keys() == row().keys()
+    filled = {name: value for name, value in told.items() if value not in (None, [], "", False)}
+    assert filled == {
+        "portal": "10.0.0.20:3260",
+        "interface": "eth1",
+        "role": "initiator",
+        "ready": True,
+        "reasons": list(desired.portals[0].reasons),
+        "origins": ["node record nodes/10.0.0.20,3260"],
+    }
+    empty = {name for name, value in told.items() if value == [] or value is False}
+    assert empty == {
+        *("ike_proposals", "esp_proposals", "sessions"),
+        *("managed", "closed", "protected", "user_space_esp"),
+    }
+
+
+def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer() -> None:
+    desired = derived(serves(initiators=(ipaddress.ip_network("10.0.0.0/24"),)), group())
+    (told,) = portal_rows(desired.portals, Observed(charon_reachable=True))
+    assert (told["role"], told["policy"], told["peer_identity"]) == ("target", "portal.d/serves.toml", None)
+    assert (told["identity"], told["identity_type"]) == ("10.0.0.0/24", "addresses of IPv4")
+    assert (told["mode"], told["remote_address"], told["ready"]) == ("transport", None, False)
+
+
+def test_a_row_tells_that_esp_is_made_in_user_space() -> None:
+    (told,) = portal_rows(
+        derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
+        Observed(),
+    )
+    assert (told["user_space_esp"], told["mode"]) == (True, "tunnel")
+
+
+def problem(**more: Any) -> dict[str, Any]:
+    """A problem of the portal, of no file."""
+    return {"severity": "error", "file": None, "line": None, "portal": "10.0.0.20:3260", **more}
+
+
+OLD = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
+STILL = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+
+
+@pytest.mark.parametrize(
+    ("children", "observed", "told"),
+    [
+        (
+            (),
+            {"charon_reachable": False},
+            ("charon-unreachable", "charon cannot be reached, so no SA can be negotiated", "systemctl status strongswan"),
+        ),
+        (
+            (),
+            {"struggling": {CONN}},
+            (
+                "no-sa",
+                "an iSCSI session exists but no SA does: its packets are held back",
+                "the daemon is negotiating; if this stays, see charon's log",
+            ),
+        ),
+        ((), {"causes": {CONN: WRONG_KEY}}, ("wrong-key", WRONG_KEY.message, WRONG_KEY.hint)),
+        (
+            (good(),),
+            {"causes": {CONN: WRONG_KEY}},
+            ("wrong-key", f"the SA is up, but renewing it fails: {WRONG_KEY.message}", WRONG_KEY.hint),
+        ),
+        ((OLD,), {"causes": {CONN: WRONG_KEY}}, ("outdated-sa", f"{STILL}: {WRONG_KEY.message}", WRONG_KEY.hint)),
+        (
+            (OLD,),
+            {"struggling": {CONN}},
+            ("outdated-sa", STILL, "the daemon is negotiating; a changed key must be changed on both ends"),
+        ),
+        (
+            (good(mode="TUNNEL"),),
+            {},
+            (
+                "mode-differs",
+                "transport mode was asked for, but tunnel mode was negotiated",
+                "the target allows only the other mode: change the flags here or its configuration",
+            ),
+        ),
+        (
+            (good(encr="CHACHA20_POLY1305", encr_keysize=0),),
+            {},
+            ("cipher-differs", "the SA uses chacha20poly1305, which was not offered", "end the SA: it was not made by us"),
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else "",
+)  # fmt: skip
+def test_a_problem_is_told_in_these_words(
+    children: tuple[ChildSa, ...], observed: dict[str, Any], told: tuple[str, str, str]
+) -> None:
+    code, message, hint = told
+    assert row(WANTED, *children, **observed)["problem"] == problem(code=code, message=message, hint=hint)
+
+
+def test_what_has_no_session_and_no_cause_or_has_its_successor_under_way_is_no_problem() -> None:
+    assert row(sessions=(), struggling={CONN})["problem"] is None
+    assert row()["problem"] is None
+    assert row(WANTED, OLD)["problem"] is None
+
+
+def test_a_cause_that_passes_is_a_warning_with_an_sa_and_without() -> None:
+    passing = {CONN: as_passing(WRONG_KEY)}
+    assert row(causes=passing)["problem"]["severity"] == "warning"
+    assert row(WANTED, good(), causes=passing)["problem"]["severity"] == "warning"
+
+
+@pytest.mark.parametrize("encr", ["AES_CBC", "AES_GCM_16", "AES_CTR"])
+def test_a_cipher_that_was_offered_or_has_no_keyword_of_ours_is_no_problem(encr: str) -> None:
+    assert row(WANTED, good(encr=encr, encr_keysize=128))["problem"] is None
+
+
+def test_a_cipher_is_shown_with_what_it_has() -> None:
+    assert cipher(good(encr="CHACHA20_POLY1305", encr_keysize=0)) == "CHACHA20_POLY1305"
+    assert cipher(good()) == "AES_GCM_16-256"
+
+
+def test_a_previous_key_in_use_is_told_with_its_file_and_who_needs_the_new_one() -> None:
+    assert in_rotation(True, "previous")["problem"] == problem(
+        code="previous-key-in-use",
+        severity="warning",
+        file=f"psk.d/{SOURCE}.toml",
+        message="the SA was authenticated by the previous key, which goes out of use at 2030-01-01T00:00:00Z",
+        hint="give the target the new key before that",
+    )

@@ -1,0 +1,195 @@
+"""What becomes of each part of Windows' settings, and all that is told where it is none."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+import pytest
+
+from iscsi_ipsec.base.model import (
+    EspMode,
+    IdType,
+    IkeId,
+    IkeMode,
+    IpsecChoice,
+    Portal,
+    Problem,
+    Severity,
+    parse_portal,
+)
+from iscsi_ipsec.core.windows.values import (
+    Harvest,
+    NotTakenError,
+    Rules,
+    address_of,
+    flags_of,
+    id_type_of,
+    identity_of,
+    key_of,
+    number_of,
+    portal_of,
+    take_flags,
+)
+
+
+def warning(line: int, message: str, hint: str = "") -> Problem:
+    return Problem(
+        code="imported-otherwise", message=message, hint=hint, file="in", line=line, severity=Severity.WARNING
+    )
+
+
+def wanted(ike: IkeMode, esp: EspMode | None = None, *, pfs: bool = False) -> IpsecChoice:
+    return IpsecChoice(required=True, ike=ike, esp=esp, pfs=pfs)
+
+
+def test_what_is_told_has_its_file_and_line_and_its_weight() -> None:
+    harvest = Harvest("in")
+    harvest.error(2, "no way", "go round")
+    harvest.error(3, "no way")
+    harvest.warn(4, "another way", "look")
+    harvest.warn(5, "another way")
+    assert harvest.problems == [
+        Problem(code="not-imported", message="no way", hint="go round", file="in", line=2),
+        Problem(code="not-imported", message="no way", file="in", line=3),
+        warning(4, "another way", "look"),
+        warning(5, "another way"),
+    ]
+
+
+BOTH_MODES = "main and aggressive mode are both set (RFC 4174, 2.4 allows one): main is taken"
+NO_MODE = "neither main nor aggressive mode is set (RFC 4171: both disabled): main is taken"
+BOTH_ESP = "transport and tunnel mode are both set (RFC 4174, 2.4 allows one): neither is preferred"
+OFF = IpsecChoice(required=False, ike=IkeMode.V2, esp=None, pfs=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "choice", "told"),
+    [
+        (0x00, None, []),
+        (0x02, None, ["VALID is unset: the flags count as not specified (RFC 4174, 2.4)"]),
+        (0x27, wanted(IkeMode.MAIN, EspMode.TRANSPORT), []),
+        (0x57, wanted(IkeMode.MAIN, EspMode.TUNNEL, pfs=True), []),
+        (0x2B, wanted(IkeMode.AGGRESSIVE, EspMode.TRANSPORT), []),
+        (0x07, wanted(IkeMode.MAIN), []),
+        (0x01, OFF, ["IKE_IPSEC_ENABLED is unset: clear text will be allowed"]),
+        (0x35, OFF, ["IKE_IPSEC_ENABLED is unset: clear text will be allowed"]),
+        (0x2F, wanted(IkeMode.MAIN, EspMode.TRANSPORT), [BOTH_MODES]),
+        (0x33, wanted(IkeMode.MAIN, EspMode.TRANSPORT, pfs=True), [NO_MODE]),
+        (0x77, wanted(IkeMode.MAIN, pfs=True), [BOTH_ESP]),
+        (0x7F, wanted(IkeMode.MAIN, pfs=True), [BOTH_MODES, BOTH_ESP]),
+        (0x63, wanted(IkeMode.MAIN), [NO_MODE, BOTH_ESP]),
+        (
+            0x1A7,
+            wanted(IkeMode.MAIN, EspMode.TRANSPORT),
+            ["the reserved bits 0x180 are dropped (RFC 4171, 6.3.9)"],
+        ),
+        (
+            (1 << 64) - 1,
+            wanted(IkeMode.MAIN, pfs=True),
+            ["the reserved bits 0xffffffffffffff80 are dropped (RFC 4171, 6.3.9)", BOTH_MODES, BOTH_ESP],
+        ),
+    ],
+)
+def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
+    value: int, choice: IpsecChoice | None, told: list[str]
+) -> None:
+    harvest = Harvest("in")
+    assert take_flags(value, 3, harvest) == choice
+    assert harvest.problems == [warning(3, message) for message in told]
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        (lambda: number_of("39", "x"), 39),
+        (lambda: number_of("0x27", "x"), 39),
+        (lambda: number_of("0X27", "x"), 39),
+        (lambda: number_of("010", "x"), 10),
+        (lambda: flags_of("*"), 0),
+        (lambda: flags_of("0x27"), 39),
+        (lambda: id_type_of(2), IdType.ID_FQDN),
+        (lambda: id_type_of("2"), IdType.ID_FQDN),
+        (lambda: id_type_of("0x3"), IdType.ID_USER_FQDN),
+        (lambda: id_type_of("id_ipv4_ADDR"), IdType.ID_IPV4_ADDR),
+        (lambda: identity_of(IdType.ID_FQDN, "db1"), IkeId(IdType.ID_FQDN, "db1")),
+        (lambda: identity_of(IdType.ID_IPV4_ADDR, b"\x0a\0\0\5"), IkeId(IdType.ID_IPV4_ADDR, "10.0.0.5")),
+        (lambda: portal_of("10.0.0.20", "*"), parse_portal("10.0.0.20:3260")),
+        (lambda: portal_of("10.0.0.20:3261", "*"), parse_portal("10.0.0.20:3261")),
+        (lambda: portal_of("fd00::20", "1"), Portal(ipaddress.ip_address("fd00::20"), 1)),
+        (lambda: portal_of("10.0.0.20", "65535"), Portal(ipaddress.ip_address("10.0.0.20"), 65535)),
+        (lambda: address_of("203.0.113.1"), ipaddress.ip_address("203.0.113.1")),
+    ],
+)  # fmt: skip
+def test_a_word_becomes_the_value_that_it_means(taken: Callable[[], object], expected: object) -> None:
+    assert taken() == expected
+
+
+LITERAL = warning(
+    7, "the key begins with 0x and is taken literally, as iscsicli does", "--hex-keys decodes it"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "key", "told"),
+    [
+        ("0 is no prefix", Rules(hex_keys=True), b"0 is no prefix", []),
+        ("0x00fF", Rules(hex_keys=True), b"\0\xff", []),
+        ("0X00fF", Rules(hex_keys=True), b"\0\xff", []),
+        ("0x00fF", Rules(), b"0x00fF", [LITERAL]),
+        ("0Xno", Rules(), b"0Xno", [LITERAL]),
+        ("schlüssel", Rules(encoding="cp1252"), b"schl\xfcssel", []),
+    ],
+)
+def test_a_key_becomes_its_bytes_as_the_admin_says(
+    text: str, rules: Rules, key: bytes, told: list[Problem]
+) -> None:
+    harvest = Harvest("in")
+    assert key_of(text, 7, rules, harvest) == key
+    assert harvest.problems == told
+
+
+NO_KEY = "there is no key (iscsicli then sets none)"
+NO_HEX = "the key begins with 0x but is not an even number of hexadecimal digits"
+NO_ASCII = "the key is not ASCII: say the code page of the Windows machine with --encoding, e.g. cp1252"
+NO_TYPE = "the type of the id is none of 1 (ID_IPV4_ADDR), 2 (ID_FQDN), 3 (ID_USER_FQDN), 5 (ID_IPV6_ADDR)"
+NO_BITS = "the security flags are no number of 64 bits"
+NO_PORT = "the portal's socket is no TCP port"
+ONE_HOST = "the outer address is not the unicast address of one host"
+
+
+@pytest.mark.parametrize(
+    ("taken", "told"),
+    [
+        (lambda to: take_flags(-1, 1, to), NO_BITS),
+        (lambda to: take_flags(1 << 64, 1, to), NO_BITS),
+        (lambda _: number_of("canary", "bitmap"), "the bitmap is no number"),
+        (lambda _: number_of("0xcanary", "bitmap"), "the bitmap is no number"),
+        (lambda _: flags_of("canary"), "the flags word is no number"),
+        (lambda _: id_type_of("canary"), "the type of the id is no number"),
+        (lambda _: id_type_of("4"), NO_TYPE),
+        (lambda _: id_type_of(0), NO_TYPE),
+        (lambda _: identity_of(IdType.ID_IPV4_ADDR, "canary"), "the id does not fit ID_IPV4_ADDR"),
+        (lambda _: identity_of(IdType.ID_FQDN, b"canary\xff"), "the id does not fit ID_FQDN"),
+        (lambda to: key_of("", 1, Rules(), to), NO_KEY),
+        (lambda to: key_of("*", 1, Rules(), to), NO_KEY),
+        (lambda to: key_of("0x", 1, Rules(hex_keys=True), to), NO_HEX),
+        (lambda to: key_of("0xcanary", 1, Rules(hex_keys=True), to), NO_HEX),
+        (lambda to: key_of("canäry", 1, Rules(), to), NO_ASCII),
+        (lambda to: key_of("canary€", 1, Rules(encoding="latin-1"), to), NO_ASCII),
+        (lambda _: portal_of("canary", "*"), "the portal's address is no IP address; resolve the name first"),
+        (lambda _: portal_of("10.0.0.20", "canary"), "the portal's socket is no number"),
+        (lambda _: portal_of("10.0.0.20", "0"), NO_PORT),
+        (lambda _: portal_of("10.0.0.20", "65536"), NO_PORT),
+        (lambda _: address_of("canary"), "the outer address is not an IP address"),
+        (lambda _: address_of("::"), ONE_HOST),
+        (lambda _: address_of("224.0.0.1"), ONE_HOST),
+    ],
+)
+def test_what_cannot_be_taken_over_is_told_without_a_word_of_it(
+    taken: Callable[[Harvest], object], told: str
+) -> None:
+    harvest = Harvest("in")
+    with pytest.raises(NotTakenError) as caught:
+        taken(harvest)
+    assert (str(caught.value), harvest.problems) == (told, [])
