@@ -26,7 +26,8 @@ from iscsi_ipsec.adapters.files import (
     reading,
 )
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.problem import Problem
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor, RouteMonitor, Routes
 from iscsi_ipsec.adapters.netlink.monitor import NFT_MSG_DELTABLE, tables
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Address
 from tests.support.netlab.space import Namespace
 from tests.support.netlab.waiting import holds_for, wait_until
 

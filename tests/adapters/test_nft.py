@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from iscsi_ipsec.adapters.nft import Guard, GuardState, parse_state
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Portal
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.guard.ruleset import SETS, guard_table
 from tests.support.netlab.space import Namespace
 

@@ -13,7 +13,8 @@ import pytest
 
 from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.openiscsi import RecordCache, Records, read_firmware, read_records, read_sessions
-from iscsi_ipsec.base.model import NodeRecord, Portal
+from iscsi_ipsec.base.iscsi import NodeRecord
+from iscsi_ipsec.base.portal import Portal
 
 IQN = "iqn.2024-01.com.example"
 

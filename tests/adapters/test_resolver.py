@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from iscsi_ipsec.adapters.resolver import Answer, ResolveFailure, Resolver, system_resolve
-from iscsi_ipsec.base.model import Address
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.wakeups import Wakeups
 
 PATIENCE = 10.0

@@ -20,7 +20,8 @@ import iscsi_ipsec
 from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.state_db import LastGood, ManagedRecord, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.model import Portal, Role
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
 
 PACKAGES = str(Path(iscsi_ipsec.__file__).parents[1])

@@ -8,21 +8,9 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iscsi_ipsec.base.model import (
-    EspMode,
-    IdType,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    NamedPortal,
-    Peer,
-    PortalPattern,
-    PortalPolicy,
-    PortalRange,
-    Role,
-    Start,
-    Tuning,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, PortalPolicy, Role, Start, Tuning
+from iscsi_ipsec.base.portal import NamedPortal, PortalPattern, PortalRange
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import (
     CredentialRef,

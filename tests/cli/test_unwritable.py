@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters.nft import Guard, GuardState
-from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.world import Lookup, World

@@ -9,7 +9,10 @@ from typing import TypeVar
 
 from iscsi_ipsec.adapters.files import decode_config
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import IdType, IkeId, NodeRecord, Problem, parse_portal_pattern
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.iscsi import NodeRecord
+from iscsi_ipsec.base.portal import parse_portal_pattern
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config import key_file, portal_file, security_flags, settings
 from iscsi_ipsec.core.config.writer import file_name, make_key_text, make_portal_text, quote, shown_key_text

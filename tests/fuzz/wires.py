@@ -13,8 +13,8 @@ from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX
 from iscsi_ipsec.adapters.netlink import kernel, monitor
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
-from iscsi_ipsec.base.model import Portal
 from iscsi_ipsec.base.netlink_framing import attributes, messages
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.guard.ruleset import guard_table, parse_elements
 from iscsi_ipsec.service.ike_failure_log import Evidence

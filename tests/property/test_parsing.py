@@ -14,15 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import (
-    EspMode,
-    GroupKey,
-    IdType,
-    IkeId,
-    PerIdKey,
-    Role,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.keys import GroupKey, PerIdKey
+from iscsi_ipsec.base.policy import EspMode, Role
+from iscsi_ipsec.base.portal import parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyFileRef, parse_key_file
 from iscsi_ipsec.core.config.portal_file import parse_portal_file

@@ -10,7 +10,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iscsi_ipsec.base.model import GroupKey, IkeId, IkeMode, Key, Peer, PerIdKey, Role
+from iscsi_ipsec.base.identity import IkeId, Peer
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
+from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry

@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from iscsi_ipsec.base.model import IdType, IkeId
+from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.core.ike.vici_messages import spell_id
 from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, PREFIX, ROW, our_secrets, portal_file, wait_for_connection

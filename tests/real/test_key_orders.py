@@ -18,8 +18,9 @@ import pytest
 
 from iscsi_ipsec.adapters.charon import Charon as OurCharon
 from iscsi_ipsec.base.charon_sa import CharonState
-from iscsi_ipsec.base.model import IkeMode, Key, Tuning
-from iscsi_ipsec.base.model import Peer as Admitted
+from iscsi_ipsec.base.identity import Peer as Admitted
+from iscsi_ipsec.base.keys import Key
+from iscsi_ipsec.base.policy import IkeMode, Tuning
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.charon_diff import Operation, plan
 from tests.real.conftest import SIGNS_OF_FAILURE

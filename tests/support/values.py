@@ -7,26 +7,13 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, ChildSa, IkeSa
-from iscsi_ipsec.base.model import (
-    Address,
-    EspMode,
-    GroupKey,
-    IdType,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    IscsiSession,
-    Key,
-    NodeRecord,
-    PerIdKey,
-    Portal,
-    PortalPolicy,
-    PreviousKey,
-    Role,
-    parse_portal,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey, PreviousKey
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, PortalPolicy, Role
+from iscsi_ipsec.base.portal import Portal, parse_portal, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings

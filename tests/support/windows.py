@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, IpsecChoice, parse_portal
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
+from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.windows.importer import parse
 from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rules

@@ -10,18 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.charon_sa import CharonState
-from iscsi_ipsec.base.model import (
-    EspMode,
-    IdType,
-    IkeId,
-    IkeMode,
-    Key,
-    PerIdKey,
-    PortalPolicy,
-    Role,
-    Start,
-    Tuning,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.keys import Key, PerIdKey
+from iscsi_ipsec.base.policy import EspMode, IkeMode, PortalPolicy, Role, Start, Tuning
 from iscsi_ipsec.core.config.presets import PRESETS
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive

@@ -9,8 +9,10 @@ import re
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import IkeId, Portal, Role
+from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import (
     PLACEHOLDER,

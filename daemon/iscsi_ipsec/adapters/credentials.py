@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Mapping
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 
 ENCRYPTED_STORES = ("/etc/credstore.encrypted", "/run/credstore.encrypted", "/usr/lib/credstore.encrypted")

@@ -21,7 +21,7 @@ from watchdog import events as fs
 from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyObserver
 
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 
 _BURST = 200
 _BURST_DELAY = 1.0

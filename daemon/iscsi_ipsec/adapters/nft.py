@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Portal
+from iscsi_ipsec.base.portal import Portal
 
 FAMILY, TABLE = "inet", "iscsi_ipsec"
 

@@ -24,7 +24,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from iscsi_ipsec.base.model import Address, IscsiSession, NodeRecord, Portal, Problem, Severity
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.openiscsi.records import (
     IfaceRecord,
     NotForUs,

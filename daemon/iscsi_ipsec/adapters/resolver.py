@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from iscsi_ipsec.base.model import Address, is_of_one_host, parse_address
+from iscsi_ipsec.base.addresses import Address, is_of_one_host, parse_address
 
 REASON = "names"
 

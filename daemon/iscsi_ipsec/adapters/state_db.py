@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
+from iscsi_ipsec.base.addresses import Address, parse_address
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.model import Address, Portal, Problem, Role, Severity, parse_address, parse_portal
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import Portal, parse_portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 
 SCHEMA_VERSION = 3

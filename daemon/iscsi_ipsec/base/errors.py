@@ -1,6 +1,6 @@
 """The error tree, cut by who must act.
 
-* :class:`ConfigError`: the admin; carries :class:`~iscsi_ipsec.base.model.Problem` rows.
+* :class:`ConfigError`: the admin; carries :class:`~iscsi_ipsec.base.problem.Problem` rows.
 * :class:`CharonRefused`: charon read our message and said no; trying again alone won't help.
 * :class:`Unavailable`: something we need is away (charon, netlink); trying again will.
 * :class:`NotPermitted`: the caller lacks a right.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iscsi_ipsec.base.model import Problem
+    from iscsi_ipsec.base.problem import Problem
 
 
 class IscsiIpsecError(Exception):

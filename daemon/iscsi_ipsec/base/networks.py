@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from iscsi_ipsec.base.model import Network
+from iscsi_ipsec.base.addresses import Network
 
 
 def without(network: Network, holes: Iterable[Network]) -> Iterator[Network]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import Address, Network
+from iscsi_ipsec.base.addresses import Address, Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.atomic_write import write_private
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, IkeId, IpsecChoice, PortalPattern, parse_portal_pattern
+from iscsi_ipsec.base.identity import IkeId
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.policy import IpsecChoice
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli import key_input
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, daemon_runs, try_status

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NoReturn
 
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 from iscsi_ipsec.core.config.key_file import WEAK_KEY_BYTES

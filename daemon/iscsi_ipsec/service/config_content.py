@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.state_db import LastGood
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import PortalPolicy, Problem
+from iscsi_ipsec.base.policy import PortalPolicy
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import (
     CredentialRef,

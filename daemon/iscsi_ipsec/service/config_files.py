@@ -19,7 +19,9 @@ from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
 from iscsi_ipsec.adapters.state_db import LastGood, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.model import GroupKey, Key, PerIdKey, PortalPolicy, Problem
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
+from iscsi_ipsec.base.policy import PortalPolicy
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile, read_broken
 from iscsi_ipsec.core.config.key_file import previous_over_problem

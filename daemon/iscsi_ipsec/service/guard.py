@@ -16,7 +16,8 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.adapters.nft import Guard, GuardState
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import Portal, PortalRange, Problem
+from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.guard import ruleset

@@ -13,7 +13,9 @@ import time
 
 from iscsi_ipsec.adapters.state_db import ManagedRecord, Store
 from iscsi_ipsec.base.errors import StateUnavailable
-from iscsi_ipsec.base.model import Portal, Problem, Role
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.desired import PortalView
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.service.paths import Paths

@@ -19,7 +19,8 @@ from iscsi_ipsec.adapters.atomic_write import write_atomic
 from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import Role, parse_portal
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.report.prometheus_text import Family, Kind, exposed
 

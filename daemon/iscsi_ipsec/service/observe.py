@@ -17,9 +17,13 @@ from iscsi_ipsec.adapters.inotify import FileWatch
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
 from iscsi_ipsec.adapters.state_db import Store
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import Address, NodeRecord, Portal, Problem, Role, Severity
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.derive import Deriver
 from iscsi_ipsec.core.decide.desired import Connection, Contest, Desired, Rotation
 from iscsi_ipsec.core.decide.world import Lookup, World, wanted_names

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 
 from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
+from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import IscsiSession, Portal, Problem
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.report.preexisting_sessions import Earlier, Ends, earlier_problems, next_earlier
 from iscsi_ipsec.service.managed_portals import read_text
 from iscsi_ipsec.service.problems import state_problem

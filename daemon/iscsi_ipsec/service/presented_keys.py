@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from iscsi_ipsec.base.charon_sa import IkeSa
-from iscsi_ipsec.base.model import Role
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.core.decide.desired import Contest, Rotation
 from iscsi_ipsec.core.ike.key_rotation import Front, turn
 from iscsi_ipsec.core.ike.sa_lifecycle import SaOperation, TerminateIke, carrying

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Literal, TypeAlias
 
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 
 MESSAGES = uuid.UUID("237140c4-159d-48a9-b86d-159e326711c5")
 """Journal MESSAGE_IDs are drawn from this and a problem's code or a note's name, so they never change."""

@@ -23,7 +23,9 @@ from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import IkeMode, Portal, Problem, Role
+from iscsi_ipsec.base.policy import IkeMode, Role
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.ike.charon_diff import Operation, plan

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.netlink import kernel
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, KernelUnavailable
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.ike.kernel_drift import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from iscsi_ipsec.core.ike.loaded_state import upheld_connections

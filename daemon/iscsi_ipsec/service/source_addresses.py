@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from itertools import islice
 
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Address, Problem
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.service.problems import kernel_problem
 from iscsi_ipsec.service.resync_schedule import RELOAD, ROUTES, START
 

@@ -14,8 +14,10 @@ from iscsi_ipsec.adapters.atomic_write import Part, RewrittenFile
 from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
+from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import Key, PerIdKey, Portal, PortalRange, Problem, Severity
+from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.report import portal_status

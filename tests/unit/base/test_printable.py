@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.model import Problem
 from iscsi_ipsec.base.printable import printable
+from iscsi_ipsec.base.problem import Problem
 
 
 @pytest.mark.parametrize(

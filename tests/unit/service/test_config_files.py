@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters.state_db import Store
-from iscsi_ipsec.base.model import GroupKey, PerIdKey
+from iscsi_ipsec.base.keys import GroupKey, PerIdKey
 from iscsi_ipsec.service.config_files import FileReader, Inventory
 from iscsi_ipsec.service.paths import Paths
 

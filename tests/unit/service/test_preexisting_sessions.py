@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.base.model import IscsiSession, Portal
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.service.preexisting_sessions import EarlierSessions
 
 PORTAL = Portal(ipaddress.ip_address("10.0.0.20"), 3260)

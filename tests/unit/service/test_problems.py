@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.report.schema import problem_row
 from iscsi_ipsec.service.ike_failure_log import YOUNG, Evidence
 from iscsi_ipsec.service.paths import Paths

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
-from iscsi_ipsec.base.model import Address
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.service.resync_schedule import ROUTES
 from iscsi_ipsec.service.source_addresses import AT_LEAST, Sources
 

@@ -11,7 +11,8 @@ import os
 from iscsi_ipsec.adapters.files.stats import FileStat
 from iscsi_ipsec.adapters.files.trust import check_file, final_path, problem_of, refuse, too_large, why
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 
 _ATTEMPTS = 5

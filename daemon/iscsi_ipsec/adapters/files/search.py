@@ -18,7 +18,7 @@ from typing import NamedTuple
 from iscsi_ipsec.adapters.files.stats import FileStat, packed, stat_config
 from iscsi_ipsec.adapters.files.trust import check_folder, is_ours, why
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Problem
+from iscsi_ipsec.base.problem import Problem
 
 SUFFIX = ".toml"
 

@@ -14,7 +14,8 @@ from collections import deque
 from typing import NoReturn
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import MAX_KEY_FILE_BYTES, Problem
+from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
+from iscsi_ipsec.base.problem import Problem
 
 _MAX_LINKS = 40
 """As the kernel's own limit (path_resolution(7))."""

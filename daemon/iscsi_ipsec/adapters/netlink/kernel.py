@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from iscsi_ipsec.adapters.netlink.endpoint import bound
+from iscsi_ipsec.base.addresses import Address, Network
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Address, Network
 from iscsi_ipsec.base.netlink_framing import (
     ATTRIBUTE,
     HEADER,

@@ -16,8 +16,8 @@ from typing import Any
 
 from iscsi_ipsec.adapters.netlink.endpoint import bound
 from iscsi_ipsec.adapters.netlink.library import ifaddrmsg, link_message, rtmsg
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Address
 from iscsi_ipsec.base.netlink_framing import (
     HEADER,
     NETLINK_ROUTE,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from iscsi_ipsec.adapters.netlink.library import diag_socket
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import Flow, Portal
+from iscsi_ipsec.base.portal import Flow, Portal
 
 TCP_ESTABLISHED = 1
 

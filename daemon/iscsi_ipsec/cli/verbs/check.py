@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
 from iscsi_ipsec.core.config.key_file import (

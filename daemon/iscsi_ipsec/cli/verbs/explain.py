@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from iscsi_ipsec.base.model import Portal, PortalRange, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json, read_status
 from iscsi_ipsec.core.report.schema import sentence
 from iscsi_ipsec.service.paths import Paths

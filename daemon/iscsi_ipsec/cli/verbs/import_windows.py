@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.atomic_write import write_atomic
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Portal, PortalPolicy, PortalRange, Problem, Role, Severity
+from iscsi_ipsec.base.policy import PortalPolicy, Role
+from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder, may
 from iscsi_ipsec.cli.progress import Progress

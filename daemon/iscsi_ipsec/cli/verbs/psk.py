@@ -12,7 +12,7 @@ import argparse
 import sys
 from typing import Any
 
-from iscsi_ipsec.base.model import IdType, IkeId
+from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.cli import key_change, key_input
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json, print_table
 from iscsi_ipsec.cli.key_folder import Shelf, Stored, checked_name

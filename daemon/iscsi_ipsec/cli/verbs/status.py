@@ -13,7 +13,7 @@ from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.charon_sa import ChildSa
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
-from iscsi_ipsec.base.model import Role
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.cli.daemon_client import (
     CommandError,
     Exit,

@@ -17,17 +17,10 @@ from collections.abc import Iterable
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.atomic_write import write_atomic
+from iscsi_ipsec.base.addresses import Address, host_address
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import (
-    Address,
-    EspMode,
-    Portal,
-    PortalPolicy,
-    PortalRange,
-    Role,
-    host_address,
-    parse_portal,
-)
+from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
+from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import may
 from iscsi_ipsec.core.config.portal_file import parse_portal_file

@@ -10,7 +10,8 @@ from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.netlink import Routes, established_to, kernel
 from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.errors import KernelUnavailable
-from iscsi_ipsec.base.model import ISCSI_PORT, Flow, Portal, Role, parse_portal
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import ISCSI_PORT, Flow, Portal, parse_portal
 from iscsi_ipsec.base.printable import printable
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, paint, print_json, read_status
 from iscsi_ipsec.core.guard.ruleset import held_portals

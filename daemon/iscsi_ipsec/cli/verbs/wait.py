@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from iscsi_ipsec.adapters import files
-from iscsi_ipsec.base.model import parse_portal
+from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, daemon_runs, print_json, try_status
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.service.paths import Paths

@@ -6,18 +6,10 @@ import difflib
 import ipaddress
 import re
 
-from iscsi_ipsec.base.model import (
-    Address,
-    IdType,
-    IkeId,
-    IpsecChoice,
-    Peer,
-    PortalPattern,
-    Start,
-    Tuning,
-    host_address,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.addresses import Address, host_address
+from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import Source
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import PortalPattern, Role, parse_portal_pattern
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,18 +13,11 @@ import binascii
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from iscsi_ipsec.base.model import (
-    GroupKey,
-    IdType,
-    IkeId,
-    IpsecChoice,
-    Key,
-    PerIdKey,
-    PortalPattern,
-    PreviousKey,
-    Problem,
-    Severity,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey, PreviousKey
+from iscsi_ipsec.base.policy import IpsecChoice
+from iscsi_ipsec.base.portal import PortalPattern
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config import fields
 from iscsi_ipsec.core.config.toml_reader import KeyLines, Source, parse_toml

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from iscsi_ipsec.base.model import EspMode, PortalPolicy, Role
+from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
 from iscsi_ipsec.core.config import fields, presets
 from iscsi_ipsec.core.config.toml_reader import parse_toml
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import EspMode, IkeMode, IpsecChoice, Tuning
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, Tuning
 
 # RFC 7146 asks for DH groups of 2048 bits or more; the elliptic curves are
 # faster at the same strength.

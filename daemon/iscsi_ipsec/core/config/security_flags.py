@@ -11,7 +11,7 @@ import difflib
 import enum
 from collections.abc import Iterable, Sequence
 
-from iscsi_ipsec.base.model import EspMode, IkeMode, IpsecChoice
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
 
 LONG_PREFIX = "ISCSI_SECURITY_FLAG_"
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeVar
 
-from iscsi_ipsec.base.model import IpsecChoice, Tuning
+from iscsi_ipsec.base.policy import IpsecChoice, Tuning
 from iscsi_ipsec.core.config import fields
 from iscsi_ipsec.core.config.toml_reader import Source, parse_toml
 

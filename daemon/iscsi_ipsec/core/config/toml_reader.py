@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 
 _KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")

@@ -14,7 +14,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 
-from iscsi_ipsec.base.model import IdType, IkeId, IpsecChoice, PortalPattern, PortalPolicy, Role
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role
+from iscsi_ipsec.base.portal import PortalPattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeyFileRef, KeySource, moment_text
 from iscsi_ipsec.core.config.security_flags import encode, flag_names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from iscsi_ipsec.base.model import Address, EspMode, IpsecChoice, Portal, PortalPolicy, Tuning
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.policy import EspMode, IpsecChoice, PortalPolicy, Tuning
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.decide.desired import Refused
 from iscsi_ipsec.core.decide.world import World

@@ -15,21 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
 
+from iscsi_ipsec.base.identity import Peer
+from iscsi_ipsec.base.iscsi import NodeRecord
+from iscsi_ipsec.base.keys import GroupKey
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import (
-    GroupKey,
-    IkeMode,
-    NodeRecord,
-    Peer,
-    PortalPattern,
-    PortalPolicy,
-    PortalRange,
-    Problem,
-    Role,
-    Severity,
-    sorted_portals,
-)
 from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.policy import IkeMode, PortalPolicy, Role
+from iscsi_ipsec.base.portal import PortalPattern, PortalRange, sorted_portals
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings

@@ -8,23 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import (
-    Address,
-    EspMode,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    Key,
-    Network,
-    Peer,
-    Portal,
-    PortalRange,
-    PreviousKey,
-    Problem,
-    Role,
-    Start,
-    Tuning,
-)
+from iscsi_ipsec.base.addresses import Address, Network
+from iscsi_ipsec.base.identity import IkeId, Peer
+from iscsi_ipsec.base.keys import Key, PreviousKey
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, Role, Start, Tuning
+from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.world import Seat
 

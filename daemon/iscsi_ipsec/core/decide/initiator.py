@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from iscsi_ipsec.base.model import (
-    Address,
-    IkeId,
-    IpsecChoice,
-    Key,
-    PerIdKey,
-    PortalPolicy,
-    Problem,
-    Role,
-    Severity,
-    Start,
-)
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.identity import IkeId
+from iscsi_ipsec.base.keys import Key, PerIdKey
+from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role, Start
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
     connection_name,

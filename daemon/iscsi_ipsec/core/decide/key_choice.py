@@ -19,15 +19,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TypeVar
 
-from iscsi_ipsec.base.model import (
-    Address,
-    GroupKey,
-    IpsecChoice,
-    Key,
-    PerIdKey,
-    Portal,
-    PortalPolicy,
-)
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
+from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.config.settings import Settings

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
+from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import IdType, IkeId, Key, Peer, PerIdKey, Role
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.desired import Connection, Contest, Rotation, SecretEntry
 

@@ -16,25 +16,13 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import (
-    Address,
-    GroupKey,
-    IdType,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    Key,
-    Network,
-    Peer,
-    PerIdKey,
-    Portal,
-    PortalPolicy,
-    Problem,
-    Role,
-    Start,
-    parse_address,
-)
+from iscsi_ipsec.base.addresses import Address, Network, parse_address
+from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.policy import IkeMode, IpsecChoice, PortalPolicy, Role, Start
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.connection_settings import (
     connection_name,
     esp_mode,

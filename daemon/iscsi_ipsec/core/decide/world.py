@@ -10,22 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from iscsi_ipsec.base.model import (
-    Address,
-    GroupKey,
-    IscsiSession,
-    Key,
-    NamedPortal,
-    NodeRecord,
-    Peer,
-    PerIdKey,
-    Portal,
-    PortalPattern,
-    PortalPolicy,
-    PortalRange,
-    Role,
-    parse_address,
-)
+from iscsi_ipsec.base.addresses import Address, parse_address
+from iscsi_ipsec.base.identity import Peer
+from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
+from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
+from iscsi_ipsec.base.policy import PortalPolicy, Role
+from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern, PortalRange
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings

@@ -16,8 +16,9 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from iscsi_ipsec.base.model import Network, Portal, PortalRange
+from iscsi_ipsec.base.addresses import Network
 from iscsi_ipsec.base.networks import merged
+from iscsi_ipsec.base.portal import Portal, PortalRange
 
 FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150

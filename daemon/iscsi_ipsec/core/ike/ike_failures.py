@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from iscsi_ipsec.base.model import IkeMode
+from iscsi_ipsec.base.policy import IkeMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from iscsi_ipsec.base.addresses import Address, Network
 from iscsi_ipsec.base.charon_sa import IkeSa
-from iscsi_ipsec.base.model import Address, Network, Role
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.decide.desired import Connection
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying

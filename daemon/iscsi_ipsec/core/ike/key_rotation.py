@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from iscsi_ipsec.base.charon_sa import IkeSa
-from iscsi_ipsec.base.model import IkeMode, Role
+from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.core.decide.desired import Contest, Rotation
 from iscsi_ipsec.core.ike.sa_lifecycle import RETRY_DELAYS, carrying
 from iscsi_ipsec.core.ike.vici_messages import SpelledConnection

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState
-from iscsi_ipsec.base.model import Address, Portal, Role, Start
+from iscsi_ipsec.base.policy import Role, Start
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.desired import Connection, Desired
 from iscsi_ipsec.core.ike.sa_lifecycle import Upheld
 from iscsi_ipsec.core.ike.vici_messages import SpelledConnection, SpelledRotation, SpelledSecret

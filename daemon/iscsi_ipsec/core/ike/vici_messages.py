@@ -17,7 +17,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Peer, Role
+from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.policy import EspMode, IkeMode, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.decide.desired import Connection, Rotation, SecretEntry

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import ISCSI_PORT, NodeRecord
+from iscsi_ipsec.base.iscsi import NodeRecord
+from iscsi_ipsec.base.portal import ISCSI_PORT
 
 _NODE_KEYS = frozenset(
     {

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import Flow, Portal
+from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 
 IPPROTO_TCP, IPPROTO_ESP = 6, 50

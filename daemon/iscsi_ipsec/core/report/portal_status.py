@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
+from iscsi_ipsec.base.identity import IkeId, Peer
+from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.model import IkeId, IkeMode, IscsiSession, Peer, Portal, Problem, Role, Severity
+from iscsi_ipsec.base.policy import IkeMode, Role
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.desired import Connection, PortalView
 from iscsi_ipsec.core.ike.ike_failures import Cause, in_mode
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import IscsiSession, Problem, Severity
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.problem import Problem, Severity
 
 
 @dataclass(frozen=True, slots=True)

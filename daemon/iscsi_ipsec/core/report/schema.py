@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Problem, Severity
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem, Severity
 
 SCHEMA = 1
 

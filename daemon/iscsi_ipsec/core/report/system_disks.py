@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Problem
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem
 
 SYSTEM_FOLDERS = ("/", "/usr", "/etc", "/var")
 """What strongSwan and the daemon are started from and write to."""

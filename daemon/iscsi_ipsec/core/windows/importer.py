@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from iscsi_ipsec.base.model import IdType
+from iscsi_ipsec.base.identity import IdType
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.windows.iscsicli_script import Command, commands
 from iscsi_ipsec.core.windows.values import (

@@ -27,17 +27,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from iscsi_ipsec.base.model import (
-    Address,
-    IdType,
-    IkeId,
-    IpsecChoice,
-    Portal,
-    Problem,
-    Severity,
-    host_address,
-    parse_portal,
-)
+from iscsi_ipsec.base.addresses import Address, host_address
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import IpsecChoice
+from iscsi_ipsec.base.portal import Portal, parse_portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.security_flags import KNOWN_BITS, SecurityFlags, interpret
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Problem, Role, parse_portal_pattern
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import parse_portal_pattern
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.invalid_files import BrokenFile, read_broken
 from tests.support.values import (
     CLEAR,

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 
+from iscsi_ipsec.base.addresses import parse_address
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import (
-    EspMode,
-    GroupKey,
-    IdType,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    PerIdKey,
-    Portal,
-    PreviousKey,
-    Problem,
-    Severity,
-    parse_address,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.keys import GroupKey, PerIdKey, PreviousKey
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
+from iscsi_ipsec.base.portal import Portal, parse_portal_pattern
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import (
     PLACEHOLDER,

@@ -8,18 +8,9 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import (
-    EspMode,
-    NamedPortal,
-    PortalPolicy,
-    PortalRange,
-    Problem,
-    Role,
-    Start,
-    Tuning,
-    parse_portal,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role, Start, Tuning
+from iscsi_ipsec.base.portal import NamedPortal, PortalRange, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from tests.support.values import address, choice, identity
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.model import EspMode, IkeMode
+from iscsi_ipsec.base.policy import EspMode, IkeMode
 from iscsi_ipsec.core.config.security_flags import (
     LONG_PREFIX,
     SecurityFlags,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import IkeMode, Tuning
+from iscsi_ipsec.base.policy import IkeMode, Tuning
 from iscsi_ipsec.core.config.settings import Settings, parse_settings
 from tests.support.values import choice
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import Problem, Severity
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.toml_reader import MAX_KEY_PARTS, MAX_PROBLEMS, Source, key_lines, parse_toml
 
 

@@ -9,16 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.model import (
-    EspMode,
-    IdType,
-    IkeId,
-    IkeMode,
-    Role,
-    Start,
-    Tuning,
-    parse_portal_pattern,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
+from iscsi_ipsec.base.portal import parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeyFileRef, PreviousDraft
 from iscsi_ipsec.core.config.writer import (

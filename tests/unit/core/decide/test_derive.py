@@ -9,20 +9,11 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import (
-    EspMode,
-    GroupKey,
-    IdType,
-    IkeId,
-    IkeMode,
-    Key,
-    Portal,
-    Problem,
-    Role,
-    Severity,
-    Start,
-    Tuning,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.keys import GroupKey, Key
+from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import EVERYWHERE, Deriver, derive

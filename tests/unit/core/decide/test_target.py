@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Role, Start, Tuning
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView
 from iscsi_ipsec.core.decide.world import Seat

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from iscsi_ipsec.base.model import Address, Role, parse_portal_pattern
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import parse_portal_pattern
 from iscsi_ipsec.core.decide.world import Lookup, Seat, candidates, served_by, wanted_names
 from tests.support.values import (
     TARGET,

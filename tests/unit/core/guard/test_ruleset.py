@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from iscsi_ipsec.base.model import PortalRange, parse_portal_pattern
+from iscsi_ipsec.base.portal import PortalRange, parse_portal_pattern
 from iscsi_ipsec.core.guard.ruleset import guard_table
 from tests.support.values import portal
 

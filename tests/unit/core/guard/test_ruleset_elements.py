@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iscsi_ipsec.base.model import parse_portal
+from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.core.guard.ruleset import guard_table, parse_elements
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from iscsi_ipsec.base.charon_sa import CharonState
-from iscsi_ipsec.base.model import Tuning
+from iscsi_ipsec.base.policy import Tuning
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.charon_diff import Operation, plan
 from tests.support.values import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.model import IkeMode
+from iscsi_ipsec.base.policy import IkeMode
 from iscsi_ipsec.core.ike.ike_failures import (
     AGGRESSIVE_OFF,
     BLOCKED,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Role
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.xfrm import KernelState
 from iscsi_ipsec.core.ike.kernel_drift import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from tests.support.values import child_sa, connection, ike_sa, per_id, record

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from iscsi_ipsec.base.charon_sa import IkeSa
-from iscsi_ipsec.base.model import IkeMode, Role
+from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.core.decide.desired import Contest, Desired, Rotation
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.ike_failures import doubts_key

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from iscsi_ipsec.base.model import Role, Start, Tuning
+from iscsi_ipsec.base.policy import Role, Start, Tuning
 from iscsi_ipsec.core.ike.loaded_state import loaded_connections, upheld_connections
 from iscsi_ipsec.core.ike.sa_lifecycle import Upheld
 from tests.support.values import (

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeId, IkeMode, Start, Tuning
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import EspMode, IkeMode, Start, Tuning
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.desired import Connection, Rotation, SecretEntry
 from iscsi_ipsec.core.ike.vici_messages import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iscsi_ipsec.base.model import NodeRecord
+from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.core.openiscsi.records import IfaceRecord, NotForUs, Torn, parse_iface, parse_record
 
 PATH = "nodes/iqn/10.0.0.20,3260,1/default"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Flow, Portal
+from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, verify_flow, verify_portal
 from tests.support.values import address, portal

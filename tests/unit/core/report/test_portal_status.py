@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.charon_sa import ChildSa
-from iscsi_ipsec.base.model import EspMode, IkeMode
+from iscsi_ipsec.base.policy import EspMode, IkeMode
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.ike_failures import WRONG_KEY, as_passing
 from iscsi_ipsec.core.ike.vici_messages import SpelledRotation

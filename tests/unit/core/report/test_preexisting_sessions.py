@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Severity
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.report.preexisting_sessions import Earlier, earlier_problems, next_earlier
 
 PORTAL = Portal(ipaddress.ip_address("fd00::20"), 3260)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from iscsi_ipsec.base.model import Address, Problem, Severity
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.report.schema import has_errors, problem_row, sentence, session_row
 from tests.support.values import SOURCE, TARGET, address, session
 

@@ -6,7 +6,9 @@ import ipaddress
 
 import pytest
 
-from iscsi_ipsec.base.model import IscsiSession, Portal, Severity
+from iscsi_ipsec.base.iscsi import IscsiSession
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.report.system_disks import Mount, disk_problems, parse_mountinfo, system_mounts
 
 PORTAL = Portal(ipaddress.ip_address("10.0.0.20"), 3260)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iscsi_ipsec.base.model import EspMode, IdType, IkeMode, Severity
+from iscsi_ipsec.base.identity import IdType
+from iscsi_ipsec.base.policy import EspMode, IkeMode
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config.security_flags import SecurityFlags, interpret
 from iscsi_ipsec.core.windows.importer import KINDS, kind_of, parse
 from iscsi_ipsec.core.windows.iscsicli_script import commands

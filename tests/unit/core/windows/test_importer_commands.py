@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.model import (
-    host_address,
-    parse_portal,
-)
+from iscsi_ipsec.base.addresses import host_address
+from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest
 from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, key_for, of, portal, told
 

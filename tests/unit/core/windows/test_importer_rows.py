@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from iscsi_ipsec.base.model import Severity
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.windows.importer import KINDS, kind_of
 from iscsi_ipsec.core.windows.values import FoundKey, Harvest, Rules
 from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, X47, of, portal, told

@@ -7,17 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from iscsi_ipsec.base.model import (
-    EspMode,
-    IdType,
-    IkeId,
-    IkeMode,
-    IpsecChoice,
-    Portal,
-    Problem,
-    Severity,
-    parse_portal,
-)
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
+from iscsi_ipsec.base.portal import Portal, parse_portal
+from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.windows.values import (
     Harvest,
     NotTakenError,

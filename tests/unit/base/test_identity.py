@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from iscsi_ipsec.base.model import IdType, IkeId
+from iscsi_ipsec.base.identity import IdType, IkeId
 
 FQDN, USER_FQDN = IdType.ID_FQDN, IdType.ID_USER_FQDN
 

@@ -1,0 +1,53 @@
+"""What open-iscsi and the kernel know of iSCSI: records and sessions.
+
+Law: values only; CHAP secrets are in none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.portal import Portal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """What we read of an open-iscsi node or discovery record (never its CHAP secrets).
+
+    ``host`` is an address or a name; ``net_ifacename`` the interface that
+    open-iscsi binds the socket to, empty for none.
+    """
+
+    host: str
+    port: int
+    target: str = ""
+    startup: str = ""
+    iface: str = ""
+    net_ifacename: str = ""
+    hwaddress: str = ""
+    transport: str = "tcp"
+    path: str = ""
+
+    @property
+    def is_discovery(self) -> bool:
+        """A discovery portal rather than a node."""
+        return not self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IscsiSession:
+    """A live iSCSI connection's 4-tuple as the kernel tells it.
+
+    ``remote`` is where the TCP connection really goes; ``persistent`` what
+    the node record said (a login redirect makes them differ).
+    """
+
+    sid: int
+    target: str
+    state: str
+    iface: str
+    local_address: Address | None
+    local_port: int
+    remote: Portal
+    persistent: Portal | None

@@ -1,0 +1,106 @@
+"""Portal policies, and the choices that flags and settings make.
+
+Law: values only. No default here decides anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.identity import IkeId, Peer
+from iscsi_ipsec.base.portal import PortalPattern
+
+
+class IkeMode(enum.StrEnum):
+    """How phase 1 runs; the values are what ``status`` shows."""
+
+    V2 = "IKEv2"
+    MAIN = "IKEv1 main"
+    AGGRESSIVE = "IKEv1 aggressive"
+
+
+class EspMode(enum.StrEnum):
+    """ESP encapsulation; the values are strongSwan's."""
+
+    TRANSPORT = "transport"
+    TUNNEL = "tunnel"
+
+
+class Role(enum.StrEnum):
+    """Which end of the iSCSI connection this host is."""
+
+    INITIATOR = "initiator"
+    TARGET = "target"
+
+
+class Start(enum.StrEnum):
+    """When an SA is negotiated: at the first packet, or at once and kept."""
+
+    TRAP = "trap"
+    START = "start"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpsecChoice:
+    """What a set of ISCSI_SECURITY_FLAGS asks for (``core.config.security_flags`` makes these)."""
+
+    required: bool
+    ike: IkeMode
+    esp: EspMode | None
+    pfs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """strongSwan settings that a policy, a preset or the defaults may set; None: not set here.
+
+    Times are in seconds.
+    """
+
+    ike_proposals: tuple[str, ...] | None = None
+    esp_proposals: tuple[str, ...] | None = None
+    ike_rekey_time: int | None = None
+    esp_rekey_time: int | None = None
+    dpd_delay: int | None = None
+    dpd_timeout: int | None = None
+    replay_window: int | None = None
+    start: Start | None = None
+
+    def over(self, below: Tuning) -> Tuning:
+        """This one where it says something, else ``below``."""
+        if self == _SILENT:
+            return below
+        if below == _SILENT:
+            return self
+        return Tuning(
+            **{
+                name: mine if (mine := getattr(self, name)) is not None else getattr(below, name)
+                for name in Tuning.__dataclass_fields__
+            }
+        )
+
+
+_SILENT = Tuning()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalPolicy:
+    """What one file of ``portal.d/`` says about the portals it names.
+
+    ``initiators``: who may come in with the group key (target role only).
+    """
+
+    name: str
+    path: str
+    patterns: tuple[PortalPattern, ...]
+    role: Role = Role.INITIATOR
+    choice: IpsecChoice | None = None
+    psk: str | None = None
+    target_id: IkeId | None = None
+    initiators: tuple[Peer, ...] = ()
+    tunnel_outer_remote: Address | None = None
+    tunnel_outer_local: Address | None = None
+    preset: str | None = None
+    tuning: Tuning = Tuning()
