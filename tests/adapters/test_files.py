@@ -67,10 +67,10 @@ def as_nobody(work: Callable[[], str]) -> str:
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end) as pipe:
-        told = json.loads(pipe.read())
+        reported = json.loads(pipe.read())
     os.waitpid(pid, 0)
-    assert "error" not in told, told.get("error")
-    return str(told["value"])
+    assert "error" not in reported, reported.get("error")
+    return str(reported["value"])
 
 
 def code_of(path: str, *, private: bool = True) -> str:
@@ -340,9 +340,9 @@ def test_an_unprivileged_daemon_reads_its_own_files_and_roots_but_no_others(open
 @needs_root
 def test_a_folder_that_may_not_be_listed_is_unusable_and_not_empty(open_folder: Path) -> None:
     (open_folder / "psk.d").mkdir(mode=0o700)  # root's
-    told = as_nobody(lambda: repr(find_config([f"{open_folder}/psk.d"])))
-    assert f"unusable=('{open_folder}/psk.d',)" in told
-    assert "code='unreadable'" in told
+    reported = as_nobody(lambda: repr(find_config([f"{open_folder}/psk.d"])))
+    assert f"unusable=('{open_folder}/psk.d',)" in reported
+    assert "code='unreadable'" in reported
 
 
 @needs_root
@@ -472,13 +472,13 @@ def test_a_folder_that_is_missing_keeps_nothing_of_the_pass_that_missed_it(tmp_p
     class Caller:
         """Stands for what the callers of a search hold."""
 
-    def look(search: files.ConfigSearch) -> weakref.ref[Caller]:
+    def observe(search: files.ConfigSearch) -> weakref.ref[Caller]:
         caller = Caller()
         search.find()
         return weakref.ref(caller)
 
     search = files.ConfigSearch([str(tmp_path / "missing")])
-    held = look(search)
+    held = observe(search)
     gc.collect()
     assert held() is None
 
@@ -515,7 +515,7 @@ def test_a_stat_has_its_fields_whatever_their_size() -> None:
     mtime, ctime = -5, 2**62
     fields = [stat.S_IFREG | 0o600, 2**64 - 1, 2**63, 1, 2**32 - 2, 2**32 - 2, 2**62, 0, 0, 0]
     st = os.stat_result(fields, {"st_mtime_ns": mtime, "st_ctime_ns": ctime})
-    seen = FileStat.of(st)
+    seen = FileStat.from_stat(st)
     assert (seen.mode, seen.mtime_ns, seen.ctime_ns) == (stat.S_IFREG | 0o600, mtime, ctime)
     assert seen.signature == f"{2**63}:{2**64 - 1}:{2**62}:{mtime}"
     assert seen.with_ctime(7).ctime_ns == 7
@@ -528,7 +528,7 @@ def test_every_field_that_differs_makes_another_stat(field: int) -> None:
     times = {"st_mtime_ns": 7, "st_ctime_ns": 8}
 
     def seen() -> FileStat:
-        return FileStat.of(os.stat_result(fields, times))
+        return FileStat.from_stat(os.stat_result(fields, times))
 
     before = seen()
     assert seen() == before

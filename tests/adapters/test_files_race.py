@@ -108,16 +108,16 @@ def test_what_an_attacker_exchanges_under_our_hands_is_never_read(
     place, victim, process = attacked
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
-    told: set[str] = set()
+    reported: set[str] = set()
     swaps = b""
     rounds = itertools.count()
     # on a busy machine the attacker gets along more slowly
-    while next(rounds) < READS or len(swaps) <= 50 or not {"bad-owner", "bad-folder"} <= told:
+    while next(rounds) < READS or len(swaps) <= 50 or not {"bad-owner", "bad-folder"} <= reported:
         for number in range(4):
             try:
                 got = read(number, place)
             except ConfigError as err:
-                told |= {problem.code for problem in err.problems}
+                reported |= {problem.code for problem in err.problems}
             else:
                 raise AssertionError(f"read {got!r}")
         assert find_config([str(place)]).files == ()
@@ -126,7 +126,7 @@ def test_what_an_attacker_exchanges_under_our_hands_is_never_read(
             swaps += os.read(process.stdout.fileno(), 1 << 20)
     # it was indeed exchanged meanwhile, and seen in several of its forms
     assert len(swaps) > 50
-    assert {"bad-owner", "bad-folder"} <= told
+    assert {"bad-owner", "bad-folder"} <= reported
     # and what is root's, by a way that is root's alone, is read
     assert read_config(f"{victim}/db1.toml", private=True) == SECRET
 

@@ -106,7 +106,7 @@ def test_without_the_unit_names_are_looked_up_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (b"", None),
         (b"failed Name or service not known\n", "Name or service not known"),
@@ -124,14 +124,14 @@ def test_without_the_unit_names_are_looked_up_here(tmp_path: Path) -> None:
     ],
 )
 def test_a_helper_that_was_taken_over_can_only_give_addresses_or_fail(
-    liar: tuple[str, list[bytes], list[bytes]], answer: bytes, told: str | None
+    liar: tuple[str, list[bytes], list[bytes]], answer: bytes, reported: str | None
 ) -> None:
     path, answers, asked = liar
     answers.append(answer)
-    if told is None:
+    if reported is None:
         assert resolve_through(path, "san") == ()
     else:
-        with pytest.raises(OSError, match=told):
+        with pytest.raises(OSError, match=reported):
             resolve_through(path, "san")
     assert asked == [b"san\n"]
 

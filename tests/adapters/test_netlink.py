@@ -310,7 +310,7 @@ def test_the_guard_monitor_tells_a_table_that_is_gone_from_one_that_was_replaced
     woken.settled()
     assert set(woken.reasons) == {"guard"}
     space.run(["nft", how])
-    wait_until(lambda: "guard-gone" in woken.reasons, "it is told")
+    wait_until(lambda: "guard-gone" in woken.reasons, "it is reported")
 
 
 def test_the_guard_monitor_is_deaf_to_other_tables(space: Namespace, start: Start) -> None:

@@ -200,8 +200,8 @@ def test_a_hanging_resolver_blocks_neither_lookup_nor_stop() -> None:
     names = [f"san{n}" for n in range(50)]
     assert set(world.resolver.lookup(names).values()) == {None}
     world.now += 11
-    told = world.resolver.lookup(names)
-    assert told["san0"] == ResolveFailure("san0", "no answer within 10 s")
+    reported = world.resolver.lookup(names)
+    assert reported["san0"] == ResolveFailure("san0", "no answer within 10 s")
     world.resolver.stop()
     assert time.monotonic() - begin < 5
     for answers in list(world.answers.values()):

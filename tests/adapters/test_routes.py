@@ -145,15 +145,15 @@ def test_a_look_up_that_the_kernel_refuses_is_an_error(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [({"sender": 4711}, "timed out"), ({"late": 1}, "timed out"), ({"flags": socket.MSG_TRUNC}, "too long")],
     ids=["another process", "the answer to an older question", "cut short"],
 )
 def test_what_is_not_the_kernels_answer_is_not_taken_for_it(
-    script: Script, more: dict[str, int], told: str
+    script: Script, more: dict[str, int], reported: str
 ) -> None:
     scripted = script([route("10.0.0.1")], [route("10.0.0.1")], **more)
-    with pytest.raises(KernelUnavailable, match=told):
+    with pytest.raises(KernelUnavailable, match=reported):
         Routes().source_for(ANYWHERE)
     assert scripted.closed == 1
 

@@ -88,9 +88,9 @@ class Passes:
         began, used = time.perf_counter(), _cpu_seconds()
         outcome = self._daemon._reconciler.run(frozenset({reason}))
         decided = time.perf_counter()
-        self._daemon._reporter.tell(outcome)
-        told = time.perf_counter()
-        return outcome, {"pass": decided - began, "tell": told - decided, "cpu": _cpu_seconds() - used}
+        self._daemon._reporter.write(outcome)
+        reported = time.perf_counter()
+        return outcome, {"pass": decided - began, "tell": reported - decided, "cpu": _cpu_seconds() - used}
 
     def end(self) -> None:
         self._daemon._end()

@@ -75,7 +75,7 @@ def _file_differences(stage: Stage, scene: Scene, said: Mapping[str, Any]) -> li
     rows = {row["path"]: row for row in said["files"]}
     wanted = {str(stage.hand.at(path)): (path, state) for path, state in scene.shelf.states().items()}
     found += [f"status has the file {path}" for path in rows.keys() - wanted.keys()]
-    told = {problem["file"] for problem in said["problems"]}
+    reported = {problem["file"] for problem in said["problems"]}
     for real, (path, state) in wanted.items():
         if real not in rows:
             found.append(f"status does not have the file {path}, which must be {state}")
@@ -91,7 +91,7 @@ def _file_differences(stage: Stage, scene: Scene, said: Mapping[str, Any]) -> li
         if (
             isinstance(scene.shelf.disk.get(path), Bad)
             and path.rpartition("/")[0] not in scene.shelf.lost
-            and not {real, f"{real.removesuffix('.toml')}.psk"} & told
+            and not {real, f"{real.removesuffix('.toml')}.psk"} & reported
         ):
             found.append(f"nothing is said about {path}")
     for folder in scene.shelf.lost:
@@ -99,7 +99,7 @@ def _file_differences(stage: Stage, scene: Scene, said: Mapping[str, Any]) -> li
         spoken_of = any(
             str(file or "").startswith(str(stage.hand.at(folder)))
             or str(stage.hand.at(folder)).startswith(f"{file}")
-            for file in told
+            for file in reported
             if file
         )
         if kept and not spoken_of:

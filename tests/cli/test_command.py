@@ -30,13 +30,13 @@ from tests.support.values import (
     child_sa,
     choice,
     derived,
+    encoded,
     ike_sa,
     per_id,
     policy,
     portal,
     record,
     session,
-    spelled,
 )
 
 NOBODY = 65534
@@ -45,7 +45,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user"
 
 KEY = 'id_type = "ID_FQDN"\nid = "db1"\nkey = "canary-key-0123456789"\n'
 GOOD = derived(per_id(SOURCE), record(), session())
-ORPHANED = derived(record(), held=["10.0.0.20"])
+ORPHANED = derived(record(), previously_managed=["10.0.0.20"])
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Instance:
 
     def tell(self, desired: Desired = GOOD, **more: Any) -> dict[str, Any]:
         """Write a status document, as a daemon that sees its portals protected."""
-        conns = spelled(desired)[1]
+        conns = encoded(desired)[1]
         observed = Observed(
             sas=tuple(ike_sa(child_sa(c.child, n, conn=c.name), conn=c.name) for n, c in enumerate(conns)),
             sessions=(session(),),
@@ -106,7 +106,7 @@ class Instance:
             "schema": SCHEMA, "version": "0", "pid": 1, "generation": 1, "time": 0,
             "charon": {"socket": self.socket, "reachable": True, "settled": True, "version": "5.9.8", "foreign_connections": 0},
             "guard": {"wanted": True, "devices": [], "installed": True, "portals": [str(p) for p in desired.guarded], "dropped": 0,
-                      "networks": [*map(str, desired.networks)], "opened": [*map(str, desired.opened)]},
+                      "networks": [*map(str, desired.networks)], "opened": [*map(str, desired.clear_exceptions)]},
             "portals": rows, "keys": [], "files": [], "problems": [problem_row(p) for p in desired.problems],
             **more,
         }  # fmt: skip
@@ -317,9 +317,9 @@ def test_an_unreachable_charon_is_exit_code_4(running: Instance) -> None:
 
 
 def test_status_as_json_is_the_daemons_document(running: Instance, charon: FakeCharon) -> None:
-    told = running.tell()
+    reported = running.tell()
     document = json.loads(running.call("status", "--json").out)
-    assert document.keys() == told.keys()
+    assert document.keys() == reported.keys()
     (row,) = document["portals"]
     assert (row["portal"], row["protected"], row["problem"]) == ("10.0.0.20:3260", True, None)
 
@@ -450,9 +450,9 @@ def test_wait_returns_when_the_daemon_is_done(running: Instance) -> None:
 def test_wait_as_json_lists_what_is_missing(running: Instance) -> None:
     assert json.loads(running.call("wait", "--json", "--timeout", "0").out) == {"ready": True, "missing": []}
     running.tell(ORPHANED)
-    told = json.loads(running.call("wait", "--json", "--timeout", "0").out)
-    assert told["ready"] is False
-    assert len(told["missing"]) == 1
+    reported = json.loads(running.call("wait", "--json", "--timeout", "0").out)
+    assert reported["ready"] is False
+    assert len(reported["missing"]) == 1
 
 
 # -- release
@@ -502,8 +502,8 @@ def test_check_tells_every_problem_of_every_file_by_line(instance: Instance) -> 
     settings = instance.write("etc/iscsi-ipsecd.toml", "\nguard = 1\n")
     answer = instance.call("check")
     assert answer.code == PROBLEMS
-    told = answer.out.splitlines()
-    assert [line.split(": ", 1)[0] for line in told] == [
+    reported = answer.out.splitlines()
+    assert [line.split(": ", 1)[0] for line in reported] == [
         f"{settings}:2",
         f"{key}:1",
         f"{key}:3",
@@ -584,9 +584,14 @@ def test_both_of_a_pair_are_decoded_and_refused(instance: Instance) -> None:
 
 
 def test_flags_as_json(instance: Instance) -> None:
-    told = json.loads(instance.call("flags", "--json", "0x2B").out)
-    assert told["value"] == 0x2B
-    assert told["meaning"] == {"required": True, "ike": "IKEv1 aggressive", "mode": "transport", "pfs": False}
+    reported = json.loads(instance.call("flags", "--json", "0x2B").out)
+    assert reported["value"] == 0x2B
+    assert reported["meaning"] == {
+        "required": True,
+        "ike": "IKEv1 aggressive",
+        "mode": "transport",
+        "pfs": False,
+    }
     assert json.loads(instance.call("flags", "--json", "0x61").out)["problem"]
 
 

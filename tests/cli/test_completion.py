@@ -132,8 +132,8 @@ def test_every_verb_and_every_action_is_offered(shell: Shell) -> None:
 def test_every_option_of_every_verb_is_offered_and_no_other(shell: Shell) -> None:
     for name, parser in sub_parsers(build_parser()).items():
         for action, below in (sub_parsers(parser) or {"": parser}).items():
-            told = shell.offers(f"iscsi-ipsec {name} {action} --".replace("  ", " "))
-            assert told == {o for o in options_of(below) if o.startswith("--")}, f"{name} {action}"
+            reported = shell.offers(f"iscsi-ipsec {name} {action} --".replace("  ", " "))
+            assert reported == {o for o in options_of(below) if o.startswith("--")}, f"{name} {action}"
 
 
 @pytest.mark.parametrize("verb", ["explain", "release", "wait", "tunnel-address set", "psk set db1 --portal"])

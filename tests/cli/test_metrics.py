@@ -40,7 +40,7 @@ def row(portal: str = "10.0.0.20:3260", **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def told(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+def reported(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "version": "1.2", "time": 1000, "charon": {"reachable": True, "settled": True},
         "guard": {"wanted": True, "installed": True, "dropped": 4}, "keys": [{}, {}], "problems": [],
@@ -64,7 +64,7 @@ def test_portals_are_counted_by_how_they_are_kept() -> None:
     clear = row("10.0.0.21:3260", managed=False, closed=False, protected=False, sa=None, connection=None)
     session = {"sid": 3}
     found = samples(
-        told(row(), row("10.0.0.22:3260", protected=False, sa=None, connection=None), clear | {"sessions": [session]})
+        reported(row(), row("10.0.0.22:3260", protected=False, sa=None, connection=None), clear | {"sessions": [session]})
     )  # fmt: skip
     names = ("managed", "protected", "closed", "blocked", "in_clear")
     assert [found[f"portals_{name}",] for name in names] == [2, 1, 2, 1, 1]
@@ -73,7 +73,7 @@ def test_portals_are_counted_by_how_they_are_kept() -> None:
 
 
 def test_each_managed_portal_has_its_sa_told() -> None:
-    found = samples(told(row(), row("10.0.0.22:3260", protected=False, sa=None)))
+    found = samples(reported(row(), row("10.0.0.22:3260", protected=False, sa=None)))
     at = ("10.0.0.20:3260", "initiator", "")
     assert found["portal_protected", *at] == 1
     assert found["sa_age_seconds", *at] == 12
@@ -84,7 +84,7 @@ def test_each_managed_portal_has_its_sa_told() -> None:
 
 
 def test_a_portal_with_two_rows_has_one_series_each() -> None:
-    found = samples(told(row(), row(), row(interface="eth1"), row(role="target")))
+    found = samples(reported(row(), row(), row(interface="eth1"), row(role="target")))
     assert len([at for at in found if at[0] == "portal_protected"]) == 3
 
 
@@ -93,13 +93,13 @@ def test_problems_are_counted_by_code_and_severity() -> None:
         return {"code": code, "severity": severity, "message": "canary message"}
 
     rows = [problem("bad-id", "error"), problem("bad-id", "error"), problem("weak-key", "warning")]
-    found = samples(told(problems=rows))
+    found = samples(reported(problems=rows))
     assert found["problems", "bad-id", "error"] == 2
     assert found["problems", "weak-key", "warning"] == 1
 
 
 def test_charon_guard_and_counters_are_told() -> None:
-    found = samples(told())
+    found = samples(reported())
     expected = {
         "charon_reachable": 1, "guard_installed": 1, "guard_dropped_packets": 4, "passes_total": 7,
         "pass_seconds_total": 1.5, "last_pass_seconds": 0.25, "vici_writes_total": 5, "guard_loads_total": 2, "initiations_total": 3, "files_opened_total": 4,
@@ -107,7 +107,7 @@ def test_charon_guard_and_counters_are_told() -> None:
     }  # fmt: skip
     assert {name: found[name,] for name in expected} == expected
     away = samples(
-        told(
+        reported(
             charon={"reachable": False, "settled": True},
             guard={"wanted": True, "installed": False, "dropped": None},
         )
@@ -117,7 +117,7 @@ def test_charon_guard_and_counters_are_told() -> None:
 
 
 def test_failed_negotiations_are_counted_by_cause() -> None:
-    text = exposition(told(), Counters(failures={"wrong-key": 3, "peer-silent": 1}), 0).decode()
+    text = exposition(reported(), Counters(failures={"wrong-key": 3, "peer-silent": 1}), 0).decode()
     assert 'iscsi_ipsec_negotiation_failures_total{cause="wrong-key"} 3.0' in text
     assert 'iscsi_ipsec_negotiation_failures_total{cause="peer-silent"} 1.0' in text
 
@@ -154,7 +154,7 @@ def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_pat
     ]
 
     def counted() -> list[str]:
-        metrics.tell(told(*rows), Counters())
+        metrics.write(reported(*rows), Counters())
         return [
             line.split()[1]
             for line in path.read_text().splitlines()
@@ -182,21 +182,21 @@ def test_the_longer_a_look_at_the_kernel_takes_the_later_the_next_one_comes(
     metrics = Metrics(str(tmp_path / "metrics.prom"), clock=lambda: now[0], policies=policies)
     for moment in (100.0, 100.0 + later - 0.01, 100.0 + later):
         now[0] = moment
-        metrics.tell(told(row()), Counters())
+        metrics.write(reported(row()), Counters())
     assert looks == [100.0, 100.0 + later]
 
 
 def test_no_identity_key_name_or_spi_is_in_it() -> None:
-    text = exposition(told(row(), problems=[]), Counters(), 0)
+    text = exposition(reported(row(), problems=[]), Counters(), 0)
     assert not [word for word in (b"canary", b"c0ffee") if word in text]
 
 
 def test_everyone_may_read_the_file_and_nobody_sees_half_of_it(tmp_path: Path) -> None:
     path = tmp_path / "metrics.prom"
-    Metrics(str(path)).tell(told(row()), Counters())
+    Metrics(str(path)).write(reported(row()), Counters())
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [found.name for found in tmp_path.iterdir()] == ["metrics.prom"]
-    assert path.read_bytes() == exposition(told(row()), Counters(), 1000)
+    assert path.read_bytes() == exposition(reported(row()), Counters(), 1000)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ def test_the_time_of_the_last_success_stands_still_while_something_is_missing(
 ) -> None:
     path = tmp_path / "metrics.prom"
     metrics = Metrics(str(path))
-    metrics.tell(told(**worse), Counters())
+    metrics.write(reported(**worse), Counters())
     assert "iscsi_ipsec_last_success_timestamp_seconds 0.0" in path.read_text()
-    metrics.tell(told(), Counters())
-    metrics.tell(told(**worse, time=2000), Counters())
+    metrics.write(reported(), Counters())
+    metrics.write(reported(**worse, time=2000), Counters())
     assert "iscsi_ipsec_last_success_timestamp_seconds 1000.0" in path.read_text()
 
 
@@ -224,5 +224,5 @@ def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(
 ) -> None:
     metrics = Metrics(str(tmp_path / "gone/metrics.prom"))
     for _ in range(3):
-        metrics.tell(told(), Counters())
+        metrics.write(reported(), Counters())
     assert len(caplog.records) == 1

@@ -265,11 +265,11 @@ def test_the_file_is_never_seen_half_written(instance: Instance) -> None:
     instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
     path, seen, stop = instance.psk / "db1.toml", set[str](), threading.Event()
 
-    def look() -> None:
+    def observe() -> None:
         while not stop.is_set():
             seen.add(path.read_text())
 
-    reader = threading.Thread(target=look)
+    reader = threading.Thread(target=observe)
     reader.start()
     try:
         before = instance.key("db1")
@@ -384,7 +384,7 @@ def test_without_systemd_creds_a_key_is_not_written_in_clear_instead(
 
 def status_of(instance: Instance, **more: object) -> dict[str, object]:
     path = instance.psk / "db1.toml"
-    signature = files.FileStat.of(path.stat()).signature
+    signature = files.FileStat.from_stat(path.stat()).signature
     return {
         "schema": 1,
         "pid": os.getpid(),
@@ -414,7 +414,7 @@ def test_waiting_ends_at_the_timeout_and_says_what_is_missing(instance: Instance
 
 
 @pytest.mark.parametrize(
-    ("told", "code", "words"),
+    ("reported", "code", "words"),
     [
         ({}, 0, ""),
         ({"charon": {"reachable": False, "settled": True}}, 4, "charon is unreachable"),
@@ -434,7 +434,7 @@ def test_waiting_ends_at_the_timeout_and_says_what_is_missing(instance: Instance
     ],
 )  # fmt: skip
 def test_waiting_ends_when_the_daemon_has_read_the_file_and_charon_has_the_key(
-    instance: Instance, told: dict[str, object], code: int, words: str
+    instance: Instance, reported: dict[str, object], code: int, words: str
 ) -> None:
     instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
     instance.pretend_daemon(status_of(instance))
@@ -444,7 +444,7 @@ def test_waiting_ends_when_the_daemon_has_read_the_file_and_charon_has_the_key(
         """A daemon that reads each new form of the file at once."""
         while not stop.wait(0.01):
             fresh = instance.root / "run/new"
-            instance.put(fresh, json.dumps(status_of(instance, **told)))
+            instance.put(fresh, json.dumps(status_of(instance, **reported)))
             fresh.replace(instance.root / "run/status.json")
 
     follower = threading.Thread(target=follow)
@@ -474,9 +474,9 @@ def test_the_key_that_is_replaced_can_stay_valid_for_a_time(instance: Instance) 
     assert f'key = "{OTHER.decode()}"\nprevious_key = "{KEY.decode()}"\n' in instance.key("db1")
     assert begun + timedelta(days=7) <= previous_until(instance) <= datetime.now(UTC) + timedelta(days=7)
     for words in (("get", "db1"), ("list",)):
-        told = instance.fine("psk", *words).out
-        assert previous_until(instance).strftime("%Y-%m-%dT%H:%M:%SZ") in told
-        assert KEY.decode() not in told
+        reported = instance.fine("psk", *words).out
+        assert previous_until(instance).strftime("%Y-%m-%dT%H:%M:%SZ") in reported
+        assert KEY.decode() not in reported
     # the next one ends it
     instance.fine("psk", "set", "db1", "--stdin", stdin=b"a third key of 20 bytes")
     assert "previous" not in instance.key("db1")

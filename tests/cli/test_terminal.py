@@ -35,7 +35,7 @@ def test_the_watched_status_follows_and_outlives_a_restart_of_the_daemon(
         wait_until(lambda: ROW in screen() and "ready" in screen(), "the key shows by itself")
         assert "no-key" not in screen()
         daemon.terminate()
-        wait_until(lambda: "not running" in screen(), "the daemon's end is told")
+        wait_until(lambda: "not running" in screen(), "the daemon's end is reported")
         daemon.start()
         wait_until(lambda: ROW in screen(), "and its return")
         terminal.press(CONTROL_C)

@@ -13,9 +13,9 @@ from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.world import Lookup, World
-from iscsi_ipsec.service.guard import GuardKeeper
+from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.paths import Paths
-from iscsi_ipsec.service.status_report import Reporter
+from iscsi_ipsec.service.status_report import StatusReporter
 from tests.support.netlab.space import Namespace
 
 
@@ -29,11 +29,11 @@ def space() -> Iterator[Namespace]:
 def test_a_guard_whose_file_cannot_be_written_is_in_the_kernel_all_the_same(
     space: Namespace, tmp_path: Path
 ) -> None:
-    keeper = GuardKeeper(Guard(), str(tmp_path / "gone" / "guard.nft"))
+    keeper = GuardReconciler(Guard(), str(tmp_path / "gone" / "guard.nft"))
     problems: list[Problem] = []
 
     def keep() -> GuardState | None:
-        return keeper.keep(derive(Lookup(World())), Settings(), frozenset({"start"}), problems)
+        return keeper.reconcile(derive(Lookup(World())), Settings(), frozenset({"start"}), problems)
 
     assert space.inside(keep) is not None
     assert [problem.code for problem in problems] == ["state-unsaved"]
@@ -42,7 +42,7 @@ def test_a_guard_whose_file_cannot_be_written_is_in_the_kernel_all_the_same(
 def test_a_status_file_that_cannot_be_written_is_logged_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reporter = Reporter(Paths(runtime_dir=str(tmp_path / "gone")))
+    reporter = StatusReporter(Paths(runtime_dir=str(tmp_path / "gone")))
     with caplog.at_level(logging.ERROR):
-        reporter.write({"generation": 1})
+        reporter.write_file({"generation": 1})
     assert "status.json" in caplog.text

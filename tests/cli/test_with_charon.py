@@ -171,4 +171,4 @@ def test_metrics_follow_the_state(charon: Charon, daemon: Daemon) -> None:
     assert value("last_success_timestamp_seconds") > 0
     assert KEY_A.decode() not in path.read_text()
     charon.kill()
-    wait_until(lambda: value("charon_reachable") == 0, "charon's end is told", detail=daemon.tail)
+    wait_until(lambda: value("charon_reachable") == 0, "charon's end is reported", detail=daemon.tail)

@@ -188,14 +188,14 @@ def test_the_manual_has_every_verb_with_its_options_and_no_other() -> None:
     entries = re.split(r"^\.TP\n", section("iscsi-ipsec.1", "VERBS"), flags=re.MULTILINE)
     heads = [entry.split("\n")[0].strip() for entry in entries[1:]]
     common = options_of(verbs()["release"])  # it has none of its own
-    told = {}
+    reported = {}
     for verb, parser in verbs().items():
         mine = [head for head in heads if head == verb or head.startswith(f"{verb} ")]
         assert len(mine) == 1, verb
         assert options_in(mine[0]) == options_of(parser) - common, verb
-        told[mine[0]] = verb
+        reported[mine[0]] = verb
     states = {"protected", "ready", "not ready", "in clear (not managed)", "a problem's code"}
-    assert {head for head in heads if head not in told} == states
+    assert {head for head in heads if head not in reported} == states
 
 
 def test_the_manual_has_every_option_of_the_command_and_no_other() -> None:
@@ -221,15 +221,17 @@ def test_the_manual_has_every_option_of_the_daemon_and_no_other(
     ],
 )
 def test_the_manual_has_every_key_of_the_files_and_no_other(name: str, known: tuple[str, ...]) -> None:
-    told = re.findall(r"^\.TP\n([a-z0-9_]+)\s+\(", section("iscsi-ipsec.toml.5", name), flags=re.MULTILINE)
-    assert sorted(told) == sorted(known)
+    reported = re.findall(
+        r"^\.TP\n([a-z0-9_]+)\s+\(", section("iscsi-ipsec.toml.5", name), flags=re.MULTILINE
+    )
+    assert sorted(reported) == sorted(known)
 
 
 def test_the_manual_has_every_flag_with_its_bit() -> None:
-    told = re.findall(
+    reported = re.findall(
         r"^\.TP\n([A-Z_]+)\s+\((0x\w+)\)", section("iscsi-ipsec.toml.5", "SECURITY FLAGS"), re.MULTILINE
     )
-    assert dict(told) == {flag.name: f"0x{flag.value:02x}" for flag in SecurityFlags}
+    assert dict(reported) == {flag.name: f"0x{flag.value:02x}" for flag in SecurityFlags}
 
 
 def test_the_manual_has_every_preset() -> None:

@@ -93,6 +93,6 @@ def test_ten_thousand_mistakes_in_one_file_are_told_as_a_hundred() -> None:
     text = "".join(f"k{number} = 1\n" for number in range(10_000))
     with pytest.raises(ConfigError) as caught:
         parse_settings(text, "x.toml")
-    *told, last = caught.value.problems
-    assert len(told) == MAX_PROBLEMS
+    *reported, last = caught.value.problems
+    assert len(reported) == MAX_PROBLEMS
     assert (last.code, last.message) == ("more-problems", f"{10_000 - MAX_PROBLEMS} more problems")

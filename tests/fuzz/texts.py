@@ -17,7 +17,7 @@ from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config import key_file, portal_file, security_flags, settings
 from iscsi_ipsec.core.config.writer import file_name, make_key_text, make_portal_text, quote, shown_key_text
 from iscsi_ipsec.core.ike.ike_failures import classify
-from iscsi_ipsec.core.ike.vici_messages import spell_id
+from iscsi_ipsec.core.ike.vici_messages import encode_id
 from iscsi_ipsec.core.openiscsi.records import (
     IfaceRecord,
     NotForUs,
@@ -160,13 +160,13 @@ def run_identity(identity: IkeId) -> None:
     assert "/" not in name
     assert not name.startswith(".")
     assert len(f"{name}.toml.tmp".encode()) < 255
-    spelled = spell_id(identity)
+    encoded = encode_id(identity)
     # charon gives %any and the like a meaning unless a prefix says that it is a name
-    assert spelled.endswith(identity.text)
-    assert len(spelled) <= 255
-    if spelled == identity.text and not identity.is_address:
-        assert "@" in spelled[1:] or (len(spelled) == 255 and ":" not in spelled)
-    assert spelled.isprintable()
+    assert encoded.endswith(identity.text)
+    assert len(encoded) <= 255
+    if encoded == identity.text and not identity.is_address:
+        assert "@" in encoded[1:] or (len(encoded) == 255 and ":" not in encoded)
+    assert encoded.isprintable()
 
 
 def run_id(data: bytes) -> None:

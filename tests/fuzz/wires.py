@@ -17,7 +17,7 @@ from iscsi_ipsec.base.netlink_framing import attributes, messages
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.guard.ruleset import guard_table, parse_elements
-from iscsi_ipsec.service.ike_failure_log import Evidence
+from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from tests.fuzz.target import Target
 from tests.support.fake_charon import CONFIRM, CONN, UNKNOWN_COMMAND, UNKNOWN_EVENT, event, response
 
@@ -101,13 +101,13 @@ def charon_acts(path: str) -> None:
 
 
 def charon_tells(path: str) -> None:
-    evidence = Evidence(lambda reason: None)
-    events = CharonEvents(path, evidence.on_event, lambda: None, lambda: None, timeout=2.0)
+    failure_log = IkeFailureLog(lambda reason: None)
+    events = CharonEvents(path, failure_log.on_event, lambda: None, lambda: None, timeout=2.0)
     try:
         events._connect_and_listen()
     finally:
         events.stop()
-    assert all(conn.startswith(OWN_PREFIX) for conn in evidence.causes())
+    assert all(conn.startswith(OWN_PREFIX) for conn in failure_log.causes())
 
 
 CALLS = (charon_observes, charon_lists, charon_applies, charon_acts, charon_tells)

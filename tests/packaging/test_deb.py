@@ -121,16 +121,16 @@ def test_debians_zsh_finds_the_completion(unpacked: Path) -> None:
 
 
 def test_checksums_cover_every_file(unpacked: Path) -> None:
-    told = {}
+    reported = {}
     for line in (unpacked / "DEBIAN/md5sums").read_text().splitlines():
         digest, _, name = line.partition("  ")
-        told[name] = digest
+        reported[name] = digest
     found = {
         str(path.relative_to(unpacked)): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         for path in only_plain_files(unpacked)
         if "DEBIAN" not in path.relative_to(unpacked).parts
     }
-    assert told == found
+    assert reported == found
 
 
 def test_open_iscsi_waits_and_nftables_brings_the_guard_back(unpacked: Path) -> None:
@@ -162,9 +162,9 @@ def build_time(deb: Path) -> str:
 
 @pytest.mark.skipif(not shutil.which("lintian"), reason="needs lintian")
 def test_lintian_finds_nothing(deb: Path) -> None:
-    told = run("lintian", "--fail-on", "error,warning", "--allow-root", deb)
+    reported = run("lintian", "--fail-on", "error,warning", "--allow-root", deb)
     # what an override matches no more has to go
-    assert "unused-override" not in told
+    assert "unused-override" not in reported
 
 
 def test_every_lintian_override_has_its_reason_above() -> None:

@@ -83,8 +83,8 @@ def test_installing_again_keeps_the_files_of_the_admin(staged: Staged) -> None:
 
 def test_uninstalling_leaves_nothing_but_etc(staged: Staged) -> None:
     staged.install()
-    told = staged.uninstall()
-    assert "left in place" in told
+    reported = staged.uninstall()
+    assert "left in place" in reported
     assert only_plain_files(staged.root / "opt") == []
     assert (staged.root / "etc/iscsi-ipsec/iscsi-ipsecd.toml").exists()
 
@@ -137,7 +137,7 @@ def test_need_packages_starts_nothing_now_and_nothing_at_the_next_boot(tmp_path:
             "id": "echo 0",
         },
     )
-    told = run(TOP / "packaging/need-packages", "there", "new", env=dict(env, POLICY_RC_D=str(policy)))
+    reported = run(TOP / "packaging/need-packages", "there", "new", env=dict(env, POLICY_RC_D=str(policy)))
 
     lines = log.read_text().splitlines()
     (install,) = [line for line in lines if " install " in line]
@@ -148,7 +148,7 @@ def test_need_packages_starts_nothing_now_and_nothing_at_the_next_boot(tmp_path:
     )
     assert "systemctl --quiet disable new.service" in lines
     assert "list there" not in lines, "units that were there before are not looked at"
-    assert "left disabled: new.service" in told
+    assert "left disabled: new.service" in reported
     assert not policy.exists()
 
 

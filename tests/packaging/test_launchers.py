@@ -23,8 +23,8 @@ def test_an_unpacked_command_runs_on_its_own(
 ) -> None:
     # started in a folder whose modules would break it, too
     trap = Path(hostile_env["PYTHONPATH"])
-    told = run(unpacked / command, "--help", env=hostile_env, cwd=trap)
-    assert Path(command).name in told
+    reported = run(unpacked / command, "--help", env=hostile_env, cwd=trap)
+    assert Path(command).name in reported
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,8 +41,8 @@ def test_only_the_package_and_debian_are_on_the_import_path(
     launcher.write_text((unpacked / command).read_text())
     launcher.chmod(0o755)
 
-    told = run(launcher, env=hostile_env)
-    path, _, flags = told.partition("] ")
+    reported = run(launcher, env=hostile_env)
+    path, _, flags = reported.partition("] ")
     folders = ast.literal_eval(path + "]")
 
     assert folders[0] == str(tmp_path / "lib/iscsi-ipsec/python")

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from iscsi_ipsec.service.metrics import exposition
-from tests.cli.test_metrics import Counters, row, told
+from tests.cli.test_metrics import Counters, reported, row
 from tests.support.source import TOP, run
 
 MONITORING = TOP / "etc/monitoring"
@@ -24,7 +24,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="needs 
 def exported() -> set[str]:
     """Names of all series, with everything there is to tell."""
     problems = [{"code": "no-key", "severity": "error"}]
-    text = exposition(told(row(), problems=problems), Counters(failures={"wrong-key": 1}), 1).decode()
+    text = exposition(reported(row(), problems=problems), Counters(failures={"wrong-key": 1}), 1).decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 

@@ -46,16 +46,16 @@ def test_the_settings_file_changes_nothing_as_it_is_shipped() -> None:
 
 
 def test_the_settings_file_names_every_setting_and_only_these() -> None:
-    told = tomllib.loads(uncommented(SETTINGS.read_text()))
-    assert sorted(told) == sorted(settings.KNOWN_KEYS)
-    assert sorted(told["defaults"]) == sorted(settings.DEFAULTS_KEYS)
+    reported = tomllib.loads(uncommented(SETTINGS.read_text()))
+    assert sorted(reported) == sorted(settings.KNOWN_KEYS)
+    assert sorted(reported["defaults"]) == sorted(settings.DEFAULTS_KEYS)
 
 
 def test_the_settings_file_tells_the_true_defaults() -> None:
-    told = settings.parse_settings(uncommented(SETTINGS.read_text()), "x")
+    reported = settings.parse_settings(uncommented(SETTINGS.read_text()), "x")
     default = settings.Settings()
     for name in ("require_ipsec", "guard", "guard_devices", "resync_interval", "settle_time", "log_level"):
-        assert getattr(told, name) == getattr(default, name), name
+        assert getattr(reported, name) == getattr(default, name), name
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.rglob("*.example")), ids=lambda path: path.name)

@@ -22,7 +22,7 @@ from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
 from iscsi_ipsec.core.report.schema import problem_row
-from tests.support.values import spelled
+from tests.support.values import encoded
 from tests.support.worlds import CANARY, ModelCharon, shuffled, some_turned, worlds
 
 # deriving is quick; the time goes into drawing
@@ -43,7 +43,7 @@ def decide(of: World) -> Desired:
 @lightly
 @given(worlds(), st.booleans(), st.booleans())
 def test_an_applied_plan_leaves_nothing_to_do(of: World, foreign: bool, old: bool) -> None:
-    secrets, connections = spelled(decide(of))
+    secrets, connections = encoded(decide(of))
     charon = ModelCharon(
         {**(FOREIGN_SECRETS if foreign else {}), **({"iscsi-ipsec-old": ()} if old else {})},
         {**(FOREIGN_CONNS if foreign else {}), **(OURS_OF_OLD if old else {})},
@@ -62,7 +62,7 @@ def test_from_any_world_to_any_other_nothing_foreign_is_touched_and_no_key_is_aw
 ) -> None:
     charon = ModelCharon(FOREIGN_SECRETS, FOREIGN_CONNS)
     for of in (one, two, one):
-        secrets, connections = spelled(decide(of))
+        secrets, connections = encoded(decide(of))
         stays = {s.id for s in secrets} & charon.secrets.keys()
         for operation in plan(secrets, connections, charon.observe()):
             assert operation.item.startswith(PREFIX)
@@ -100,7 +100,7 @@ def test_an_explicit_key_always_beats_the_group_key(of: World) -> None:
         policy = next((p for p in of.policies if p.path == view.policy), None)
         if policy and policy.psk == connection.key.name:
             continue
-        portal = view.seat.portal
+        portal = view.binding.portal
         explicit = [k for k in of.keys if isinstance(k, PerIdKey) and lookup.applies(k, portal)]
         explicit += [k for k, _ in lookup.may_apply(portal)]
         if view.role is Role.TARGET:
@@ -110,7 +110,7 @@ def test_an_explicit_key_always_beats_the_group_key(of: World) -> None:
             if not isinstance(peer, IkeId):
                 assert not any(k.is_address and ipaddress.ip_address(k.text) in peer for k in own)
             continue
-        source = of.sources.get((portal.address, view.seat.oif))
+        source = of.sources.get((portal.address, view.binding.oif))
         assert not [k for k in explicit if not k.id.is_address or k.id.text == str(source)]
 
 
@@ -162,7 +162,7 @@ def test_charons_own_ranking_picks_each_connections_key(of: World) -> None:
     desired = decide(of)
     first = {c.name: r.in_order[0] for r in desired.rotations for c in r.connections}
     for connection in desired.connections:
-        if connection.role is Role.TARGET and connection.seat.portal.address not in of.local_addresses:
+        if connection.role is Role.TARGET and connection.binding.portal.address not in of.local_addresses:
             continue
         # of equals charon takes the one that was loaded last
         found = [
@@ -187,7 +187,7 @@ def test_whatever_was_loaded_before_the_key_that_goes_first_is_loaded_last(
         for lost in data.draw(st.lists(st.sampled_from([*charon.secrets, "none"]), unique=True)):
             charon.secrets.pop(lost, None)
         desired = decide(of)
-        secrets, connections = spelled(desired)
+        secrets, connections = encoded(desired)
         for operation in plan(secrets, connections, charon.observe()):
             charon.apply(operation)
         order = [charon.secrets[s] for s in charon.secrets]
@@ -235,10 +235,13 @@ def test_no_two_secrets_have_the_same_owners_but_the_two_of_a_rotation(of: World
 @given(worlds())
 def test_every_connection_finds_its_key_under_its_own_owners(of: World) -> None:
     desired = decide(of)
-    held = {(entry.owners, entry.secret) for entry in desired.secrets}
+    previously_managed = {(entry.owners, entry.secret) for entry in desired.secrets}
     for connection in desired.connections:
         secret = connection.key.secret
-        assert (connection.pair, secret) in held or ((connection.remote_id,), secret) in held
+        assert (connection.pair, secret) in previously_managed or (
+            (connection.remote_id,),
+            secret,
+        ) in previously_managed
 
 
 @lightly
@@ -247,7 +250,7 @@ def test_no_initiator_comes_in_with_a_key_that_another_knows(of: World) -> None:
     """A responder tries every secret that matches either end (charon); each must be the peer's own."""
     desired = decide(of)
     for connection in desired.connections:
-        if connection.role is Role.TARGET and connection.seat.portal.address in of.local_addresses:
+        if connection.role is Role.TARGET and connection.binding.portal.address in of.local_addresses:
             assert not [e for e in desired.secrets if connection.local_id in e.owners]
             # as an initiator towards the same peer we share another key with it, and with it alone
             own = [e.secret for e in desired.secrets if e.owners == (connection.remote_id,)]
@@ -267,13 +270,13 @@ def test_no_two_connections_have_one_name(of: World) -> None:
 def test_the_guard_holds_every_closed_portal_and_every_connections(of: World) -> None:
     desired = decide(of)
     for view in desired.portals:
-        guarded = desired.served if view.role is Role.TARGET else desired.guarded
+        guarded = desired.local_portals if view.role is Role.TARGET else desired.guarded
         if view.closed:
-            assert view.seat.portal in guarded
+            assert view.binding.portal in guarded
         if view.connection:
             assert view.closed
-    text = ruleset.guard_table(desired.guarded, desired.served)
-    for portal in (*desired.guarded, *desired.served):
+    text = ruleset.guard_table(desired.guarded, desired.local_portals)
+    for portal in (*desired.guarded, *desired.local_portals):
         assert f"{portal.address} . {portal.port}" in text
 
 
@@ -281,12 +284,12 @@ def test_the_guard_holds_every_closed_portal_and_every_connections(of: World) ->
 @given(worlds())
 def test_what_was_managed_stays_closed_unless_flags_open_it(of: World) -> None:
     desired = decide(of)
-    for portal, role in of.held:
+    for portal, role in of.previously_managed:
         if role is Role.TARGET:
-            views = [v for v in desired.portals if v.seat.portal == portal and v.role is role]
-            assert portal in desired.served or any(v.choice and not v.choice.required for v in views)
+            views = [v for v in desired.portals if v.binding.portal == portal and v.role is role]
+            assert portal in desired.local_portals or any(v.choice and not v.choice.required for v in views)
         elif portal.address not in of.local_addresses:
-            views = [v for v in desired.portals if v.seat.portal == portal and v.role is role]
+            views = [v for v in desired.portals if v.binding.portal == portal and v.role is role]
             assert portal in desired.guarded or any(v.choice and not v.choice.required for v in views)
 
 
@@ -296,7 +299,7 @@ def test_require_ipsec_leaves_no_foreign_portal_open(of: World) -> None:
     desired = decide(of)
     if of.settings.require_ipsec:
         for view in desired.portals:
-            assert view.closed or view.seat.portal.address in of.local_addresses
+            assert view.closed or view.binding.portal.address in of.local_addresses
 
 
 @lightly
@@ -305,7 +308,7 @@ def test_a_closed_portal_without_connection_says_why(of: World) -> None:
     for view in decide(of).portals:
         if view.closed and view.connection is None:
             assert view.problem is not None
-            assert view.problem.portal == str(view.seat.portal)
+            assert view.problem.portal == str(view.binding.portal)
 
 
 @lightly
@@ -315,9 +318,9 @@ def test_the_order_of_files_changes_nothing(data: st.DataObject) -> None:
     one, two = decide(of), decide(data.draw(shuffled(of)))
     assert set(one.connections) == set(two.connections)
     assert set(one.secrets) == set(two.secrets)
-    assert (one.guarded, one.served) == (two.guarded, two.served)
+    assert (one.guarded, one.local_portals) == (two.guarded, two.local_portals)
     assert set(one.problems) == set(two.problems)
-    one_spelled, two_spelled = spelled(one), spelled(two)
+    one_spelled, two_spelled = encoded(one), encoded(two)
     assert {(c.name, c.child) for c in one_spelled[1]} == {(c.name, c.child) for c in two_spelled[1]}
 
 
@@ -346,7 +349,7 @@ def test_deriving_asks_only_for_routes_that_were_announced(of: World) -> None:
 @given(worlds())
 def test_no_form_of_any_value_shows_a_key(of: World) -> None:
     desired = decide(of)
-    secrets, connections = spelled(desired)
+    secrets, connections = encoded(desired)
     operations = plan(secrets, connections, ModelCharon({}, OURS_OF_OLD).observe())
     rows = portal_rows(desired.portals, Observed())
     shown = [
@@ -361,7 +364,7 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
         json.dumps([c.message for c in connections]),
         json.dumps([s.message for s in secrets], default=repr),
         " ".join(o.text for o in operations),
-        ruleset.guard_table(desired.guarded, desired.served),
+        ruleset.guard_table(desired.guarded, desired.local_portals),
     ]
     assert not [text for text in shown if CANARY in text]
 
@@ -371,4 +374,4 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
 def test_a_key_is_used_only_within_its_portals(of: World) -> None:
     for view in decide(of).portals:
         if view.connection and view.connection.key.portals:
-            assert any(matches(of, p, view.seat.portal) for p in view.connection.key.portals)
+            assert any(matches(of, p, view.binding.portal) for p in view.connection.key.portals)

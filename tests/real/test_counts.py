@@ -127,7 +127,7 @@ def test_with_more_secrets_than_charon_can_list_keys_are_still_loaded_once_and_c
     mark = charon.log_mark()
     daemon.start()
     wait_until(
-        lambda: any("more secrets than it can list" in text for text in daemon.problems()), "it is told"
+        lambda: any("more secrets than it can list" in text for text in daemon.problems()), "it is reported"
     )
     passes = counters(daemon)["passes"]
     wait_until(lambda: counters(daemon)["passes"] >= passes + 3, "three more passes are made", timeout=LONG)

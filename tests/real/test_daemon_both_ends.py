@@ -134,7 +134,7 @@ def is_refused(ends: Ends, key: str) -> None:
     )
     problem = wait_until(
         lambda: (ends.initiator.row(f"{SERVED}:3260").get("problem") or {}).get("code") in REFUSED,
-        "the initiator is told",
+        "the initiator is reported",
         detail=ends.initiator.tail,
     )
     assert problem

@@ -87,10 +87,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CRASH = """
 import sys
 from iscsi_ipsec.service import status_report, main
-def broken(self, outcome, problems):
-    keys = outcome.look.inventory  # a frame that holds every key
+def broken(self, outcome, problems=()):
+    keys = outcome.snapshot.config  # a frame that holds every key
     raise RuntimeError("a bug that was planted")
-status_report.Reporter.tell = broken
+status_report.StatusReporter.write = broken
 sys.exit(main.main())
 """
 

@@ -98,7 +98,7 @@ CASES = {
 RUNS = [pytest.param(case, ike, id=f"{name}-{ike.name}") for name, case in CASES.items() for ike in case.ikes]
 
 
-def told(daemon: Daemon, code: str, *, timeout: float = 20.0) -> str:
+def reported(daemon: Daemon, code: str, *, timeout: float = 20.0) -> str:
     """Wait until status has the code for the portal; return what the command prints of it."""
 
     def shown() -> bool:
@@ -107,7 +107,7 @@ def told(daemon: Daemon, code: str, *, timeout: float = 20.0) -> str:
 
     wait_until(
         shown,
-        f"{code} is told",
+        f"{code} is reported",
         timeout=timeout,
         detail=lambda: f"{daemon.row(ROW).get('problem')}\n{daemon.tail()}",
     )
@@ -128,7 +128,7 @@ def test_each_cause_at_the_far_end_is_told_with_what_to_do(
     daemon.put_key("a", key_file("a.lab", KEY_A, ike=ike))
     daemon.put_portal("san", policy(ike))
     daemon.start()
-    line = told(daemon, case.code)
+    line = reported(daemon, case.code)
     problem = daemon.row(ROW)["problem"]
     assert case.says in problem["message"]
     assert case.advises in problem["hint"]
@@ -145,7 +145,7 @@ def test_aggressive_mode_that_the_far_end_has_disabled_is_named_with_its_option(
     daemon.put_key("a", key_file("a.lab", KEY_A, ike=Ike.AGGRESSIVE))
     daemon.put_portal("san", policy(Ike.AGGRESSIVE))
     daemon.start()
-    line = told(daemon, "auth-refused")
+    line = reported(daemon, "auth-refused")
     assert "Aggressive Mode PSK disabled" in pair.target.log_text(), "for another reason"
     assert "aggressive mode is disabled" in line
     assert "i_dont_care_about_security_and_use_aggressive_mode_psk" in line
@@ -172,7 +172,7 @@ def test_on_the_target_role_disabled_aggressive_mode_is_named_with_its_option(
     pair.target.load_psk("k", KEY_B, [B, TARGET])
     assert not pair.target.initiate(ike="c")
     served = f"{INITIATOR}:3260"
-    wait_until(lambda: "disabled" in problem_of(daemon, served), "it is told", detail=daemon.tail)
+    wait_until(lambda: "disabled" in problem_of(daemon, served), "it is reported", detail=daemon.tail)
     answer = daemon.cli("status")
     assert "i_dont_care_about_security_and_use_aggressive_mode_psk = yes" in answer.out
 
@@ -203,7 +203,7 @@ def test_on_the_target_role_a_peer_with_another_esp_proposal_is_told(
     served = f"{INITIATOR}:3260"
     wait_until(
         lambda: problem_of(daemon, served).startswith("no-proposal"),
-        "it is told",
+        "it is reported",
         detail=lambda: f"{daemon.tail()}\n{pair.initiator.tail()}",
     )
 
@@ -227,7 +227,7 @@ def test_a_silent_peer_is_first_a_warning_and_then_an_error(pair: Pair, daemon: 
     assert "is tried again" in problem_of(daemon)
     assert daemon.cli("status").rc == 0
     wait_until(lambda: severity() == "error", "silence that lasts is one", timeout=30, detail=daemon.tail)
-    line = told(daemon, "peer-silent")
+    line = reported(daemon, "peer-silent")
     assert "does not answer IKE" in line
     assert "firewalls" in line
     assert f"ERROR {ROW}: the peer does not answer IKE" in daemon.tail()
@@ -242,7 +242,7 @@ def test_a_firewall_of_this_host_is_told_from_a_silent_peer(pair: Pair, daemon: 
         daemon.put_key("a", key_file("a.lab", KEY_A))
         daemon.put_portal("san", policy(Ike.V2))
         daemon.start()
-        wait_until(lambda: "unreachable" in problem_of(daemon), "it is told", detail=daemon.tail)
+        wait_until(lambda: "unreachable" in problem_of(daemon), "it is reported", detail=daemon.tail)
         assert "firewall" in problem_of(daemon)
     finally:
         node.run(["nft", "delete table inet host"])
@@ -253,7 +253,7 @@ def test_a_portal_without_a_route_says_so(pair: Pair, daemon: Daemon) -> None:
     daemon.put_portal("san", 'portals = ["198.51.100.1"]\n')
     daemon.start()
     row = "198.51.100.1:3260"
-    wait_until(lambda: "no-route" in problem_of(daemon, row), "it is told", detail=daemon.tail)
+    wait_until(lambda: "no-route" in problem_of(daemon, row), "it is reported", detail=daemon.tail)
     assert "ip route get" in problem_of(daemon, row)
 
 
@@ -265,7 +265,7 @@ def test_a_name_that_does_not_resolve_says_so(pair: Pair, daemon: Daemon) -> Non
     def line() -> str:
         return next((p for p in daemon.cli("status").out.splitlines() if "san.invalid" in p), "")
 
-    wait_until(line, "it is told", timeout=30, detail=daemon.tail)
+    wait_until(line, "it is reported", timeout=30, detail=daemon.tail)
     assert "DNS" in line()
 
 
@@ -285,7 +285,7 @@ def test_what_the_kernel_asks_for_once_is_tried_again_long_before_it_would_ask_a
     assert not pair.target.log_text().count("IKE_SA_INIT")
     node.run(["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{PORTAL}/3260"], check=False)
     # the far end knows nobody, so the first attempt fails at once
-    told(daemon, "no-proposal")
+    reported(daemon, "no-proposal")
     assert "spi 0x00000000" in node.ip("xfrm", "state").out, "no larval state: nothing to test"
     mark = pair.target.log_mark()
     FarEnd().load(pair, Ike.V2)

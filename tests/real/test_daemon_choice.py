@@ -177,8 +177,8 @@ def test_the_only_name_is_taken_and_two_are_an_error_that_names_the_files(daemon
     daemon.start()
     uses(daemon, "a", "a.lab")
     second = daemon.put_key("b", key_file("b.lab", KEY_B))
-    told = is_closed(daemon, "ambiguous-key")
-    assert str(daemon.psk / "a.toml") in told
-    assert str(second) in told
+    reported = is_closed(daemon, "ambiguous-key")
+    assert str(daemon.psk / "a.toml") in reported
+    assert str(second) in reported
     second.unlink()
     uses(daemon, "a", "a.lab")

@@ -57,9 +57,9 @@ def protected(daemon: Daemon) -> dict[str, object]:
     return dict(row) if row.get("protected") else {}
 
 
-@pytest.mark.parametrize(("esp", "told"), [("aes128gcm16", True), ("aes128gcm16-ecp256", False)])
+@pytest.mark.parametrize(("esp", "reported"), [("aes128gcm16", True), ("aes128gcm16-ecp256", False)])
 def test_a_peer_without_pfs_is_a_problem_as_soon_as_the_sa_is_renewed(
-    ends: tuple[Daemon, Charon, Charon], esp: str, told: bool
+    ends: tuple[Daemon, Charon, Charon], esp: str, reported: bool
 ) -> None:
     daemon, ours, far = ends
     far_end(far, daemon, esp)
@@ -83,8 +83,8 @@ def test_a_peer_without_pfs_is_a_problem_as_soon_as_the_sa_is_renewed(
         (now,) = daemon.status()["portals"]
         return now["problem"]
 
-    if told:
-        said = wait_until(problem, "it is told", detail=ours.tail)
+    if reported:
+        said = wait_until(problem, "it is reported", detail=ours.tail)
         assert isinstance(said, dict)
         assert said["code"] == "no-proposal"
         assert "renewing it fails" in said["message"]

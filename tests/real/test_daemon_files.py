@@ -134,7 +134,7 @@ def test_a_broken_file_leaves_its_last_good_content_in_force(charon: Charon, dae
     wait_for_connection(charon, daemon)
     secrets, connections = our_secrets(charon), charon.connections()
     daemon.put_key("a", 'id_type = "ID_FDQN"\nid = "a.lab"\nkey = "something else, long enough"\n')
-    wait_until(lambda: any("ID_FDQN" in said for said in daemon.problems()), "the problem is told")
+    wait_until(lambda: any("ID_FDQN" in said for said in daemon.problems()), "the problem is reported")
     assert our_secrets(charon) == secrets
     assert charon.connections() == connections
     daemon.put_key("a", key_file("a.lab", KEY_B))
@@ -151,7 +151,7 @@ def test_a_broken_files_last_good_content_survives_a_restart_of_everything(
     wait_for_connection(charon, daemon)
     secrets = our_secrets(charon)
     daemon.put_key("a", "key = \n")
-    wait_until(daemon.problems, "the problem is told")
+    wait_until(daemon.problems, "the problem is reported")
     daemon.kill()
     charon.terminate()
     charon.start()
@@ -166,7 +166,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(
     path.chmod(0o644)
     daemon.put_portal("san", portal_file())
     daemon.start()
-    wait_until(daemon.problems, "the problem is told")
+    wait_until(daemon.problems, "the problem is reported")
     assert our_secrets(charon) == set()
     assert any("chmod" in (problem.get("hint") or "") for problem in daemon.status()["problems"])
     path.chmod(0o600)
@@ -179,7 +179,7 @@ def test_no_key_is_ever_said_aloud(charon: Charon, daemon: Daemon) -> None:
     daemon.put_portal("san", portal_file())
     daemon.start("--log-level", "debug")
     wait_for_connection(charon, daemon)
-    wait_until(daemon.problems, "the problem is told")
+    wait_until(daemon.problems, "the problem is reported")
     said = [daemon.tail(10_000), (daemon.runtime / "status.json").read_text(), charon.log_text()]
     said += [str(daemon.cli(verb)) for verb in ("status", "plan", "check")]
     said.append(str(daemon.cli("explain", ROW)))

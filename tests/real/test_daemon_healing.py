@@ -57,7 +57,9 @@ def test_what_swanctl_wipes_is_back_within_two_seconds(charon: Charon, managed: 
 def test_a_charon_that_was_killed_gets_everything_back(charon: Charon, managed: Daemon) -> None:
     secrets = our_secrets(charon)
     charon.kill()
-    wait_until(lambda: not managed.status()["charon"]["reachable"], "the loss is told", detail=managed.tail)
+    wait_until(
+        lambda: not managed.status()["charon"]["reachable"], "the loss is reported", detail=managed.tail
+    )
     charon.start()
     assert our_secrets(charon) <= secrets
     wait_until(

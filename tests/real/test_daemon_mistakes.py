@@ -51,7 +51,7 @@ IN_A_KEY = {
 }
 
 
-def told(daemon: Daemon, words: str, *, file: Path | None = None) -> dict[str, object]:
+def reported(daemon: Daemon, words: str, *, file: Path | None = None) -> dict[str, object]:
     """The problem (of the file) that says so."""
 
     def found() -> dict[str, object]:
@@ -88,7 +88,7 @@ def test_a_new_policy_with_a_mistake_says_so_and_closes_its_portal(
     }
     daemon.start()
     for mistake, (_, words) in IN_A_POLICY.items():
-        problem = told(daemon, words)
+        problem = reported(daemon, words)
         assert (problem["file"], problem["severity"]) == (str(files[mistake]), "error")
         assert problem["line"] in (2, 3)
         is_closed(daemon, portals[mistake])
@@ -107,7 +107,7 @@ def test_a_new_key_with_a_mistake_says_so_and_closes_what_it_would_be_for(
         files[mistake] = daemon.put_key(mistake, text)
     daemon.start()
     for mistake, (_, words) in IN_A_KEY.items():
-        problem = told(daemon, words, file=files[mistake])
+        problem = reported(daemon, words, file=files[mistake])
         assert problem["severity"] == "error"
         is_closed(daemon, portals[mistake])
     assert not our_secrets(charon)
@@ -121,7 +121,7 @@ def test_a_new_key_for_every_portal_closes_them_until_it_is_mended_or_gone(
     daemon.start()
     assert knock(lab)
     path = daemon.put_key("a", key_file("*.lab", KEY_A))
-    told(daemon, "the id holds a wildcard")
+    reported(daemon, "the id holds a wildcard")
     is_closed(daemon)
     assert knock(lab) == 0
     path.unlink()  # it was never managed, so there is nothing to release
@@ -138,7 +138,7 @@ def test_a_mistake_in_a_policy_that_was_good_leaves_it_in_force(charon: Charon, 
     before = charon.connections()
     for line, words in IN_A_POLICY.values():
         daemon.put_portal("san", f'portals = ["{PORTAL}"]\n{line}')
-        assert "its last good content stays in force" in str(told(daemon, words)["message"])
+        assert "its last good content stays in force" in str(reported(daemon, words)["message"])
         assert charon.connections() == before
 
 
@@ -148,7 +148,7 @@ def test_a_policy_that_names_a_missing_key_says_so_and_closes_its_portal(
     daemon.put_key("group", group_file(KEY_GROUP))
     path = daemon.put_portal("san", portal_file(psk="nosuch"))
     daemon.start()
-    problem = told(daemon, 'the policy names the key "nosuch"')
+    problem = reported(daemon, 'the policy names the key "nosuch"')
     assert (problem["file"], problem["hint"]) == (str(path), "add psk.d/nosuch.toml or change psk")
     is_closed(daemon)
     assert knock(lab) == 0
@@ -179,9 +179,9 @@ def test_a_name_that_does_not_resolve_keeps_the_group_key_from_standing_in_for_i
     daemon.put_key("group", group_file(KEY_GROUP))
     path = daemon.put_key("a", key_file("a.lab", KEY_A) + 'portals = ["san.lab"]\n')
     daemon.start()
-    problem = told(daemon, "the name san.lab does not resolve")
+    problem = reported(daemon, "the name san.lab does not resolve")
     assert problem["file"] == str(path)
-    told(daemon, f"is for san.lab, which does not resolve yet and may be {ROW}")
+    reported(daemon, f"is for san.lab, which does not resolve yet and may be {ROW}")
     is_closed(daemon)
     assert not our_connections(charon)
     hosts.write_text(f"127.0.0.1 localhost\n{PORTAL} san.lab\n")
@@ -196,7 +196,7 @@ def test_a_name_that_does_not_resolve_leaves_its_keys_other_portals_alone(
     daemon.put_key("a", key_file("a.lab", KEY_A) + f'portals = ["nosuch.lab", "{PORTAL}"]\n')
     daemon.put_portal("san", portal_file())
     daemon.start()
-    told(daemon, "the name nosuch.lab does not resolve")
+    reported(daemon, "the name nosuch.lab does not resolve")
     wait_for_connection(charon, daemon)
     assert (daemon.row(ROW)["key"], daemon.row(ROW)["problem"]) == ("a", None)
 
@@ -214,7 +214,7 @@ def test_after_a_restart_without_dns_a_name_means_what_it_meant(
     daemon.kill()
     hosts.write_text("127.0.0.1 localhost\n")
     daemon.start()
-    told(daemon, "the name san.lab does not resolve any more")
+    reported(daemon, "the name san.lab does not resolve any more")
     assert charon.connections() == before
     assert "vici connection" not in charon.log_text(mark)
     daemon.kill()

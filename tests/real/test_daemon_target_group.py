@@ -78,6 +78,8 @@ def test_without_initiators_a_group_key_admits_nobody_and_the_portal_says_so(
     daemon.put_key("group", group_file(KEY_GROUP))
     daemon.start()
     wait_until(
-        lambda: any("serves no one" in told for told in daemon.problems()), "it is told", detail=daemon.tail
+        lambda: any("serves no one" in reported for reported in daemon.problems()),
+        "it is reported",
+        detail=daemon.tail,
     )
     assert not our_connections(pair.initiator)

@@ -12,7 +12,7 @@ import os
 import pytest
 
 from iscsi_ipsec.base.identity import IdType, IkeId
-from iscsi_ipsec.core.ike.vici_messages import spell_id
+from iscsi_ipsec.core.ike.vici_messages import encode_id
 from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, PREFIX, ROW, our_secrets, portal_file, wait_for_connection
 from tests.support.ike import KEY_A, KEY_B, TARGET, Ike, connection
@@ -86,13 +86,13 @@ def test_a_long_ids_key_is_its_own_to_the_last_byte(
     )
     daemon.start()
     wait_until(lambda: len(our_secrets(pair.initiator)) == 2, "both keys are loaded", detail=daemon.tail)
-    spelled = spell_id(IkeId.parse(kind, first))
+    encoded = encode_id(IkeId.parse(kind, first))
     pair.target.load_conn(
-        "near", connection(Ike.V2, local=theirs, remote=ours, local_id=spelled, remote_id=ours)
+        "near", connection(Ike.V2, local=theirs, remote=ours, local_id=encoded, remote_id=ours)
     )
 
     def gets_in(key: bytes) -> bool:
-        pair.target.load_psk("near", key, [spelled])
+        pair.target.load_psk("near", key, [encoded])
         swapped = Pair(pair.lab, pair.target, pair.initiator)
         try:
             return swapped.comes_up("near")
@@ -153,8 +153,8 @@ def test_names_of_files_and_targets_change_nothing_but_their_own_row(daemon: Dae
     )
 
     # each key is the file's of that name
-    told = {row["key"] for row in daemon.status()["portals"] if row["portal"].startswith("192.0.2.")}
-    assert told == set(names)
+    reported = {row["key"] for row in daemon.status()["portals"] if row["portal"].startswith("192.0.2.")}
+    assert reported == set(names)
     # others' things are as they were
     assert "not ours" in foreign_table_of(daemon)
     assert {name for name in charon.connections() if not name.startswith(PREFIX)} == {"others"}

@@ -42,12 +42,12 @@ from tests.support.values import (
     charon_state,
     choice,
     derived,
+    encoded,
     group,
     identity,
     per_id,
     policy,
     serves,
-    spelled,
 )
 
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
@@ -111,9 +111,9 @@ class Ends:
 
 def operations_for(desired: Desired, order: Sequence[str], *, last_first: bool = False) -> list[Operation]:
     """All that is to be loaded, the secrets in the order of their keys, then the connections."""
-    named = zip(desired.secrets, spelled(desired)[0], strict=True)
+    named = zip(desired.secrets, encoded(desired)[0], strict=True)
     rank = {secret.id: order.index(entry.keys[0]) for entry, secret in named}
-    loads = plan(*spelled(desired), charon_state())
+    loads = plan(*encoded(desired), charon_state())
     secrets = [operation for operation in loads if operation.command == "load-shared"]
     connections = [operation for operation in loads if operation.command == "load-conn"]
     secrets.sort(key=lambda operation: rank[operation.item])
@@ -165,7 +165,7 @@ def at_once(ends: Ends, order: Sequence[str], derive: Callable[[Sequence[str]], 
 def one_by_one(ends: Ends, order: Sequence[str], derive: Callable[[Sequence[str]], Desired]) -> None:
     """Each file is dropped when all before it are in force: secrets and connections are replaced on the way."""
     for count in range(1, len(order) + 1):
-        ends.apply(plan(*spelled(derive(order[:count])), ends.observe()))
+        ends.apply(plan(*encoded(derive(order[:count])), ends.observe()))
 
 
 @ALL_IKE
@@ -184,7 +184,7 @@ def test_an_initiator_proves_each_identity_with_its_own_key_or_the_groups_in_eve
         must = {(reached.address, ident) for reached, (ident, _) in expected.items()}
         marks = ends.marks()
         connections = as_initiator(order, ike).connections
-        assert {str(wanted.seat.portal.address) for wanted in connections} == {r.address for r in expected}
+        assert {str(wanted.binding.portal.address) for wanted in connections} == {r.address for r in expected}
         ends.initiate(ends.ours, (wanted.name for wanted in connections))
         wait_until(
             partial(lambda marks, must: established(ends.since(marks)[1]) == must, marks, must),

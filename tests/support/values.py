@@ -21,10 +21,10 @@ from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView
 from iscsi_ipsec.core.decide.world import Lookup, World
 from iscsi_ipsec.core.ike.vici_messages import (
-    SpelledConnection,
-    SpelledSecret,
-    spell_connection,
-    spell_secret,
+    EncodedConnection,
+    EncodedSecret,
+    encode_connection,
+    encode_secret,
 )
 
 DIGEST_KEY = bytes(range(32))
@@ -166,7 +166,7 @@ def routes(
 def world(
     *parts: Key | PortalPolicy | NodeRecord | IscsiSession,
     sources: Mapping[str | tuple[str, str], str | None] | None = None,
-    held: Iterable[str | tuple[str, Role]] = (),
+    previously_managed: Iterable[str | tuple[str, Role]] = (),
     names: Mapping[str, Iterable[str]] | None = None,
     local: Iterable[str] = (SOURCE,),
     settings: Settings | None = None,
@@ -180,8 +180,9 @@ def world(
         records=tuple(p for p in parts if isinstance(p, NodeRecord)),
         sessions=tuple(p for p in parts if isinstance(p, IscsiSession)),
         sources=routes(sources),
-        held=frozenset(
-            (portal(h), Role.INITIATOR) if isinstance(h, str) else (portal(h[0]), h[1]) for h in held
+        previously_managed=frozenset(
+            (portal(h), Role.INITIATOR) if isinstance(h, str) else (portal(h[0]), h[1])
+            for h in previously_managed
         ),
         names={host: tuple(address(a) for a in found) for host, found in (names or {}).items()},
         local_addresses=frozenset(address(a) for a in local),
@@ -195,7 +196,7 @@ def derived(*parts: Key | PortalPolicy | NodeRecord | IscsiSession, **more: Any)
 
 def view_of(desired: Desired, of: str = TARGET, oif: str = "") -> PortalView:
     """The only view of a portal (through one interface)."""
-    (view,) = [v for v in desired.portals if v.seat.portal == portal(of) and v.seat.oif == oif]
+    (view,) = [v for v in desired.portals if v.binding.portal == portal(of) and v.binding.oif == oif]
     return view
 
 
@@ -212,13 +213,13 @@ def connection(*parts: Key | PortalPolicy | NodeRecord, **more: Any) -> Connecti
     return found[0]
 
 
-def spelled(
+def encoded(
     desired: Desired, digest_key: bytes = DIGEST_KEY
-) -> tuple[tuple[SpelledSecret, ...], tuple[SpelledConnection, ...]]:
+) -> tuple[tuple[EncodedSecret, ...], tuple[EncodedConnection, ...]]:
     staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
     return (
-        tuple(spell_secret(entry, digest_key) for entry in desired.secrets),
-        tuple(spell_connection(c, digest_key, staged.get(c.name)) for c in desired.connections),
+        tuple(encode_secret(entry, digest_key) for entry in desired.secrets),
+        tuple(encode_connection(c, digest_key, staged.get(c.name)) for c in desired.connections),
     )
 
 

@@ -21,7 +21,7 @@ def of(text: str) -> Harvest:
     return parse(text, "in", Rules())
 
 
-def told(harvest: Harvest) -> list[tuple[int, str]]:
+def reported(harvest: Harvest) -> list[tuple[int, str]]:
     return [(problem.line, problem.message) for problem in harvest.problems]
 
 

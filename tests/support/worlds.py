@@ -18,7 +18,7 @@ from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.world import Lookup, World
 from iscsi_ipsec.core.ike.charon_diff import Operation
-from iscsi_ipsec.core.ike.vici_messages import SpelledConnection, SpelledSecret
+from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, EncodedSecret
 from tests.support.values import (
     address,
     choice,
@@ -132,7 +132,7 @@ def worlds(draw: st.DrawFn) -> World:
         *records,
         *[session(host, n) for n, host in enumerate(draw(st.lists(st.sampled_from(TARGETS), max_size=2)))],
         sources=sources,
-        held=draw(
+        previously_managed=draw(
             st.lists(
                 st.sampled_from([*TARGETS[:3], "10.0.0.77", ("10.0.0.250", Role.TARGET)]),
                 max_size=3,
@@ -165,7 +165,7 @@ def shuffled(draw: st.DrawFn, of: World) -> World:
 def some_turned(draw: st.DrawFn, of: World) -> World:
     """The same world, where some rotations have turned against what their role begins with."""
     rotations = derive(Lookup(of)).rotations
-    return dataclasses.replace(of, lagging={r.contest: draw(st.booleans()) for r in rotations})
+    return dataclasses.replace(of, previous_key_first={r.rotation_id: draw(st.booleans()) for r in rotations})
 
 
 class ModelCharon:
@@ -205,4 +205,4 @@ def id_of(key: Key) -> IkeId | None:
     return key.id if isinstance(key, PerIdKey) else None
 
 
-Spelled = tuple[tuple[SpelledSecret, ...], tuple[SpelledConnection, ...]]
+Spelled = tuple[tuple[EncodedSecret, ...], tuple[EncodedConnection, ...]]

@@ -10,7 +10,7 @@ import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.identity import IkeId
-from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
@@ -29,7 +29,7 @@ from iscsi_ipsec.core.ike.sa_lifecycle import CARRYING, TerminateIke
 from iscsi_ipsec.core.windows.importer import parse
 from iscsi_ipsec.core.windows.values import Rules
 from tests.support.values import child_sa, connection_of, ike_sa, portal
-from tests.unit.core.ike.test_sa_lifecycle import CHILD, OLD_SETTINGS, act, upheld
+from tests.unit.core.ike.test_sa_lifecycle import CHILD, OLD_SETTINGS, act, targets
 from tests.unit.core.report.test_portal_status import CONN, WANTED, good, row
 
 
@@ -81,7 +81,7 @@ def test_flags_may_be_one_text_and_an_unknown_type_of_id_is_one_problem() -> Non
     ],
 )
 def test_a_network_without_another_is_what_is_left(whole: str, holes: list[str], left: list[str]) -> None:
-    found = without(ipaddress.ip_network(whole), [ipaddress.ip_network(hole) for hole in holes])
+    found = subtract(ipaddress.ip_network(whole), [ipaddress.ip_network(hole) for hole in holes])
     assert [str(network) for network in found] == left
 
 
@@ -95,10 +95,10 @@ def test_only_sets_that_hold_portals_closed_count_as_holding() -> None:
 
 
 def test_a_renewal_that_fails_is_told_while_the_sa_still_protects() -> None:
-    told = row(WANTED, good(), causes={CONN: NO_PROPOSAL})
-    assert told["protected"] is True
-    assert told["problem"]["code"] == "no-proposal"
-    assert "renewing it fails" in told["problem"]["message"]
+    reported = row(WANTED, good(), causes={CONN: NO_PROPOSAL})
+    assert reported["protected"] is True
+    assert reported["problem"]["code"] == "no-proposal"
+    assert "renewing it fails" in reported["problem"]["message"]
 
 
 def test_a_cipher_is_compared_where_its_keyword_is_known() -> None:
@@ -113,7 +113,7 @@ def test_a_cipher_is_compared_where_its_keyword_is_known() -> None:
 def test_an_ike_sa_that_is_already_ending_is_not_ended_again() -> None:
     new = ike_sa(child_sa(CHILD), unique_id=1)
     ending = ike_sa(child_sa(OLD_SETTINGS), unique_id=2, state="DELETING")
-    ended = [op for op in act([upheld()], [new, ending])[0] if isinstance(op, TerminateIke)]
+    ended = [op for op in act([targets()], [new, ending])[0] if isinstance(op, TerminateIke)]
     assert ended == []
     assert CARRYING
 
@@ -144,9 +144,9 @@ ZONED = "fd00::1%x . 3260 } } ; flush ruleset #"
 
 
 def test_no_portal_and_no_identity_is_made_of_an_address_with_a_zone() -> None:
-    told = re.escape(f"{ZONED!r} has a zone, which neither an identity nor a portal can carry")
+    reported = re.escape(f"{ZONED!r} has a zone, which neither an identity nor a portal can carry")
     for make in (Portal, IkeId.address):
-        with pytest.raises(ValueError, match=f"^{told}$"):
+        with pytest.raises(ValueError, match=f"^{reported}$"):
             make(ipaddress.ip_address(ZONED))
 
 

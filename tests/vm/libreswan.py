@@ -82,21 +82,21 @@ def seen(target: Machine) -> Seen:
     status = target.run("ipsec whack --status", check=True).out
     traffic = target.run("ipsec whack --trafficstatus", check=True).out
     log = said(target)
-    told = re.findall(r"(?:authby=secret and|Peer ID is) (ID_\w+):? '@?([^']+)'", log)
+    reported = re.findall(r"(?:authby=secret and|Peer ID is) (ID_\w+):? '@?([^']+)'", log)
     algorithms = re.findall(r"(?:established|rekeyed).* xfrm=([^\s}]+)", log)
     # "esp.SPI@ADDRESS ..." (over IPv6 "esp:"), and in tunnel mode "tun.0@ADDRESS" as well
     ends = re.search(r'"iscsi-db1" esp[.:].*', status)
     carried = re.search(r'"iscsi-db1".* inBytes=(\d+).* id=\'@?([^\']+)\'', traffic)
     states = [STATES[state] for state in re.findall(r"STATE_\w+", status) if state in STATES]
-    assert told, log
+    assert reported, log
     assert algorithms, log
     assert ends, status
     assert states, status
     assert carried, traffic
-    assert carried[2] == told[-1][1], (traffic, told)
+    assert carried[2] == reported[-1][1], (traffic, reported)
     return Seen(
-        identity_type=told[-1][0],
-        identity=told[-1][1],
+        identity_type=reported[-1][0],
+        identity=reported[-1][1],
         ike=states[-1],
         mode="tunnel" if re.search(r" tun[.:]", ends[0]) else "transport",
         algorithms=algorithms[-1],

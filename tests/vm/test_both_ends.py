@@ -53,8 +53,8 @@ def test_with_this_program_at_both_ends_the_same_key_file_brings_a_session_up(
     row = portal_status(served, f"{served.ip}:3260")
 
     assert verified.rc == 0, str(verified)
-    told = {name: row[name] for name in ("role", "protected", "identity", "identity_type", "problem")}
-    assert told == {
+    reported = {name: row[name] for name in ("role", "protected", "identity", "identity_type", "problem")}
+    assert reported == {
         "role": "target",
         "protected": True,
         "identity": "db1.test.vm",

@@ -247,9 +247,9 @@ def test_an_upgrade_of_the_package_touches_neither_sas_nor_charon(
     assert product.run("systemctl show -p MainPID iscsi-ipsecd").out != daemon
     assert esp_spis(product) == before
     assert product.run("systemctl show -p MainPID strongswan").out == charon
-    told = product.run(f"journalctl -o cat --after-cursor='{cursor}' -u iscsi-ipsecd").out
-    assert "started" in told, told
-    assert not [line for line in told.splitlines() if line.startswith(("loaded", "unloaded"))], told
+    reported = product.run(f"journalctl -o cat --after-cursor='{cursor}' -u iscsi-ipsecd").out
+    assert "started" in reported, reported
+    assert not [line for line in reported.splitlines() if line.startswith(("loaded", "unloaded"))], reported
 
 
 def test_a_removed_key_ends_its_own_sas_and_no_others(scene: Scene) -> None:
@@ -295,8 +295,10 @@ def test_a_flush_while_charon_is_away_is_mended_before_charon_is_back(scene: Sce
     scene.settle()
 
     gaps = [float(end) - float(start) for start, end in zip(times[::2], times[1::2], strict=True)]
-    told = f"{max(gaps):.2f} at most in 5 gaps without policies and guard, with {in_the_gaps} clear frames"
-    report("the ruleset is flushed while charon is stopped", told)
+    reported = (
+        f"{max(gaps):.2f} at most in 5 gaps without policies and guard, with {in_the_gaps} clear frames"
+    )
+    report("the ruleset is flushed while charon is stopped", reported)
     assert not scene.wire.tcp(3260, after), scene.wire.summary(after)
 
 

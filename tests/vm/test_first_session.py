@@ -121,8 +121,8 @@ def test_a_key_and_a_policy_dropped_into_their_folders_protect_the_first_session
 
     assert_only_esp(wire, mark, product.ip, target.ip)
     row = portal_status(product, f"{target.ip}:3260")
-    told = {name: row[name] for name in ("managed", "protected", "ike", "mode", "problem")}
-    assert told == {
+    reported = {name: row[name] for name in ("managed", "protected", "ike", "mode", "problem")}
+    assert reported == {
         "managed": True,
         "protected": True,
         "ike": "IKEv2",

@@ -66,7 +66,7 @@ def test_a_portal_behind_a_gateway_is_reached_through_a_tunnel_to_its_outer_addr
 
     ready.run(f"iscsi-ipsec tunnel-address set {gateway.PORTAL} {gateways.ip}", check=True)
     ready.wait("iscsi-ipsec status --json | grep -q no-route", timeout=30)
-    told = portal_status(ready, f"{gateway.PORTAL}:3260")["problem"]
+    reported = portal_status(ready, f"{gateway.PORTAL}:3260")["problem"]
     ready.run(f"ip route add {gateway.NETWORK} via {gateways.ip}", check=True)
     ready.run("iscsi-ipsec wait --timeout 150", timeout=90, check=True)
     openiscsi.discover(ready, gateway.PORTAL)
@@ -75,8 +75,8 @@ def test_a_portal_behind_a_gateway_is_reached_through_a_tunnel_to_its_outer_addr
     explained = ready.run(f"iscsi-ipsec explain {gateway.PORTAL}")
     verified = ready.run("iscsi-ipsec verify")
 
-    assert told["code"] == "no-route"
-    assert f"ip route add {gateway.PORTAL} via {gateways.ip}" in told["hint"]
+    assert reported["code"] == "no-route"
+    assert f"ip route add {gateway.PORTAL} via {gateways.ip}" in reported["hint"]
     assert (row["protected"], row["mode"], row["problem"]) == (True, "tunnel", None)
     assert (row["local_address"], row["remote_address"]) == (ready.ip, gateways.ip)
     assert f"{ready.ip} to {gateways.ip}" in explained.out, str(explained)

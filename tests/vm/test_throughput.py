@@ -36,7 +36,7 @@ class Way:
     name: str
     by_hand: bool = False
     policy: str | None = None
-    told: tuple[str, str] = ("", "")
+    reported: tuple[str, str] = ("", "")
 
 
 def flags(mode: str) -> str:
@@ -51,10 +51,10 @@ BY_HAND = Way("by hand, AES-GCM, transport", by_hand=True)
 WAYS = (
     BY_HAND,
     Way("in clear"),
-    Way("product, AES-GCM, transport", policy=flags("TRANSPORT") + GCM, told=("transport", "AES_GCM_16-256")),
-    Way("product, AES-GCM, tunnel", policy=flags("TUNNEL") + GCM, told=("tunnel", "AES_GCM_16-256")),
+    Way("product, AES-GCM, transport", policy=flags("TRANSPORT") + GCM, reported=("transport", "AES_GCM_16-256")),
+    Way("product, AES-GCM, tunnel", policy=flags("TUNNEL") + GCM, reported=("tunnel", "AES_GCM_16-256")),
     Way(
-        "product, AES-CBC, transport", policy=flags("TRANSPORT") + CBC, told=("transport", "AES_CBC-256/HMAC_SHA2_256_128")
+        "product, AES-CBC, transport", policy=flags("TRANSPORT") + CBC, reported=("transport", "AES_CBC-256/HMAC_SHA2_256_128")
     ),
 )  # fmt: skip
 
@@ -82,7 +82,7 @@ def far_end(target: Machine, ready: Machine) -> Iterator[Machine]:
 def protect(ready: Machine, target: Machine, way: Way) -> None:
     """Set up one way."""
     forget_files(ready)
-    mode = "tunnel" if way.told[0] == "tunnel" else "transport"
+    mode = "tunnel" if way.reported[0] == "tunnel" else "transport"
     far = Peer(name="far", local=target.ip, remote=ready.ip, key=KEY, mode=mode)
     farend.configure_charon(target, farend.swanctl_conf(far))
     near = Peer(
@@ -111,7 +111,7 @@ def test_throughput_side_by_side(ready: Machine, far_end: Machine, wire: Wire, t
             assert bool(wire.tcp(3260, mark)) is (way.policy is None and not way.by_hand)
             if way.policy is not None:
                 sa = portal_status(ready, f"{far_end.ip}:3260")["sa"]
-                assert (sa["mode"], sa["cipher"]) == way.told
+                assert (sa["mode"], sa["cipher"]) == way.reported
     ready.run("rm /root/sent")
     medians = {
         way: [statistics.median(column) for column in zip(*rows, strict=True)] for way, rows in times.items()

@@ -348,9 +348,9 @@ class Lab:
             done = subprocess.run([*self.prefix, *argv], env=self.env, stdout=log, stderr=log)
         if check and done.returncode:
             lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
-            told = [line for line in lines if "Progress:" not in line and "gems/" not in line]
+            reported = [line for line in lines if "Progress:" not in line and "gems/" not in line]
             failed = f"vm: {' '.join(argv)} failed ({done.returncode}); all of it is in {path}"
-            raise SystemExit("\n".join([*told[-60:], failed]))
+            raise SystemExit("\n".join([*reported[-60:], failed]))
 
     def _read(self, *argv: str) -> str:
         done = subprocess.run([*self.prefix, *argv], env=self.env, stdout=subprocess.PIPE, text=True)

@@ -161,14 +161,14 @@ def test_apply_writes_a_window_before_it_reads(socket_path: Path) -> None:
 
 
 def test_apply_keeps_a_second_window_under_way_and_tells_of_each(socket_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     with FakeCharon(socket_path, window=128) as fake:  # answers nothing before it has read two windows
         charon = Charon(fake.path, timeout=5)
         messages = [("load-shared", {"id": str(number)}) for number in range(256)]
-        results = charon.apply(messages, lambda: told.append(len(fake.requests)))
+        results = charon.apply(messages, lambda: reported.append(len(fake.requests)))
         charon.close()
     assert results == (None,) * 256
-    assert len(told) == 4
+    assert len(reported) == 4
 
 
 def test_a_state_that_is_told_in_the_same_bytes_is_the_very_same(fake: FakeCharon, charon: Charon) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Same(Generic[T]):
+class Memo(Generic[T]):
     """The last result of one function; ``parts`` may be unhashable."""
 
     __slots__ = ("_make", "_parts", "_value")
@@ -23,7 +23,7 @@ class Same(Generic[T]):
         self._parts: tuple[Any, ...] | None = None
         self._value: T
 
-    def of(self, *parts: Any) -> T:
+    def __call__(self, *parts: Any) -> T:
         """The function of these parts, the very same object as long as they are equal."""
         if self._parts is None or self._parts != parts:  # a tuple compares identities first
             self._value = self._make(*parts)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from iscsi_ipsec.base.addresses import Network
 
 
-def without(network: Network, holes: Iterable[Network]) -> Iterator[Network]:
+def subtract(network: Network, holes: Iterable[Network]) -> Iterator[Network]:
     """The network as networks that leave out every hole, in order of address."""
     pieces: list[Network] = [network]
     for hole in holes:

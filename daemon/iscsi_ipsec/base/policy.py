@@ -68,7 +68,7 @@ class Tuning:
     replay_window: int | None = None
     start: Start | None = None
 
-    def over(self, below: Tuning) -> Tuning:
+    def with_fallback(self, below: Tuning) -> Tuning:
         """This one where it says something, else ``below``."""
         if self == _SILENT:
             return below

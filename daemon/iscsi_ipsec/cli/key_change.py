@@ -9,8 +9,7 @@ import argparse
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -24,9 +23,8 @@ from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli import key_input
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, daemon_runs, try_status
 from iscsi_ipsec.cli.key_credential import drop_credential, encrypted, sources, systemd_creds
-from iscsi_ipsec.cli.key_folder import Shelf, Stored, make_folder, may
-from iscsi_ipsec.cli.progress import Progress
-from iscsi_ipsec.cli.verbs.wait import POLL, shortened, unread
+from iscsi_ipsec.cli.key_folder import Shelf, Stored, make_folder, require_access
+from iscsi_ipsec.cli.waiting import unread, wait_until_none
 from iscsi_ipsec.core.config.key_file import (
     CredentialRef,
     KeyDraft,
@@ -170,7 +168,7 @@ def _span(text: str) -> int:
 def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: bool) -> Exit:
     """Remove one key file, broken or not, and say what stays closed."""
     path = shelf.path_of(name)
-    may(shelf.folder, os.R_OK | os.W_OK | os.X_OK)
+    require_access(shelf.folder, os.R_OK | os.W_OK | os.X_OK)
     if not os.path.lexists(path):
         raise CommandError(Exit.PROBLEMS, f"there is no {path}")
     draft = next((s.draft for s in shelf.stored if s.draft.path == path), None)
@@ -208,31 +206,6 @@ def _served_by(paths: Paths, path: str) -> list[str]:
 # -- waiting
 
 
-def wait_until_none(timeout: float, lacking: Callable[[], list[str]], paths: Paths) -> None:
-    """Return when nothing is lacking; :class:`CommandError` where there is no daemon or the time is over."""
-    end = time.monotonic() + timeout
-    with Progress() as progress:
-        while True:
-            if not daemon_runs(paths):
-                raise CommandError(
-                    Exit.NOT_RUNNING, "the file is changed, but iscsi-ipsecd is not running",
-                    "start it with: systemctl start iscsi-ipsecd",
-                )  # fmt: skip
-            missing = lacking()
-            if not missing:
-                return
-            if time.monotonic() >= end:
-                document = try_status(paths)
-                away = document is not None and not document["charon"]["reachable"]
-                raise CommandError(
-                    Exit.NO_CHARON if away else Exit.PROBLEMS,
-                    f"the file is changed, but not in force after {timeout:g} s: " + "; ".join(missing),
-                    "iscsi-ipsec status says more",
-                )
-            progress.tell(f"waiting: {shortened(missing)}")
-            time.sleep(POLL)
-
-
 def _not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
     """What keeps charon from having this key, in words."""
     document = try_status(paths)
@@ -241,8 +214,8 @@ def _not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
         return [f"{path} has not been read in its present form"]
     lacking = []
     if row["state"] != "ok" or all(key["name"] != name for key in document["keys"]):
-        told = [p["message"] for p in document["problems"] if p["file"] == path]
-        lacking += told or [f"{path} is not in force"]
+        reported = [p["message"] for p in document["problems"] if p["file"] == path]
+        lacking += reported or [f"{path} is not in force"]
     if not document["charon"]["reachable"]:
         lacking.append("charon is unreachable")
     elif not document["charon"]["settled"]:

@@ -49,7 +49,7 @@ class Shelf:
     def at(self, name: str) -> Stored | None:
         """The file that is to be replaced; :class:`ConfigError` where it is broken."""
         path = self.path_of(name)
-        may(self.folder, os.R_OK | os.X_OK)
+        require_access(self.folder, os.R_OK | os.X_OK)
         if not os.path.lexists(path):
             return None
         if os.path.islink(path):
@@ -68,7 +68,7 @@ class Shelf:
     def stored(self) -> tuple[Stored, ...]:
         """All key files in force, by name; what is wrong with others goes to ``problems``."""
         for folder in self.paths.psk_folders:
-            may(folder, os.R_OK | os.X_OK)
+            require_access(folder, os.R_OK | os.X_OK)
         found = files.find_config(self.paths.psk_folders)
         stored, problems = [], list(found.problems)
         for file in found.files:
@@ -122,7 +122,7 @@ def _overlap(one: tuple[PortalPattern, ...], other: tuple[PortalPattern, ...]) -
     return False
 
 
-def may(path: str, what: int) -> None:
+def require_access(path: str, what: int) -> None:
     """:class:`CommandError` where the caller lacks this right to something that exists."""
     try:
         os.stat(path)
@@ -141,7 +141,7 @@ def make_folder(folder: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, mode=0o700)
     files.check_folder(folder, strict=True)
-    may(folder, os.R_OK | os.W_OK | os.X_OK)
+    require_access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def checked_name(name: str) -> str:

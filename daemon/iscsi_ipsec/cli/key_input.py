@@ -90,7 +90,7 @@ def read_key(options: argparse.Namespace) -> Secret:
         return _checked(_limited(sys.stdin.buffer).removesuffix(b"\n"))
     if options.key_file is not None:
         return _checked(_from_file(options.key_file).removesuffix(b"\n"))
-    return _checked(_asked())
+    return _checked(_prompted())
 
 
 def _checked(data: bytes) -> Secret:
@@ -124,7 +124,7 @@ def _from_file(path: str) -> bytes:
         raise CommandError(Exit.USAGE, f"cannot read the file given to --key-file: {why}") from None
 
 
-def _asked() -> bytes:
+def _prompted() -> bytes:
     if not _has_terminal():
         raise CommandError(
             Exit.USAGE, "there is no terminal to ask for the key", "use --stdin, --key-file or --generate"

@@ -22,7 +22,7 @@ class Progress:
         self._shown, self._terminal = "", sys.stderr.isatty()
         self._start = time.monotonic()
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show this now, with the seconds that have passed."""
         passed = time.monotonic() - self._start
         if not self._terminal or passed < _DELAY:
@@ -36,7 +36,7 @@ class Progress:
 
     def count(self, done: int, of: int, what: str) -> None:
         """Show how many of many are done."""
-        self.tell(f"{what}: {done} of {of}")
+        self.show(f"{what}: {done} of {of}")
 
     def __enter__(self) -> Self:
         return self

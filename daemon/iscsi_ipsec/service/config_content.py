@@ -61,9 +61,9 @@ def parse_content(kind: str, path: str, name: str, raw: Secret, text: str) -> Co
         previous, previous_kept, also = _fetch_key(draft, draft.previous.source)
         if not previous:
             raise ConfigError((empty_key_problem(draft, previous=True),))
-    told = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
+    warnings = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
     return Content(
-        draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(p for p in told if p),
+        draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(p for p in warnings if p),
         tuple(path for path in (beside, also) if path), draft.previous_line,
     )  # fmt: skip
 

@@ -55,7 +55,7 @@ class _MaskedFile(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class ConfigFiles:
     """What all files together say now; ``generation`` is the same as long as they say the same.
 
     ``expires_in``: seconds until a previous key goes out of use, None where none is in use.
@@ -139,7 +139,7 @@ class _Kind:
 class FileReader:
     """Reads the files of one instance; keeps what it read for the next time.
 
-    ``store`` None: look only, remember nothing (the ``plan`` and ``check`` verbs).
+    ``store`` None: snapshot only, remember nothing (the ``plan`` and ``check`` verbs).
     ``opened`` counts the files that were opened, for tests and benchmarks.
     """
 
@@ -159,10 +159,10 @@ class FileReader:
         self._renewed = False
         self._over: frozenset[str] = frozenset()
         self._folders: tuple[FileStat | None, ...] = ()
-        self._inventory: Inventory | None = None
+        self._inventory: ConfigFiles | None = None
         self.opened = 0
 
-    def read(self, *, all_files: bool = True) -> Inventory:
+    def read(self, *, all_files: bool = True) -> ConfigFiles:
         """What is in force. Never raises for what a file holds.
 
         Not ``all_files``: nothing called that a file changed. Then files are looked at only if
@@ -216,13 +216,13 @@ class FileReader:
         before = self._settings.found
         return before if before == found else found
 
-    def _together(self) -> Inventory:
+    def _together(self) -> ConfigFiles:
         """What the files say, whatever the time is."""
         kinds = (self._settings, self._keys, self._policies)
         beside = {
             os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.more.beside
         }
-        return Inventory(
+        return ConfigFiles(
             generation=self._generation,
             settings=self._settings_in_force(),
             keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
@@ -233,7 +233,7 @@ class FileReader:
             watched=(*self._watched_folders(), *sorted(beside)),
         )
 
-    def _in_force(self, files_say: Inventory) -> Inventory:
+    def _in_force(self, files_say: ConfigFiles) -> ConfigFiles:
         """The same without previous keys whose time is over, and the seconds until the next one's is."""
         staged = {key.path: key.previous.until for key in files_say.keys if key.previous}
         if not staged and not self._over:
@@ -244,7 +244,7 @@ class FileReader:
             self._over = over
             self._generation += 1
             files_say = self._inventory = replace(files_say, generation=self._generation)
-        told = tuple(
+        reported = tuple(
             previous_over_problem(path, self._keys.entries[path].more.previous_line, staged[path])
             for path in sorted(over)
         )
@@ -252,7 +252,7 @@ class FileReader:
         return replace(
             files_say,
             keys=tuple(replace(key, previous=None) if key.path in over else key for key in files_say.keys),
-            problems=(*files_say.problems, *told),
+            problems=(*files_say.problems, *reported),
             expires_in=min(left, default=None),
         )
 
@@ -401,8 +401,8 @@ class FileReader:
                 entry = self._from_store(kind, file, err.problems)
                 broken = None if entry.value else read_broken(kind, text, file.path)
                 return replace(entry, more=replace(entry.more, broken=broken))
-            told = replace(old.more, problems=_told(err.problems))
-            return replace(old, file=file, settled=settled, state="last-good", more=told)
+            reported = replace(old.more, problems=_as_last_good(err.problems))
+            return replace(old, file=file, settled=settled, state="last-good", more=reported)
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
             last = LastGood(
                 path=file.path,
@@ -438,9 +438,9 @@ class FileReader:
     def _from_store(self, kind: str, file: FoundFile, problems: tuple[Problem, ...]) -> _Entry:
         last = (self._stored or {}).get(file.path)
         value = revive(kind, file.path, file.name, last) if last else None
-        told = _told(problems) if value is not None else problems
+        reported = _as_last_good(problems) if value is not None else problems
         state = "last-good" if value is not None else "refused"
-        return _Entry(file, kind, value, False, state, _More(problems=told))
+        return _Entry(file, kind, value, False, state, _More(problems=reported))
 
     def _forget(self, path: str) -> None:
         self._unsaved.pop(path, None)
@@ -452,7 +452,7 @@ class FileReader:
 _NO_STAT = FileStat.none()
 
 
-def _told(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+def _as_last_good(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     """The same problems, saying that the last good content is in force."""
     return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
 

@@ -15,7 +15,7 @@ from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.adapters.nft import Guard, GuardState
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
@@ -31,7 +31,7 @@ GUARD_REASONS = frozenset({GUARD})
 """Wakeups after which the kernel is asked whether the table is as it was loaded; the monitor's are restore()'s."""
 
 
-class GuardKeeper:
+class GuardReconciler:
     """Remembers the table as it was loaded, to see a change by others. ``loads`` counts for tests and metrics."""
 
     def __init__(self, guard: Guard, path: str) -> None:
@@ -39,7 +39,7 @@ class GuardKeeper:
         self._text = ""
         self._state: GuardState | None = None
         self._written: tuple[str, FileStat | None] | None = None
-        self._wanted = Same(_table)
+        self._wanted = Memo(_table)
         self.loads = 0
 
     def restore(self, *, gone: bool) -> None:
@@ -57,18 +57,22 @@ class GuardKeeper:
         except KernelUnavailable:
             self._state = None  # keep() tries again, and tells
 
-    def keep(
+    def reconcile(
         self, desired: Desired, settings: Settings, reasons: frozenset[str], problems: list[Problem]
     ) -> GuardState | None:
         """Make kernel and file hold what is desired; the table's state, None where it is not there."""
         if not settings.guard:
             self._drop(reasons, problems)
             return None
-        text = self._wanted.of(
-            desired.guarded, desired.served, settings.guard_devices, desired.networks, desired.opened
+        text = self._wanted(
+            desired.guarded,
+            desired.local_portals,
+            settings.guard_devices,
+            desired.networks,
+            desired.clear_exceptions,
         )
         try:
-            self._load(text, len(desired.guarded) + len(desired.served), reasons)
+            self._load(text, len(desired.guarded) + len(desired.local_portals), reasons)
         except KernelUnavailable as err:
             self._state = None
             problems.append(
@@ -133,9 +137,11 @@ class GuardKeeper:
 
 def _table(
     guarded: tuple[Portal, ...],
-    served: tuple[Portal, ...],
+    local_portals: tuple[Portal, ...],
     devices: tuple[str, ...],
     networks: tuple[PortalRange, ...],
-    opened: tuple[PortalRange, ...],
+    clear_exceptions: tuple[PortalRange, ...],
 ) -> str:
-    return ruleset.guard_table(guarded, served, devices, networks=networks, opened=opened)
+    return ruleset.guard_table(
+        guarded, local_portals, devices, networks=networks, clear_exceptions=clear_exceptions
+    )

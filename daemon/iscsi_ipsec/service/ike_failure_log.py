@@ -55,7 +55,7 @@ _NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Heard:
     """A cause, and when it was first and last heard."""
 
     cause: Cause
@@ -63,7 +63,7 @@ class _Told:
     last: float
 
 
-class Evidence:
+class IkeFailureLog:
     """Collects causes by connection name; called from charon's event thread, read by the main loop.
 
     ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
@@ -77,7 +77,7 @@ class Evidence:
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._wake, self._clock = wake, clock
         self._lock = threading.Lock()
-        self._causes: dict[str, _Told] = {}
+        self._causes: dict[str, _Heard] = {}
         self._unsent: tuple[Cause, float] | None = None
         self._aggressive_off: float | None = None
         self._counted: dict[str, set[str]] = {}
@@ -123,10 +123,10 @@ class Evidence:
         if cause:
             with self._lock:
                 known = self._causes.get(conn)
-                told = heavier(known.cause if known else None, cause)
-                fresh = known is None or told is not known.cause
+                heard = heavier(known.cause if known else None, cause)
+                fresh = known is None or heard is not known.cause
                 now = self._clock()
-                self._causes[conn] = _Told(told, now if fresh or known is None else known.first, now)
+                self._causes[conn] = _Heard(heard, now if fresh or known is None else known.first, now)
                 self._count(conn, cause.code)
             if fresh:
                 self._wake("cause")
@@ -176,30 +176,30 @@ class Evidence:
         """What is known now."""
         with self._lock:
             return {
-                conn: as_passing(self._named(told)) if self._left(told) > 0 else self._named(told)
-                for conn, told in self._causes.items()
+                conn: as_passing(self._named(heard)) if self._left(heard) > 0 else self._named(heard)
+                for conn, heard in self._causes.items()
             }
 
-    def _named(self, told: _Told) -> Cause:
+    def _named(self, heard: _Heard) -> Cause:
         """The cause; for silence, that nothing could be sent, which charon's log says of no connection."""
-        if told.cause is SILENT and self._unsent and self._unsent[1] >= told.first - _UNSENT_BEFORE:
+        if heard.cause is SILENT and self._unsent and self._unsent[1] >= heard.first - _UNSENT_BEFORE:
             return self._unsent[0]
-        return told.cause
+        return heard.cause
 
-    def _left(self, told: _Told) -> float:
+    def _left(self, heard: _Heard) -> float:
         """Seconds for which a cause is young; never more than 0 for one that only somebody can mend."""
-        return told.first + YOUNG - self._clock() if told.cause.weight <= UNREACHABLE.weight else 0.0
+        return heard.first + YOUNG - self._clock() if heard.cause.weight <= UNREACHABLE.weight else 0.0
 
     def aggressive_off(self) -> bool:
         """Whether charon has lately refused to answer in aggressive mode; it says so before it knows to whom."""
         with self._lock:
             return self._aggressive_off is not None and self._clock() - self._aggressive_off < _REMEMBERED
 
-    def ripens(self) -> float | None:
+    def seconds_until_error(self) -> float | None:
         """Seconds until the first young cause is an error; None where there is none."""
         with self._lock:
             return min(
-                (left for told in self._causes.values() if (left := self._left(told)) > 0), default=None
+                (left for heard in self._causes.values() if (left := self._left(heard)) > 0), default=None
             )
 
     def failures(self) -> Mapping[str, int]:

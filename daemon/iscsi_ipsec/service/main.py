@@ -1,7 +1,7 @@
 """The daemon: threads that wake, one loop that works, and its beginning and end.
 
 Law: the main thread owns all state and the command session. Other threads
-only call :meth:`Wakeups.wake` (and leave causes in :class:`Evidence`). Ending
+only call :meth:`Wakeups.wake` (and leave causes in :class:`IkeFailureLog`). Ending
 never takes away a policy, an SA or the guard: stopping the daemon must not
 mean clear text.
 """
@@ -35,17 +35,17 @@ from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateU
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.config.settings import LOG_LEVELS, Settings
 from iscsi_ipsec.core.ike.charon_diff import plan
-from iscsi_ipsec.service.config_files import FileReader, Inventory
-from iscsi_ipsec.service.guard import GuardKeeper
-from iscsi_ipsec.service.ike_failure_log import Evidence
+from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
+from iscsi_ipsec.service.guard import GuardReconciler
+from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
-from iscsi_ipsec.service.observe import Looker
+from iscsi_ipsec.service.observe import Observer
 from iscsi_ipsec.service.paths import Paths, add_options, paths_of
-from iscsi_ipsec.service.preexisting_sessions import EarlierSessions
+from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.problems import fields, unlisted_problem
 from iscsi_ipsec.service.reconciler import Reconciler
 from iscsi_ipsec.service.resync_schedule import RELOAD, RESYNC, START
-from iscsi_ipsec.service.status_report import Reporter, summary
+from iscsi_ipsec.service.status_report import StatusReporter, summary
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class _Daemon:
         self._wakeups = Wakeups()
         wake = self._wakeups.wake
         self._stopping = threading.Event()
-        self._evidence = Evidence(wake)
+        self._failure_log = IkeFailureLog(wake)
         self._charon = Charon(paths.vici_socket)
         self._routes = Routes()
         self._resolver = Resolver(
@@ -121,7 +121,7 @@ class _Daemon:
         self._watch = FileWatch(wake)
         events = CharonEvents(
             paths.vici_socket,
-            self._evidence.on_event,
+            self._failure_log.on_event,
             lambda: wake("charon-up"),
             lambda: wake("charon-down"),
         )
@@ -132,7 +132,7 @@ class _Daemon:
             PolicyMonitor(wake),
         )
         policies = kernel.Policies().read
-        self._looker = Looker(
+        self._observer = Observer(
             paths=paths,
             reader=reader,
             store=store,
@@ -141,19 +141,19 @@ class _Daemon:
             fast_aes=kernel.has_aes_instructions(),
         )
         self._reconciler = Reconciler(
-            looker=self._looker,
+            observer=self._observer,
             reader=reader,
             managed=ManagedPortals(paths, store),
-            guard=GuardKeeper(Guard(), paths.guard_file),
-            earlier=EarlierSessions(paths.earlier_file),
+            guard=GuardReconciler(Guard(), paths.guard_file),
+            earlier=PreexistingSessions(paths.earlier_file),
             charon=self._charon,
-            evidence=self._evidence,
+            failure_log=self._failure_log,
             without_log=events.without_log,
             charon_settled=systemd.charon_settled,
             policies=policies,
             progress=systemd.watchdog,
         )
-        self._reporter = Reporter(paths, policies)
+        self._reporter = StatusReporter(paths, policies)
 
     def run(self, signals: Sequence[signal.Signals]) -> int:
         """Loop until a signal ends it."""
@@ -172,45 +172,49 @@ class _Daemon:
             if reasons & {START, RESYNC}:
                 regular = time.monotonic()
             outcome = self._reconciler.run(reasons)
-            told = self._reporter.tell(outcome, self._watch.problems)
-            inventory = outcome.look.inventory
-            folders, watched = self._folders(inventory), folders
-            self._set_level(inventory.settings.log_level)
-            if not ready and outcome.settled and (told["guard"]["installed"] or not told["guard"]["wanted"]):
-                ready, line = True, summary(told)
+            status = self._reporter.write(outcome, self._watch.problems)
+            config = outcome.snapshot.config
+            folders, watched = self._folders(config), folders
+            self._set_level(config.settings.log_level)
+            if (
+                not ready
+                and outcome.settled
+                and (status["guard"]["installed"] or not status["guard"]["wanted"])
+            ):
+                ready, line = True, summary(status)
                 systemd.ready(line)
                 # what was made so far stays: with 10,000 keys each full search for garbage in it takes 50 ms
                 gc.collect()
                 gc.freeze()
-            elif ready and line != summary(told):
-                line = summary(told)
+            elif ready and line != summary(status):
+                line = summary(status)
                 systemd.status(line)
             return_free_memory()
             if folders != watched:
                 reasons = frozenset({FileWatch.reason})
             else:
-                reasons = self._wait(outcome.look_again, regular, inventory.settings)
+                reasons = self._wait(outcome.recheck_in, regular, config.settings)
         self._end()
         return EXIT_FINE
 
-    def _folders(self, inventory: Inventory) -> frozenset[tuple[str, bool]]:
+    def _folders(self, config: ConfigFiles) -> frozenset[tuple[str, bool]]:
         """What to watch, and whether with all that is below."""
         trees = {
             (f"{base}/{tree}", True)
-            for base in self._looker.nodes_dirs(inventory)
+            for base in self._observer.nodes_dirs(config)
             for tree in ("nodes", "send_targets", "ifaces")
         }
-        flat = {(folder, False) for folder in (*inventory.watched, self._paths.requests_dir)}
+        flat = {(folder, False) for folder in (*config.watched, self._paths.requests_dir)}
         return frozenset(trees | flat)
 
-    def _wait(self, look_again: float, regular: float, settings: Settings) -> frozenset[str]:
+    def _wait(self, recheck_in: float, regular: float, settings: Settings) -> frozenset[str]:
         """Sleep until there is something to do, petting systemd's watchdog; gather what comes in a burst.
 
-        ``look_again`` is in seconds from now, ``regular`` when the last regular pass began.
+        ``recheck_in`` is in seconds from now, ``regular`` when the last regular pass began.
         """
         interval = systemd.watchdog_interval()
         due = regular + settings.resync_interval
-        end = min(time.monotonic() + look_again, due)
+        end = min(time.monotonic() + recheck_in, due)
         while not self._stopping.is_set():
             if interval:
                 systemd.watchdog()
@@ -299,9 +303,9 @@ def _unload_all(paths: Paths) -> int:
     except KernelUnavailable as err:
         _log.error("%s", err)
         code = EXIT_FAILED
-    for told in (paths.guard_file, paths.earlier_file):
+    for status in (paths.guard_file, paths.earlier_file):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(told)
+            os.unlink(status)
     return code
 
 

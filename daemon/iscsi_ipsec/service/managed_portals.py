@@ -34,23 +34,25 @@ class ManagedPortals:
         self._paths, self._store = paths, store
         self._held: dict[Portal, ManagedRecord] | None = None
         self._unsaved: dict[Portal, ManagedRecord] = {}
-        self._holding: frozenset[tuple[Portal, Role]] | None = None
+        self._previously_managed: frozenset[tuple[Portal, Role]] | None = None
         self._seen: tuple[PortalView, ...] | None = None
         self._renewals = store.renewals
 
-    def held(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
+    def previously_managed(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
         """The portals that are held, with this host's role."""
-        held = self._records()
+        previously_managed = self._records()
         try:
             self._store.mend()
         except StateUnavailable as err:
             problems.append(state_problem(err))
         if self._store.renewals != self._renewals:
             self._renewals = self._store.renewals
-            self._unsaved = dict(held)
-        if self._holding is None:
-            self._holding = frozenset((record.portal, record.role) for record in held.values())
-        return self._holding
+            self._unsaved = dict(previously_managed)
+        if self._previously_managed is None:
+            self._previously_managed = frozenset(
+                (record.portal, record.role) for record in previously_managed.values()
+            )
+        return self._previously_managed
 
     def _records(self) -> dict[Portal, ManagedRecord]:
         if self._held is None:
@@ -73,13 +75,13 @@ class ManagedPortals:
 
     def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
         """Store newly managed portals before their connections exist: from now on they never open by themselves."""
-        held = self._records()
+        previously_managed = self._records()
         for view in () if views is self._seen else views:
-            portal = view.seat.portal
-            if view.managed and view.closed and portal not in held:
+            portal = view.binding.portal
+            if view.managed and view.closed and portal not in previously_managed:
                 why = view.policy or view.key_path
-                self._holding = None
-                held[portal] = self._unsaved[portal] = ManagedRecord(
+                self._previously_managed = None
+                previously_managed[portal] = self._unsaved[portal] = ManagedRecord(
                     portal=portal, role=view.role, since=int(time.time()), why=why
                 )
         self._seen = views
@@ -97,15 +99,15 @@ class ManagedPortals:
             names = sorted(os.listdir(self._paths.requests_dir))
         except OSError:
             return
-        held = self._records()
+        previously_managed = self._records()
         for name in names:
             path = os.path.join(self._paths.requests_dir, name)
             text = read_text(path).strip()
-            for portal in [p for p in held if str(p) == text]:
+            for portal in [p for p in previously_managed if str(p) == text]:
                 try:
                     self._store.drop_managed([portal])
-                    del held[portal]
-                    self._holding = self._seen = None
+                    del previously_managed[portal]
+                    self._previously_managed = self._seen = None
                     self._unsaved.pop(portal, None)
                     about = fields(portal=str(portal), note="released")
                     _log.warning("portal %s released on request", portal, extra=about)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from iscsi_ipsec.adapters.atomic_write import write_atomic
 from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.base.xfrm import KernelPolicy
@@ -66,20 +66,20 @@ class Metrics:
         self._path, self._clock, self._policies = path, clock, policies
         self._look_at = clock()
         self._in_kernel: tuple[KernelPolicy, ...] = ()
-        self._selected, self._demanded = Same(_selected), Same(_demanded)
-        self._per_portal = Same(portal_exposition)
+        self._selected, self._demanded = Memo(_selected), Memo(_demanded)
+        self._per_portal = Memo(portal_exposition)
         self._last_success = 0
         self._failed = False
 
-    def tell(self, told: Mapping[str, Any], counters: Counters) -> None:
+    def write(self, status: Mapping[str, Any], counters: Counters) -> None:
         """Write the file anew. That it cannot be written is logged once and stops nothing."""
-        charon, guard = told["charon"], told["guard"]
+        charon, guard = status["charon"], status["guard"]
         if charon["reachable"] and charon["settled"] and (guard["installed"] or not guard["wanted"]):
-            self._last_success = told["time"]
+            self._last_success = status["time"]
         try:
-            in_kernel = self._count_in_kernel(told["portals"])
-            text = daemon_exposition(told, counters, self._last_success, in_kernel)
-            write_atomic(self._path, text + self._per_portal.of(told["portals"]), MODE)
+            in_kernel = self._count_in_kernel(status["portals"])
+            text = daemon_exposition(status, counters, self._last_success, in_kernel)
+            write_atomic(self._path, text + self._per_portal(status["portals"]), MODE)
             self._failed = False
         except IscsiIpsecError as err:
             if not self._failed:
@@ -94,8 +94,8 @@ class Metrics:
                 self._in_kernel = tuple(self._policies())
             pause = (self._clock() - began) * KERNEL_LOOK_SHARE
             self._look_at = began + min(max(KERNEL_LOOK, pause), KERNEL_LOOK_AT_MOST)
-        demanded = self._demanded.of(self._in_kernel)
-        return sum(selector in demanded for selector in self._selected.of(rows))
+        demanded = self._demanded(self._in_kernel)
+        return sum(selector in demanded for selector in self._selected(rows))
 
 
 def _demanded(policies: Iterable[KernelPolicy]) -> frozenset[str]:
@@ -125,19 +125,19 @@ def _selector(text: str) -> str:
     return f"{ipaddress.ip_network(portal.address)} {portal.port}"
 
 
-def exposition(told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int = 0) -> bytes:
+def exposition(status: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int = 0) -> bytes:
     """The status document and the counters in Prometheus' text format."""
-    return daemon_exposition(told, counters, last_success, in_kernel) + portal_exposition(told["portals"])
+    return daemon_exposition(status, counters, last_success, in_kernel) + portal_exposition(status["portals"])
 
 
 def daemon_exposition(
-    told: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int
+    status: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int
 ) -> bytes:
     """What has no portal's label."""
     return exposed(
         (
-            *_families(told, counters, last_success),
-            _connections(told["portals"], in_kernel),
+            *_families(status, counters, last_success),
+            _connections(status["portals"], in_kernel),
             _failures(counters.failures),
         )
     )
@@ -148,24 +148,24 @@ def portal_exposition(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return exposed(_per_portal(row for row in rows if row["managed"]))
 
 
-def _gauge(name: str, told: str, *labels: str) -> Family:
-    return Family(_PREFIX + name, Kind.GAUGE, told, labels)
+def _gauge(name: str, status: str, *labels: str) -> Family:
+    return Family(_PREFIX + name, Kind.GAUGE, status, labels)
 
 
-def _counter(name: str, told: str, *labels: str) -> Family:
-    return Family(_PREFIX + name + "_total", Kind.COUNTER, told, labels)
+def _counter(name: str, status: str, *labels: str) -> Family:
+    return Family(_PREFIX + name + "_total", Kind.COUNTER, status, labels)
 
 
-def _families(told: Mapping[str, Any], counters: Counters, last_success: int) -> Iterable[Family]:
+def _families(status: Mapping[str, Any], counters: Counters, last_success: int) -> Iterable[Family]:
     def gauge(name: str, text: str, value: float) -> Family:
         family = _gauge(name, text)
         family.add(value)
         return family
 
-    rows, charon, guard = told["portals"], told["charon"], told["guard"]
+    rows, charon, guard = status["portals"], status["charon"], status["guard"]
     managed = [row for row in rows if row["managed"]]
     info = _gauge("build_info", "The daemon's version.", "version")
-    info.add(1, told["version"])
+    info.add(1, status["version"])
     yield info
     yield gauge("portals_managed", "Portals to which a key or policy applies, or applied.", len(managed))
     yield gauge(
@@ -186,8 +186,8 @@ def _families(told: Mapping[str, Any], counters: Counters, last_success: int) ->
         "sessions_in_clear", "iSCSI connections to portals that are not closed and have no SA.",
         len({s["sid"] for row in rows if not row["closed"] and not row["protected"] for s in row["sessions"]}),
     )  # fmt: skip
-    yield gauge("keys", "Keys in force.", len(told["keys"]))
-    yield _problems(told["problems"])
+    yield gauge("keys", "Keys in force.", len(status["keys"]))
+    yield _problems(status["problems"])
     yield gauge("charon_reachable", "Whether charon answered in the last pass.", charon["reachable"])
     yield gauge("guard_wanted", "Whether the settings ask for the guard.", guard["wanted"])
     yield gauge("guard_installed", "Whether the guard is in the kernel.", guard["installed"])

@@ -1,7 +1,7 @@
 """Looking: everything a pass must know, read and decided, before anything is changed.
 
 Law: looking changes nothing outside of caches; the ``plan`` verb looks with the
-same code as the daemon. Only :meth:`Looker.save` writes.
+same code as the daemon. Only :meth:`Observer.save` writes.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.iscsi import NodeRecord
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.derive import Deriver
-from iscsi_ipsec.core.decide.desired import Connection, Contest, Desired, Rotation
+from iscsi_ipsec.core.decide.desired import Connection, Desired, Rotation, RotationId
 from iscsi_ipsec.core.decide.world import Lookup, World, wanted_names
 from iscsi_ipsec.core.ike.vici_messages import (
-    SpelledConnection,
-    SpelledSecret,
-    front_ids,
-    spell_connection,
-    spell_secret,
+    EncodedConnection,
+    EncodedSecret,
+    encode_connection,
+    encode_secret,
+    presented_ids,
 )
 from iscsi_ipsec.core.report.system_disks import disk_problems
-from iscsi_ipsec.service.config_files import FileReader, Inventory
+from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
 from iscsi_ipsec.service.resync_schedule import FILES, ROUTES
-from iscsi_ipsec.service.source_addresses import Sources
+from iscsi_ipsec.service.source_addresses import SourceAddresses
 
 ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})
 """Wakeups after which the kernel is asked anew for addresses."""
@@ -49,21 +49,21 @@ FILE_REASONS = frozenset({FileWatch.reason, FILES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Snapshot:
     """What a pass saw and decided, before it changed anything."""
 
-    inventory: Inventory
+    config: ConfigFiles
     world: World
     desired: Desired
-    secrets: tuple[SpelledSecret, ...]
-    connections: tuple[SpelledConnection, ...]
+    secrets: tuple[EncodedSecret, ...]
+    connections: tuple[EncodedConnection, ...]
     problems: tuple[Problem, ...]
 
-    def rotations(self) -> tuple[tuple[Rotation, tuple[SpelledConnection, ...]], ...]:
+    def rotations(self) -> tuple[tuple[Rotation, tuple[EncodedConnection, ...]], ...]:
         """The rotations under way with their connections as spelled."""
         if not self.desired.rotations:
             return ()
-        by_name = {spelled.name: spelled for spelled in self.connections}
+        by_name = {encoded.name: encoded for encoded in self.connections}
         return tuple((r, tuple(by_name[c.name] for c in r.connections)) for r in self.desired.rotations)
 
 
@@ -77,16 +77,16 @@ class _Decided:
     wanted: frozenset[tuple[Address, str]]
     sources: Mapping[tuple[Address, str], Address | None]
     desired: Desired
-    known: Mapping[str, tuple[Connection, Rotation | None, SpelledConnection]]
-    secrets: tuple[SpelledSecret, ...]
-    connections: tuple[SpelledConnection, ...]
+    known: Mapping[str, tuple[Connection, Rotation | None, EncodedConnection]]
+    secrets: tuple[EncodedSecret, ...]
+    connections: tuple[EncodedConnection, ...]
 
 
-def _told_apart(world: World) -> tuple[object, ...]:
+def _decision_inputs(world: World) -> tuple[object, ...]:
     """What besides the files and the source addresses makes two worlds differ."""
     return (
-        world.records, world.sessions, world.names, world.local_addresses, world.held,
-        world.user_space_esp, world.fast_aes, world.lagging,
+        world.records, world.sessions, world.names, world.local_addresses, world.previously_managed,
+        world.user_space_esp, world.fast_aes, world.previous_key_first,
     )  # fmt: skip
 
 
@@ -95,11 +95,11 @@ class _Records:
     """What was read of open-iscsi's databases in these folders, and the same with interfaces named."""
 
     dirs: tuple[str, ...]
-    told: openiscsi.Records
+    found: openiscsi.Records
     bound: tuple[NodeRecord, ...]
 
 
-class Looker:
+class Observer:
     """Looks, again and again, and remembers what need not be asked or decided twice.
 
     ``plugins`` are those of the charon that was last seen: user-space ESP has
@@ -122,69 +122,69 @@ class Looker:
         self.plugins = plugins
         self._record_cache = openiscsi.RecordCache()
         self._records: _Records | None = None
-        self._wanted_names = Same(wanted_names)
-        self._sources = Sources(routes)
+        self._wanted_names = Memo(wanted_names)
+        self._sources = SourceAddresses(routes)
         self._local: frozenset[Address] = frozenset()
         self._deriver = Deriver()
         self._decided: _Decided | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
 
-    def save(self, look: Look, problems: list[Problem]) -> None:
+    def save(self, snapshot: Snapshot, problems: list[Problem]) -> None:
         """Keep the names' addresses: without DNS the next start must decide as this one did."""
-        if look.world.names == self._saved_names:
+        if snapshot.world.names == self._saved_names:
             return
         try:
-            if self._saved_names is not None or self._store.names() != look.world.names:
-                self._store.set_names(look.world.names)
-            self._saved_names = look.world.names
+            if self._saved_names is not None or self._store.names() != snapshot.world.names:
+                self._store.set_names(snapshot.world.names)
+            self._saved_names = snapshot.world.names
         except StateUnavailable as err:
             problems.append(state_problem(err))
 
-    def nodes_dirs(self, inventory: Inventory) -> tuple[str, ...]:
+    def nodes_dirs(self, config: ConfigFiles) -> tuple[str, ...]:
         """Where open-iscsi's databases are: the option, the settings, or both usual places."""
-        return self._paths.nodes_dirs or inventory.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
+        return self._paths.nodes_dirs or config.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
 
-    def look(
+    def observe(
         self,
         reasons: frozenset[str],
-        held: frozenset[tuple[Portal, Role]],
-        lagging: Mapping[Contest, bool] | None = None,
-    ) -> Look:
-        """Read everything and decide. ``held``: portals that were managed before; ``lagging``: as in the world."""
-        inventory = self._reader.read(all_files=bool(reasons & FILE_REASONS))
-        problems: list[Problem] = [*inventory.problems, *self._store.problems]
+        previously_managed: frozenset[tuple[Portal, Role]],
+        previous_key_first: Mapping[RotationId, bool] | None = None,
+    ) -> Snapshot:
+        """Read everything and decide. ``previously_managed``: portals that were managed before; ``previous_key_first``: as in the world."""
+        config = self._reader.read(all_files=bool(reasons & FILE_REASONS))
+        problems: list[Problem] = [*config.problems, *self._store.problems]
         if reasons & ROUTE_REASONS or not self._local:
             self._sources.forget(reasons)
             self._local = self._local_addresses(problems)
-        records = self._open_iscsi(inventory, reasons)
-        problems.extend(records.told.problems)
+        records = self._open_iscsi(config, reasons)
+        problems.extend(records.found.problems)
         world = World(
-            settings=inventory.settings,
-            keys=inventory.keys,
-            policies=inventory.policies,
-            broken=inventory.broken,
+            settings=config.settings,
+            keys=config.keys,
+            policies=config.policies,
+            broken=config.broken,
             records=records.bound,
             sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
             local_addresses=self._local,
-            held=held,
+            previously_managed=previously_managed,
             user_space_esp="kernel-libipsec" in self.plugins,
             fast_aes=self._fast_aes,
-            lagging=lagging or {},
+            previous_key_first=previous_key_first or {},
         )
         world = dataclasses.replace(world, names=self._names(world, problems))
         before, lookup = self._decided, None
-        if before and before.generation == inventory.generation and before.told_apart == _told_apart(world):
+        if before and before.generation == config.generation and before.told_apart == _decision_inputs(world):
             # the same questions; the kernel's answers may still have changed
             wanted = before.wanted
         else:
             lookup = Lookup(world, before.lookup if before else None)
             wanted = lookup.wanted_sources
-        world = dataclasses.replace(world, sources=self._sources.of(wanted, problems))
+        world = dataclasses.replace(world, sources=self._sources.lookup(wanted, problems))
         if not before or lookup or before.sources is not world.sources:
-            lookup = (lookup or Lookup(world, before.lookup if before else None)).of(world)
-            before = self._decide(inventory.generation, lookup, wanted)
-        return Look(
-            inventory=inventory,
+            lookup = (lookup or Lookup(world, before.lookup if before else None)).with_sources(world)
+            before = self._decide(config.generation, lookup, wanted)
+        return Snapshot(
+            config=config,
             world=world,
             desired=before.desired,
             secrets=before.secrets,
@@ -192,23 +192,23 @@ class Looker:
             problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
         )
 
-    def _open_iscsi(self, inventory: Inventory, reasons: frozenset[str]) -> _Records:
+    def _open_iscsi(self, config: ConfigFiles, reasons: frozenset[str]) -> _Records:
         """The records of its databases and of the firmware; the very same as long as they say the same."""
-        dirs = self.nodes_dirs(inventory)
+        dirs = self.nodes_dirs(config)
         known = self._records
         if (
             known
             and known.dirs == dirs
-            and not known.told.torn
+            and not known.found.torn
             and not reasons & (FILE_REASONS | ROUTE_REASONS)
         ):
             return known
-        told = openiscsi.read_records(dirs, self._record_cache)
+        found = openiscsi.read_records(dirs, self._record_cache)
         firmware = openiscsi.read_firmware(self._paths.sysfs_dir)
-        bound = (*(self._bound(record) for record in told.records), *firmware)
+        bound = (*(self._bound(record) for record in found.records), *firmware)
         if known and known.bound == bound:
             bound = known.bound
-        self._records = _Records(dirs, told, bound)
+        self._records = _Records(dirs, found, bound)
         return self._records
 
     def _disk_problems(self, world: World, desired: Desired) -> tuple[Problem, ...]:
@@ -217,21 +217,21 @@ class Looker:
         disks = sessions_below_system(self._paths.sysfs_dir)
         return disk_problems(disks, world.sessions, frozenset(desired.guarded))
 
-    def fronts_in(self, look: Look, secrets: frozenset[str]) -> dict[Contest, bool]:
+    def presented_in(self, snapshot: Snapshot, secrets: frozenset[str]) -> dict[RotationId, bool]:
         """Whether the previous key goes first, of each rotation that these secrets in charon tell it of."""
-        fronts = {}
-        for rotation in look.desired.rotations:
-            new, old = front_ids(rotation, self._store.digest_key())
+        presented_keys = {}
+        for rotation in snapshot.desired.rotations:
+            new, old = presented_ids(rotation, self._store.digest_key())
             if {new, old} & secrets:
-                fronts[rotation.contest] = new not in secrets
-        return fronts
+                presented_keys[rotation.rotation_id] = new not in secrets
+        return presented_keys
 
     def _decide(self, generation: int, lookup: Lookup, wanted: frozenset[tuple[Address, str]]) -> _Decided:
         """Derive and spell, keeping what is spelled already."""
         world, desired = lookup.world, self._deriver.derive(lookup)
         digest_key = self._store.digest_key()
         # by the identities of entries, which what is spelled keeps alive
-        known = {id(spelled.entry): spelled for spelled in self._decided.secrets} if self._decided else {}
+        known = {id(encoded.entry): encoded for encoded in self._decided.secrets} if self._decided else {}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
         before = self._decided.known if self._decided else {}
         connections = {}
@@ -239,16 +239,16 @@ class Looker:
             name, rotation = connection.name, staged.get(connection.name)
             was = before.get(name)
             if was is None or was[0] != connection or was[1] != rotation:
-                was = connection, rotation, spell_connection(connection, digest_key, rotation)
+                was = connection, rotation, encode_connection(connection, digest_key, rotation)
             connections[name] = was
         self._decided = _Decided(
             generation=generation,
             lookup=lookup,
-            told_apart=_told_apart(world),
+            told_apart=_decision_inputs(world),
             wanted=wanted,
             sources=world.sources,
             desired=desired,
-            secrets=tuple(known.get(id(e)) or spell_secret(e, digest_key) for e in desired.secrets),
+            secrets=tuple(known.get(id(e)) or encode_secret(e, digest_key) for e in desired.secrets),
             known=connections,
             connections=tuple(known for _, _, known in connections.values()),
         )
@@ -272,7 +272,7 @@ class Looker:
         return record
 
     def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
-        files = self._wanted_names.of(world.records, world.broken, world.policies, world.keys)
+        files = self._wanted_names(world.records, world.broken, world.policies, world.keys)
         answers = self._resolver.lookup(files)
         for name, answer in answers.items():
             if isinstance(answer, ResolveFailure):

@@ -12,28 +12,33 @@ from collections.abc import Iterable
 from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.iscsi import IscsiSession
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
-from iscsi_ipsec.core.report.preexisting_sessions import Earlier, Ends, earlier_problems, next_earlier
+from iscsi_ipsec.core.report.preexisting_sessions import (
+    Ends,
+    Preexisting,
+    next_preexisting,
+    preexisting_problems,
+)
 from iscsi_ipsec.service.managed_portals import read_text
 from iscsi_ipsec.service.problems import state_problem
 
 
-class EarlierSessions:
+class PreexistingSessions:
     """Follows closed portals and sessions from pass to pass."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._known: Earlier | None = None
-        self._written: Earlier | None = None
-        self._closed = Same(_texts)
+        self._known: Preexisting | None = None
+        self._written: Preexisting | None = None
+        self._closed = Memo(_texts)
 
     def follow(self, closed: tuple[Portal, ...], sessions: tuple[IscsiSession, ...]) -> tuple[Problem, ...]:
         """Take in what a pass saw; tell of the sessions that are older than their portal's protection."""
         before = self._known if self._known is not None else _parsed(read_text(self._path))
-        now = next_earlier(before, self._closed.of(closed), sessions)
-        problems = earlier_problems(now, sessions)
+        now = next_preexisting(before, self._closed(closed), sessions)
+        problems = preexisting_problems(now, sessions)
         if now != self._written:
             try:
                 write_private(self._path, _text(now).encode())
@@ -48,18 +53,18 @@ def _texts(portals: Iterable[Portal]) -> frozenset[str]:
     return frozenset(map(str, portals))
 
 
-def _text(earlier: Earlier) -> str:
+def _text(earlier: Preexisting) -> str:
     connections = [[ends.sid, ends.local_port, ends.remote] for ends in earlier.connections]
     return json.dumps({"closed": sorted(earlier.closed), "connections": sorted(connections)})
 
 
-def _parsed(text: str) -> Earlier:
+def _parsed(text: str) -> Preexisting:
     """What an earlier daemon wrote; nothing where it is not that."""
     try:
-        told = json.loads(text)
-        return Earlier(
-            frozenset(map(str, told["closed"])),
-            frozenset(Ends(int(sid), int(port), str(remote)) for sid, port, remote in told["connections"]),
+        data = json.loads(text)
+        return Preexisting(
+            frozenset(map(str, data["closed"])),
+            frozenset(Ends(int(sid), int(port), str(remote)) for sid, port, remote in data["connections"]),
         )
     except (ValueError, TypeError, KeyError):
-        return Earlier()
+        return Preexisting()

@@ -12,53 +12,66 @@ from dataclasses import replace
 
 from iscsi_ipsec.base.charon_sa import IkeSa
 from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.core.decide.desired import Contest, Rotation
-from iscsi_ipsec.core.ike.key_rotation import Front, turn
+from iscsi_ipsec.core.decide.desired import Rotation, RotationId
+from iscsi_ipsec.core.ike.key_rotation import PresentedKey, choose_presented_key
 from iscsi_ipsec.core.ike.sa_lifecycle import SaOperation, TerminateIke, carrying
-from iscsi_ipsec.service.ike_failure_log import Evidence
-from iscsi_ipsec.service.observe import Look
+from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
+from iscsi_ipsec.service.observe import Snapshot
 from iscsi_ipsec.service.problems import fields
 
 _log = logging.getLogger(__name__)
 
 
-class Fronts:
+class PresentedKeys:
     """Remembers which key of each rotation goes first. ``learnt``: that was asked of charon once."""
 
     def __init__(
         self,
-        evidence: Evidence,
+        failure_log: IkeFailureLog,
         do: Callable[[SaOperation], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._evidence, self._do, self._clock = evidence, do, clock
-        self._fronts: dict[Contest, Front] = {}
+        self._failure_log, self._do, self._clock = failure_log, do, clock
+        self._presented: dict[RotationId, PresentedKey] = {}
         self._due: float | None = None
         self.learnt = False
 
-    def learn(self, lagging: dict[Contest, bool]) -> None:
+    def learn(self, previous_key_first: dict[RotationId, bool]) -> None:
         """Take over what charon holds, so that after a start nothing is loaded anew for our sake."""
         self.learnt, now = True, self._clock()
-        self._fronts = {c: Front(lagging=lags, since=now, doubts=0) for c, lags in lagging.items()}
+        self._presented = {
+            c: PresentedKey(previous_key_first=previous_first, since=now, doubts=0)
+            for c, previous_first in previous_key_first.items()
+        }
 
-    def lagging(self) -> dict[Contest, bool]:
+    def previous_key_first(self) -> dict[RotationId, bool]:
         """For each rotation whether its previous key goes first."""
-        return {contest: front.lagging for contest, front in self._fronts.items()}
+        return {
+            rotation_id: presented.previous_key_first for rotation_id, presented in self._presented.items()
+        }
 
     def try_new_keys(self) -> None:
         """Let initiators try the new key as if its time had come."""
-        self._fronts = {c: replace(front, since=float("-inf")) for c, front in self._fronts.items()}
+        self._presented = {
+            c: replace(presented, since=float("-inf")) for c, presented in self._presented.items()
+        }
 
     def due(self) -> float | None:
         """Seconds until another key may have to go first."""
         return None if self._due is None else self._due - self._clock()
 
-    def turn(self, look: Look, sas: tuple[IkeSa, ...]) -> bool:
+    def choose(self, snapshot: Snapshot, sas: tuple[IkeSa, ...]) -> bool:
         """Decide which keys go first from now on; whether that differs from what is loaded."""
-        rotations = look.rotations()
-        self._evidence.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
-        self._fronts, self._due = turn(rotations, self._fronts, sas, self._evidence.doubts(), self._clock())
-        turned = [r for r, _ in rotations if self._fronts[r.contest].lagging is not r.lagging]
+        rotations = snapshot.rotations()
+        self._failure_log.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
+        self._presented, self._due = choose_presented_key(
+            rotations, self._presented, sas, self._failure_log.doubts(), self._clock()
+        )
+        turned = [
+            r
+            for r, _ in rotations
+            if self._presented[r.rotation_id].previous_key_first is not r.previous_key_first
+        ]
         for rotation in turned:
             self._follow(rotation, sas)
         if turned:
@@ -68,11 +81,11 @@ class Fronts:
     def _follow(self, rotation: Rotation, sas: tuple[IkeSa, ...]) -> None:
         """Tell of the turn, and end what was begun with the other key."""
         names = {c.name for c in rotation.connections}
-        which = "new" if rotation.lagging else "previous"
+        which = "new" if rotation.previous_key_first else "previous"
         for name in sorted(names):
             _log.info("%s shows the %s key from now on", name, which, extra=fields(item=name))
-            if not self._fronts[rotation.contest].rounds:
-                self._evidence.forget(name)
+            if not self._presented[rotation.rotation_id].rounds:
+                self._failure_log.forget(name)
         if rotation.connections[0].role is Role.INITIATOR:
             for ike in sas:
                 if ike.conn in names and not carrying(ike):

@@ -22,7 +22,7 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, kernel
 from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
@@ -37,15 +37,15 @@ from iscsi_ipsec.core.ike.loaded_state import (
 )
 from iscsi_ipsec.core.report.portal_status import Observed
 from iscsi_ipsec.service.config_files import FileReader
-from iscsi_ipsec.service.guard import GuardKeeper
-from iscsi_ipsec.service.ike_failure_log import Evidence
+from iscsi_ipsec.service.guard import GuardReconciler
+from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
-from iscsi_ipsec.service.observe import Look, Looker
-from iscsi_ipsec.service.preexisting_sessions import EarlierSessions
-from iscsi_ipsec.service.presented_keys import Fronts
+from iscsi_ipsec.service.observe import Observer, Snapshot
+from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
+from iscsi_ipsec.service.presented_keys import PresentedKeys
 from iscsi_ipsec.service.problems import fields, unlisted_problem
-from iscsi_ipsec.service.resync_schedule import CHARON, POLICIES, RELOAD, Turns
-from iscsi_ipsec.service.sas import SaKeeper
+from iscsi_ipsec.service.resync_schedule import CHARON, POLICIES, RELOAD, ResyncSchedule
+from iscsi_ipsec.service.sas import SaReconciler
 
 _log = logging.getLogger(__name__)
 
@@ -58,17 +58,17 @@ UNSETTLED_AT_MOST = 20.0
 NAMES_AGAIN = 6.0
 """Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
 
-FORGETTING = frozenset({"charon-down", Evidence.wiped, RELOAD})
+FORGETTING = frozenset({"charon-down", IkeFailureLog.wiped, RELOAD})
 """Wakeups after which charon may hold less than it confirmed."""
 
 AFTERLOOK = 2.0
 """Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
 
-CONNECTION_REASONS = frozenset({"charon-up", "charon-down", Evidence.wiped, CHARON})
+CONNECTION_REASONS = frozenset({"charon-up", "charon-down", IkeFailureLog.wiped, CHARON})
 """Wakeups after which charon is asked for its connections with all their settings, and not only their names."""
 
-POLICY_REASONS = frozenset({PolicyMonitor.reason, Evidence.duplicate, POLICIES})
+POLICY_REASONS = frozenset({PolicyMonitor.reason, IkeFailureLog.duplicate, POLICIES})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
 
 BULK = 100
@@ -78,16 +78,16 @@ journald takes 10,000 lines in 30 s from a service and drops what follows (RateL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a pass left behind. ``look_again`` is in seconds."""
+    """What a pass left behind. ``recheck_in`` is in seconds."""
 
-    look: Look
+    snapshot: Snapshot
     observed: Observed
     charon: CharonState | None
     guard: GuardState | None
     problems: tuple[Problem, ...]
     operations: tuple[Operation, ...]
     settled: bool
-    look_again: float
+    recheck_in: float
     counters: _Counters
 
 
@@ -116,63 +116,63 @@ class Reconciler:
     def __init__(
         self,
         *,
-        looker: Looker,
+        observer: Observer,
         reader: FileReader,
         managed: ManagedPortals,
-        guard: GuardKeeper,
-        earlier: EarlierSessions,
+        guard: GuardReconciler,
+        earlier: PreexistingSessions,
         charon: Charon,
-        evidence: Evidence,
+        failure_log: IkeFailureLog,
         without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         charon_settled: Callable[[], bool],
         policies: Callable[[], tuple[KernelPolicy, ...]] = kernel.policies,
         progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._looker, self._reader, self._managed = looker, reader, managed
-        self._guard, self._earlier, self._charon, self._evidence = guard, earlier, charon, evidence
+        self._observer, self._reader, self._managed = observer, reader, managed
+        self._guard, self._earlier, self._charon, self._failure_log = guard, earlier, charon, failure_log
         self._without_log, self._charon_settled = without_log, charon_settled
         self._progress, self._clock = progress, clock
-        self._sas = SaKeeper(charon, policies, clock)
-        self._fronts = Fronts(evidence, self._sas.do, clock)
+        self._sas = SaReconciler(charon, policies, clock)
+        self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
         self._new_traps = False
         self._agreed: tuple[object, ...] = ()
-        self._loaded, self._guarded = Same(loaded_connections), Same(held_portals)
-        self._children, self._rotations = Same(children_by_name), Same(rotations_by_name)
-        self._turns = Turns()
+        self._loaded, self._guarded = Memo(loaded_connections), Memo(held_portals)
+        self._children, self._rotations = Memo(children_by_name), Memo(rotations_by_name)
+        self._turns = ResyncSchedule()
         self._size = 0
         self.counters = _Counters()
 
     def run(self, reasons: frozenset[str]) -> Outcome:
         """One whole pass. Raises only what is a bug."""
         begun = self._clock()
-        outcome = self._pass(self._turns.asked(reasons, self._size))
-        self._size = len(outcome.look.inventory.rows) + len(outcome.look.desired.portals)
+        outcome = self._pass(self._turns.inputs_due(reasons, self._size))
+        self._size = len(outcome.snapshot.config.rows) + len(outcome.snapshot.desired.portals)
         self.counters.passes += 1
         self.counters.initiations = self._sas.initiations
         self.counters.last_seconds = self._clock() - begun
         self.counters.seconds += self.counters.last_seconds
-        self.counters.failures = self._evidence.failures()
+        self.counters.failures = self._failure_log.failures()
         return outcome
 
     def _pass(self, reasons: frozenset[str]) -> Outcome:
-        self._evidence.expect_gone(())
+        self._failure_log.expect_gone(())
         problems: list[Problem] = []
         if reasons & GuardMonitor.reasons:
             self._guard.restore(gone=GuardMonitor.gone in reasons)
         self._managed.grant_releases(problems)
-        held = self._managed.held(problems)
+        previously_managed = self._managed.previously_managed(problems)
         if RELOAD in reasons:
             self._reader.forget()
-            self._fronts.try_new_keys()
-        look = self._looker.look(reasons, held, self._fronts.lagging())
+            self._presented.try_new_keys()
+        snapshot = self._observer.observe(reasons, previously_managed, self._presented.previous_key_first())
         self.counters.files_opened = self._reader.opened
-        guard_state = self._guard.keep(look.desired, look.inventory.settings, reasons, problems)
+        guard_state = self._guard.reconcile(snapshot.desired, snapshot.config.settings, reasons, problems)
         self.counters.guard_loads = self._guard.loads
-        self._managed.remember(look.desired.portals, problems)
-        problems.extend(self._earlier.follow(look.desired.guarded, look.world.sessions))
+        self._managed.remember(snapshot.desired.portals, problems)
+        problems.extend(self._earlier.follow(snapshot.desired.guarded, snapshot.world.sessions))
         state: CharonState | None = None
         sas: tuple[IkeSa, ...] = ()
         operations: tuple[Operation, ...] = ()
@@ -181,24 +181,26 @@ class Reconciler:
             if reasons & FORGETTING:
                 self._confirmed = frozenset()
             state = self._observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
-            if state.plugins != self._looker.plugins:
-                self._looker.plugins = state.plugins
-                look = self._looker.look(frozenset(), held, self._fronts.lagging())
-            if not self._fronts.learnt:
-                look = self._learn_fronts(look, state, held)
+            if state.plugins != self._observer.plugins:
+                self._observer.plugins = state.plugins
+                snapshot = self._observer.observe(
+                    frozenset(), previously_managed, self._presented.previous_key_first()
+                )
+            if not self._presented.learnt:
+                snapshot = self._learn_presented(snapshot, state, previously_managed)
             # a trap that was just loaded may have found an SA of a charon that was killed
             if reasons & POLICY_REASONS or self._new_traps:
-                state = self._sas.without_lost_traps(look, state)
+                state = self._sas.without_lost_traps(snapshot, state)
             self._new_traps = False
-            operations = self._plan(look, state)
+            operations = self._plan(snapshot, state)
             if operations:
                 settled = self._has_settled()
                 if settled:
-                    self._apply(operations, look, state, problems)
+                    self._apply(operations, snapshot, state, problems)
                     self._new_traps = any(_of_connection(op) for op in operations)
                     state = self._observe(problems, thorough=self._new_traps)
             if settled:
-                sas = self._keep_sas(look, state)
+                sas = self._keep_sas(snapshot, state)
         except CharonUnavailable as err:
             state, settled = None, True
             self._confirmed = frozenset()
@@ -212,23 +214,23 @@ class Reconciler:
             )
         if saved := self._reader.save():
             problems.append(saved)
-        self._looker.save(look, problems)
-        observed = self._observed(look, state, sas, guard_state)
+        self._observer.save(snapshot, problems)
+        observed = self._observed(snapshot, state, sas, guard_state)
         return Outcome(
-            look=look,
+            snapshot=snapshot,
             observed=observed,
             charon=state,
             guard=guard_state,
-            problems=tuple(dict.fromkeys((*look.problems, *problems))),
+            problems=tuple(dict.fromkeys((*snapshot.problems, *problems))),
             operations=operations,
             settled=settled,
-            look_again=self._look_again(look, bool(operations), settled, state),
+            recheck_in=self._recheck_in(snapshot, bool(operations), settled, state),
             counters=self.counters,
         )
 
-    def _plan(self, look: Look, state: CharonState) -> tuple[Operation, ...]:
+    def _plan(self, snapshot: Snapshot, state: CharonState) -> tuple[Operation, ...]:
         """What must be done to charon; nothing as long as what agreed last is compared again."""
-        compared = (look.secrets, look.connections, state)
+        compared = (snapshot.secrets, snapshot.connections, state)
         if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
             return ()
         operations = plan(*compared)
@@ -255,66 +257,74 @@ class Reconciler:
             self._unsettled_since = now
         return now - self._unsettled_since > UNSETTLED_AT_MOST
 
-    def _look_again(self, look: Look, changed: bool, settled: bool, state: CharonState | None) -> float:
+    def _recheck_in(
+        self, snapshot: Snapshot, changed: bool, settled: bool, state: CharonState | None
+    ) -> float:
         if not settled:
             return UNSETTLED_LOOK
-        again = look.inventory.settings.resync_interval
+        again = snapshot.config.settings.resync_interval
         if state is None:
             again = min(again, 1.0)
         if changed:
             again = min(again, AFTERLOOK)
-        ripens = self._evidence.ripens()
-        if ripens is not None:
-            again = min(again, ripens + 0.05)
-        if any(problem.code == "name-not-resolved" for problem in look.problems):
+        seconds_until_error = self._failure_log.seconds_until_error()
+        if seconds_until_error is not None:
+            again = min(again, seconds_until_error + 0.05)
+        if any(problem.code == "name-not-resolved" for problem in snapshot.problems):
             again = min(again, NAMES_AGAIN)
-        for due in (self._sas.due(), self._fronts.due()):
+        for due in (self._sas.due(), self._presented.due()):
             if due is not None:
                 again = min(again, max(0.05, due))
-        if look.inventory.expires_in is not None:
-            again = min(again, look.inventory.expires_in)
+        if snapshot.config.expires_in is not None:
+            again = min(again, snapshot.config.expires_in)
         return again
 
     def _observed(
-        self, look: Look, state: CharonState | None, sas: tuple[IkeSa, ...], guard: GuardState | None
+        self, snapshot: Snapshot, state: CharonState | None, sas: tuple[IkeSa, ...], guard: GuardState | None
     ) -> Observed:
-        children = self._children.of(look.connections)
+        children = self._children(snapshot.connections)
         loaded = (
-            self._loaded.of(look.desired, look.secrets, look.connections, state) if state else frozenset()
+            self._loaded(snapshot.desired, snapshot.secrets, snapshot.connections, state)
+            if state
+            else frozenset()
         )
-        guarded = self._guarded.of(guard.sets) if guard else frozenset()
+        guarded = self._guarded(guard.sets) if guard else frozenset()
         for ike in sas:
             for child in ike.children:
                 if child.state == "INSTALLED" and child.child_name == children.get(ike.conn):
-                    self._evidence.settle(ike.conn, child.age)
+                    self._failure_log.settle(ike.conn, child.age)
         return Observed(
             sas=sas,
-            sessions=look.world.sessions,
+            sessions=snapshot.world.sessions,
             loaded=loaded,
-            struggling=self._sas.struggling(),
+            failed_repeatedly=self._sas.failed_repeatedly(),
             guarded=guarded,
-            guard_wanted=look.inventory.settings.guard,
+            guard_wanted=snapshot.config.settings.guard,
             children=children,
-            rotations=self._rotations.of(look.connections),
-            causes=self._causes(look),
+            rotations=self._rotations(snapshot.connections),
+            causes=self._causes(snapshot),
             charon_reachable=state is not None,
         )
 
-    def _causes(self, look: Look) -> Mapping[str, Cause]:
-        causes = dict(self._evidence.causes())
-        if self._evidence.aggressive_off():
-            for connection in look.desired.connections:
+    def _causes(self, snapshot: Snapshot) -> Mapping[str, Cause]:
+        causes = dict(self._failure_log.causes())
+        if self._failure_log.aggressive_off():
+            for connection in snapshot.desired.connections:
                 if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
                     causes[connection.name] = AGGRESSIVE_OFF
         return causes
 
     def _apply(
-        self, operations: tuple[Operation, ...], look: Look, state: CharonState, problems: list[Problem]
+        self,
+        operations: tuple[Operation, ...],
+        snapshot: Snapshot,
+        state: CharonState,
+        problems: list[Problem],
     ) -> None:
         self.counters.vici_writes += len(operations)
         bulk = len(operations) > BULK
         going = {op.item for op in operations if op.command.startswith("unload-")}
-        self._evidence.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
+        self._failure_log.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
         with self._without_log() if bulk else contextlib.nullcontext():
             results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
         done = Counter[str]()
@@ -330,21 +340,23 @@ class Reconciler:
                 if _log.isEnabledFor(level):
                     _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
             else:
-                problems.append(_refused_problem(operation, refused, look))
+                problems.append(_refused_problem(operation, refused, snapshot))
         self._confirmed = frozenset(confirmed)
         if bulk:
             _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
 
-    def _keep_sas(self, look: Look, state: CharonState) -> tuple[IkeSa, ...]:
+    def _keep_sas(self, snapshot: Snapshot, state: CharonState) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()
-        if self._fronts.turn(look, sas):
+        if self._presented.choose(snapshot, sas):
             return sas  # the next pass follows at once, and loads what has changed
-        return self._sas.keep(look, state, sas)
+        return self._sas.reconcile(snapshot, state, sas)
 
-    def _learn_fronts(self, look: Look, state: CharonState, held: frozenset[tuple[Portal, Role]]) -> Look:
-        known = self._looker.fronts_in(look, state.secrets or frozenset())
-        self._fronts.learn(known)
-        return self._looker.look(frozenset(), held, known) if known else look
+    def _learn_presented(
+        self, snapshot: Snapshot, state: CharonState, previously_managed: frozenset[tuple[Portal, Role]]
+    ) -> Snapshot:
+        known = self._observer.presented_in(snapshot, state.secrets or frozenset())
+        self._presented.learn(known)
+        return self._observer.observe(frozenset(), previously_managed, known) if known else snapshot
 
 
 def _of_connection(operation: Operation) -> bool:
@@ -357,11 +369,11 @@ def _past(operation: Operation) -> str:
     return f"{verb}ed {rest}"
 
 
-def _refused_problem(operation: Operation, refused: CharonRefused, look: Look) -> Problem:
-    connection = next((c for c in look.desired.connections if c.name == operation.item), None)
+def _refused_problem(operation: Operation, refused: CharonRefused, snapshot: Snapshot) -> Problem:
+    connection = next((c for c in snapshot.desired.connections if c.name == operation.item), None)
     return Problem(
         code="charon-refused",
         message=f"charon refused {operation.command} of {operation.item}: {refused.reason}",
         hint="compare the proposals and addresses in the policy with what this charon supports",
-        portal=str(connection.seat.portal) if connection else "",
+        portal=str(connection.binding.portal) if connection else "",
     )

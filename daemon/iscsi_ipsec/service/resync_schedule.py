@@ -32,14 +32,14 @@ MUCH: Final = 5_000
 """With more files and portals, every other regular pass looks at no part."""
 
 
-class Turns:
+class ResyncSchedule:
     """Whose turn it is in regular passes."""
 
     def __init__(self) -> None:
         self._next = 0
         self._looked = False
 
-    def asked(self, reasons: frozenset[str], size: int) -> frozenset[str]:
+    def inputs_due(self, reasons: frozenset[str], size: int) -> frozenset[str]:
         """The reasons with the parts that the regular pass looks at, where it is one; ``size``: files and portals."""
         if reasons & {START, RELOAD} or (RESYNC in reasons and size <= LITTLE):
             return reasons.union(PARTS)

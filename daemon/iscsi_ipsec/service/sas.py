@@ -16,21 +16,21 @@ from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, KernelUnavailable
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.ike.kernel_drift import lost_traps, missing_sas, orphaned_sas, stranded_sas
-from iscsi_ipsec.core.ike.loaded_state import upheld_connections
+from iscsi_ipsec.core.ike.loaded_state import sa_targets
 from iscsi_ipsec.core.ike.sa_lifecycle import (
-    Attempts,
     Initiate,
+    RetryState,
     SaOperation,
+    SaTarget,
     TerminateChild,
     TerminateIke,
-    Upheld,
     next_due,
     plan_sas,
 )
-from iscsi_ipsec.service.observe import Look
+from iscsi_ipsec.service.observe import Snapshot
 from iscsi_ipsec.service.problems import fields
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ LARVAL_GRACE = 2
 """Seconds that charon is left alone with an acquire before we initiate ourselves."""
 
 
-class SaKeeper:
+class SaReconciler:
     """Remembers the attempts to bring SAs up (their backoff), and which keys connections had,
     so that a removed key's SAs end at once. ``initiations`` counts for tests and metrics.
     """
@@ -51,26 +51,26 @@ class SaKeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._charon, self._policies, self._clock = charon, policies, clock
-        self._attempts: dict[str, Attempts] = {}
+        self._attempts: dict[str, RetryState] = {}
         self._acquire_pending = False
         self._orphaned: frozenset[str] = frozenset()
         self._keys_used: dict[str, tuple[str, str]] = {}
         self._previous_used: frozenset[str] = frozenset()
         self._revoked: frozenset[str] = frozenset()
         self._revoking: tuple[object, ...] = ()
-        self._upholding, self._lost = Same(upheld_connections), Same(lost_traps)
+        self._targets, self._lost = Memo(sa_targets), Memo(lost_traps)
         self.initiations = 0
 
-    def keep(self, look: Look, state: CharonState, sas: tuple[IkeSa, ...]) -> tuple[IkeSa, ...]:
+    def reconcile(self, snapshot: Snapshot, state: CharonState, sas: tuple[IkeSa, ...]) -> tuple[IkeSa, ...]:
         """Do what these SAs call for; return those that there are then."""
-        upheld = self._upheld(look, state)
-        self._note_revoked(look, sas)
-        operations, self._attempts = plan_sas(upheld, sas, self._attempts, self._clock(), self._revoked)
+        targets = self._sa_targets(snapshot, state)
+        self._note_revoked(snapshot, sas)
+        operations, self._attempts = plan_sas(targets, sas, self._attempts, self._clock(), self._revoked)
         for operation in operations:
-            self.do(operation)
+            self.execute(operation)
         return self._charon.sas() if operations else sas
 
-    def struggling(self) -> frozenset[str]:
+    def failed_repeatedly(self) -> frozenset[str]:
         """The connections whose negotiation failed more than once."""
         return frozenset(name for name, attempt in self._attempts.items() if attempt.count > 1)
 
@@ -85,7 +85,7 @@ class SaKeeper:
         retry = None if attempt is None else attempt - self._clock()
         return min((due for due in (grace, retry) if due is not None), default=None)
 
-    def without_lost_traps(self, look: Look, state: CharonState) -> CharonState:
+    def without_lost_traps(self, snapshot: Snapshot, state: CharonState) -> CharonState:
         """What charon holds, less the children whose policies the kernel does not have any more.
 
         Their SAs end as well: as long as one lives, charon takes its policy for installed. So do
@@ -98,12 +98,12 @@ class SaKeeper:
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
         states = _states()
-        self._orphaned = orphaned_sas(look.desired.connections, sas, policies, states)
-        self._end_missing(look, missing_sas(look.desired.connections, sas, states))
-        lost = self._lost.of(look.desired.connections, policies) & state.conns.keys()
-        stranded = stranded_sas(look.desired.connections, sas, policies)
+        self._orphaned = orphaned_sas(snapshot.desired.connections, sas, policies, states)
+        self._end_missing(snapshot, missing_sas(snapshot.desired.connections, sas, states))
+        lost = self._lost(snapshot.desired.connections, policies) & state.conns.keys()
+        stranded = stranded_sas(snapshot.desired.connections, sas, policies)
         for ike in (*(ike for ike in sas if ike.conn in lost), *stranded):
-            self.do(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
+            self.execute(TerminateIke(ike.conn, ike.unique_id, True, "its policies are gone from the kernel"))
         if not lost:
             return state
         for name in sorted(lost):
@@ -111,7 +111,7 @@ class SaKeeper:
             _log.warning("the kernel's policies of %s are gone", name, extra=about)
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
-    def do(self, operation: SaOperation) -> None:
+    def execute(self, operation: SaOperation) -> None:
         """Have charon begin or end a negotiation or an SA, and tell of it."""
         try:
             match operation:
@@ -129,41 +129,43 @@ class SaKeeper:
         except CharonRefused as refused:
             _log.warning("charon refused: %s", refused.reason, extra=fields(item=refused.item))
 
-    def _end_missing(self, look: Look, missing: tuple[IkeSa, ...]) -> None:
+    def _end_missing(self, snapshot: Snapshot, missing: tuple[IkeSa, ...]) -> None:
         """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
         if missing:
             first = {ike.unique_id for ike in missing}
-            for ike in missing_sas(look.desired.connections, self._charon.sas(), _states()):
+            for ike in missing_sas(snapshot.desired.connections, self._charon.sas(), _states()):
                 if ike.unique_id in first:
-                    self.do(TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel"))
+                    self.execute(
+                        TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel")
+                    )
 
-    def _upheld(self, look: Look, state: CharonState) -> tuple[Upheld, ...]:
+    def _sa_targets(self, snapshot: Snapshot, state: CharonState) -> tuple[SaTarget, ...]:
         asked = _asked_for()
         waiting = {address for address, age in asked.items() if age >= LARVAL_GRACE}
         # a failure may come before the grace is over, and no event comes after it
         young = asked.keys() - waiting
-        self._acquire_pending = any(c.remote_address in young for c in look.desired.connections if young)
-        with_session = frozenset(session.remote for session in look.world.sessions)
-        return self._upholding.of(
-            look.desired.connections,
-            look.connections,
+        self._acquire_pending = any(c.remote_address in young for c in snapshot.desired.connections if young)
+        with_session = frozenset(session.remote for session in snapshot.world.sessions)
+        return self._targets(
+            snapshot.desired.connections,
+            snapshot.connections,
             state.conns,
             with_session,
             frozenset(waiting),
             self._orphaned,
         )
 
-    def _note_revoked(self, look: Look, sas: tuple[IkeSa, ...]) -> None:
-        noted = (look.world.keys, look.desired.connections, look.connections)
+    def _note_revoked(self, snapshot: Snapshot, sas: tuple[IkeSa, ...]) -> None:
+        noted = (snapshot.world.keys, snapshot.desired.connections, snapshot.connections)
         if noted == self._revoking and not (self._revoked or self._previous_used):
             return
         self._revoking = noted
-        paths = {key.path for key in look.world.keys}
+        paths = {key.path for key in snapshot.world.keys}
         now_used = {
             c.name: (c.key.path, s.key_part)
-            for c, s in zip(look.desired.connections, look.connections, strict=True)
+            for c, s in zip(snapshot.desired.connections, snapshot.connections, strict=True)
         }
-        rotations = [s.rotation for s in look.connections if s.rotation]
+        rotations = [s.rotation for s in snapshot.connections if s.rotation]
         in_use = {part for _, part in now_used.values()}.union(*(r.parts for r in rotations))
         revoked = {part for path, part in self._keys_used.values() if path not in paths} | self._revoked
         # what only the previous key made ends with its time, or with its line

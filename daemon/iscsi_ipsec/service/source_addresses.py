@@ -25,7 +25,7 @@ AT_LEAST = 32
 """So many answers, or all of them, are asked again at each regular look."""
 
 
-class Sources:
+class SourceAddresses:
     """Asks and remembers; of the thread that made ``routes``."""
 
     def __init__(self, routes: Routes) -> None:
@@ -44,7 +44,7 @@ class Sources:
             for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 16)))):
                 del self._known[at]
 
-    def of(
+    def lookup(
         self, wanted: frozenset[tuple[Address, str]], problems: list[Problem]
     ) -> Mapping[tuple[Address, str], Address | None]:
         """For each address and interface the source address; None where it cannot be reached.

@@ -1,4 +1,4 @@
-"""What a pass tells: ``portal_status.json``, one log line per change, systemd's status line."""
+"""What a pass tells: ``status.json``, one log line per change, systemd's status line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iscsi_ipsec.adapters.charon import default_socket
 from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.keys import Key, PerIdKey
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.xfrm import KernelPolicy
@@ -39,15 +39,15 @@ def document(
 ) -> dict[str, Any]:
     """The status document of docs/status.md, with these rows of portals and closed portals; it never holds a key.
 
-    Of keys and files it has the values; :class:`Reporter` makes rows of them.
+    Of keys and files it has the values; :class:`StatusReporter` makes rows of them.
     """
-    look, charon, guard = outcome.look, outcome.charon, outcome.guard
+    snapshot, charon, guard = outcome.snapshot, outcome.charon, outcome.guard
     problems = [problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
-    told = {(row["portal"], row["code"]) for row in problems}
+    status = {(row["portal"], row["code"]) for row in problems}
     problems += [
         row["problem"]
         for row in rows
-        if row["problem"] and (row["portal"], row["problem"]["code"]) not in told
+        if row["problem"] and (row["portal"], row["problem"]["code"]) not in status
     ]
     return {
         "schema": SCHEMA,
@@ -63,17 +63,17 @@ def document(
             "foreign_connections": charon.foreign_conns if charon else None,
         },
         "guard": {
-            "wanted": look.inventory.settings.guard,
-            "devices": list(look.inventory.settings.guard_devices),
+            "wanted": snapshot.config.settings.guard,
+            "devices": list(snapshot.config.settings.guard_devices),
             "installed": guard is not None,
             "portals": guarded,
-            "networks": _sorted_texts(look.desired.networks),
-            "opened": _sorted_texts(look.desired.opened),
+            "networks": _sorted_texts(snapshot.desired.networks),
+            "opened": _sorted_texts(snapshot.desired.clear_exceptions),
             "dropped": sum(guard.dropped.values()) if guard else None,
         },
         "portals": rows,
-        "keys": look.inventory.keys,
-        "files": look.inventory.rows,
+        "keys": snapshot.config.keys,
+        "files": snapshot.config.rows,
         "problems": problems,
     }
 
@@ -110,7 +110,7 @@ class _JsonList:
         """Spell everything again the next time."""
         self._blocks.clear()
 
-    def of(self, things: Sequence[object], marks: bytes = b"") -> list[Part]:
+    def parts(self, things: Sequence[object], marks: bytes = b"") -> list[Part]:
         """The list of these things' rows, without its brackets. ``marks``: for each thing 1 or 0; none is marked without."""
         marks = marks or bytes(len(things))
         before, self._blocks = self._blocks, []
@@ -150,7 +150,7 @@ def _plugin_problems(outcome: Outcome) -> Iterable[Problem]:
 _LISTS = frozenset({"portals", "keys", "files", "problems"})
 
 
-class Reporter:
+class StatusReporter:
     """Writes the status file and logs each problem once when it appears and once when it is solved."""
 
     def __init__(
@@ -160,54 +160,54 @@ class Reporter:
         self._generation = 0
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._metrics = Metrics(paths.metrics_file, policies=policies)
-        self._rows, self._guarded = portal_status.PortalRows(), Same(_sorted_texts)
-        self._in_use, self._marked = Same(_in_use), Same(_marked)
+        self._rows, self._guarded = portal_status.PortalRows(), Memo(_sorted_texts)
+        self._in_use, self._marked = Memo(_in_use), Memo(_marked)
         self._portal_list, self._key_list = _JsonList(lambda row, _: row), _JsonList(_key_row)
         self._file_list = _JsonList(_file_row)
         self._file = RewrittenFile(paths.status_file)
 
-    def tell(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
+    def write(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
         """Write and log, with ``more`` problems that no pass sees; return the document."""
         self._generation += 1
-        told = document(
+        status = document(
             outcome,
-            self._rows.of(outcome.look.desired.portals, outcome.observed),
-            self._guarded.of(outcome.observed.guarded),
+            self._rows.rows(outcome.snapshot.desired.portals, outcome.observed),
+            self._guarded(outcome.observed.guarded),
             self._generation,
             self._paths.vici_socket or default_socket(),
         )
-        told["problems"] += [problem_row(problem) for problem in more]
-        self._log_changes(told["problems"])
-        self.write(told)
-        self._metrics.tell(told, outcome.counters)
-        return told
+        status["problems"] += [problem_row(problem) for problem in more]
+        self._log_changes(status["problems"])
+        self.write_file(status)
+        self._metrics.write(status, outcome.counters)
+        return status
 
-    def write(self, told: dict[str, Any]) -> None:
+    def write_file(self, status: dict[str, Any]) -> None:
         """Replace the status file; where that fails, the log says so and the daemon goes on."""
         try:
-            self._file.write(self._parts(told))
+            self._file.write(self._parts(status))
         except (NotPermitted, StateUnavailable) as err:
             _log.error("%s", err)
 
-    def _parts(self, told: Mapping[str, Any]) -> list[Part]:
+    def _parts(self, status: Mapping[str, Any]) -> list[Part]:
         """The document as JSON, its long lists in the blocks that are as they were."""
         lists = (self._portal_list, self._key_list, self._file_list)
         if not self._file.is_intact:
             for one in lists:
                 one.forget()
-        portals = told.get("portals", ())
-        keys = told.get("keys", ())
-        marks = self._marked.of(keys, self._in_use.of(portals))
+        portals = status.get("portals", ())
+        keys = status.get("keys", ())
+        marks = self._marked(keys, self._in_use(portals))
         # the problems come last, as ever
-        head = {name: value for name, value in told.items() if name not in _LISTS}
+        head = {name: value for name, value in status.items() if name not in _LISTS}
         return [
             Part(json.dumps(head)[:-1].encode() + b', "portals": ['),
-            *self._portal_list.of(portals),
+            *self._portal_list.parts(portals),
             Part(b'], "keys": ['),
-            *self._key_list.of(keys, marks),
+            *self._key_list.parts(keys, marks),
             Part(b'], "files": ['),
-            *self._file_list.of(told.get("files", ())),
-            Part(b'], "problems": ' + json.dumps(told.get("problems", ())).encode() + b"}\n"),
+            *self._file_list.parts(status.get("files", ())),
+            Part(b'], "problems": ' + json.dumps(status.get("problems", ())).encode() + b"}\n"),
         ]
 
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
@@ -224,13 +224,13 @@ class Reporter:
         self._told = now
 
 
-def summary(told: dict[str, Any]) -> str:
+def summary(status: dict[str, Any]) -> str:
     """One line for systemctl status."""
-    rows = [row for row in told["portals"] if row["managed"]]
+    rows = [row for row in status["portals"] if row["managed"]]
     protected = sum(1 for row in rows if row["protected"])
-    errors = sum(1 for p in told["problems"] if p["severity"] == Severity.ERROR.value)
-    text = f"{len(rows)} portals managed, {protected} with an SA up, {len(told['keys'])} keys"
-    if not told["charon"]["reachable"]:
+    errors = sum(1 for p in status["problems"] if p["severity"] == Severity.ERROR.value)
+    text = f"{len(rows)} portals managed, {protected} with an SA up, {len(status['keys'])} keys"
+    if not status["charon"]["reachable"]:
         text += ", charon unreachable"
     return text + (f", {errors} problems" if errors else "")
 

@@ -168,7 +168,7 @@ class Story:
             "psk.d", "db1.toml", f'id_type = "ID_FDQN"\nid      = "{HOST_ID}"\nkey     = "{NEXT_KEY}"\n'
         )
         self.until(
-            lambda: any("ID_FDQN" in said for said in self.stage.daemon.problems()), "the mistake is told"
+            lambda: any("ID_FDQN" in said for said in self.stage.daemon.problems()), "the mistake is reported"
         )
         self.cli("status")
         self.tell.say("The last good content stays in force:")

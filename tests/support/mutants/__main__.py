@@ -141,11 +141,11 @@ def refused_by_mypy(alive: dict[str, list[str]]) -> set[str]:
         for name in names:
             mutant = name.removeprefix(f"iscsi_ipsec.{module}.")
             original = f"{mutant.partition('__mutmut_')[0]}__mutmut_orig"
-            told, always = (
+            reported, always = (
                 {message for line, message in said if spans[function][0] <= line <= spans[function][1]}
                 for function in (mutant, original)
             )
-            if told - always:
+            if reported - always:
                 refused.add(name)
     return refused
 

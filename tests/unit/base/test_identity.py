@@ -20,7 +20,7 @@ def test_a_name_is_kept_as_it_is_written(type: IdType, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type", "texts", "told"),
+    ("type", "texts", "reported"),
     [
         (FQDN, [""], "the id is empty"),
         (FQDN, ["a" * 256], "the id is longer than 255 bytes"),
@@ -34,21 +34,21 @@ def test_a_name_is_kept_as_it_is_written(type: IdType, text: str) -> None:
         (IdType.ID_IPV6_ADDR, ["x", "10.0.0.1"], "{!r} is not an IPv6 address"),
     ],
 )  # fmt: skip
-def test_what_is_no_identity_of_its_type_is_told(type: IdType, texts: list[str], told: str) -> None:
+def test_what_is_no_identity_of_its_type_is_told(type: IdType, texts: list[str], reported: str) -> None:
     for text in texts:
         with pytest.raises(ValueError, match=r".") as caught:
             IkeId.parse(type, text)
-        assert str(caught.value) == told.replace("{!r}", repr(text))
+        assert str(caught.value) == reported.replace("{!r}", repr(text))
 
 
 @pytest.mark.parametrize(
-    ("type", "data", "told"),
+    ("type", "data", "reported"),
     [
         (IdType.ID_IPV4_ADDR, bytes(16), "an ID_IPV4_ADDR has 4 bytes, not 16"),
         (IdType.ID_IPV6_ADDR, bytes(4), "an ID_IPV6_ADDR has 16 bytes, not 4"),
         (FQDN, b"\xc3", "the id's bytes are not ASCII"),
     ],
 )
-def test_bytes_that_are_no_identity_of_their_type_are_told(type: IdType, data: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+def test_bytes_that_are_no_identity_of_their_type_are_told(type: IdType, data: bytes, reported: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reported)}$"):
         IkeId.from_bytes(type, data)

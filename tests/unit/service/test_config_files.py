@@ -14,7 +14,7 @@ import pytest
 
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.keys import GroupKey, PerIdKey
-from iscsi_ipsec.service.config_files import FileReader, Inventory
+from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.paths import Paths
 
 NOBODY = 65534
@@ -59,11 +59,11 @@ class Host:
         beside.chmod(mode)
         return beside.rename(at)
 
-    def read(self) -> Inventory:
+    def read(self) -> ConfigFiles:
         """One pass."""
-        inventory = self.reader.read()
+        config = self.reader.read()
         assert self.reader.save() is None
-        return inventory
+        return config
 
     def restart(self) -> None:
         self.store.close()
@@ -78,20 +78,20 @@ def host(tmp_path: Path) -> Iterator[Host]:
     host.store.close()
 
 
-def key_of(inventory: Inventory, name: str = "db1") -> bytes | None:
-    found = [key.secret.reveal() for key in inventory.keys if key.name == name]
+def key_of(config: ConfigFiles, name: str = "db1") -> bytes | None:
+    found = [key.secret.reveal() for key in config.keys if key.name == name]
     assert len(found) <= 1
     return found[0] if found else None
 
 
-def state_of(inventory: Inventory, name: str = "db1.toml") -> str | None:
-    states = [row.state for row in inventory.rows if row.path.endswith(f"/{name}")]
+def state_of(config: ConfigFiles, name: str = "db1.toml") -> str | None:
+    states = [row.state for row in config.rows if row.path.endswith(f"/{name}")]
     assert len(states) <= 1
     return states[0] if states else None
 
 
-def codes(inventory: Inventory) -> list[str]:
-    return [problem.code for problem in inventory.problems]
+def codes(config: ConfigFiles) -> list[str]:
+    return [problem.code for problem in config.problems]
 
 
 # -- reading
@@ -103,18 +103,18 @@ def test_every_kind_of_file_is_read(host: Host) -> None:
     host.write("etc/portal.d/san.toml", 'portals = ["10.0.0.20"]\n')
     host.write("usr/portal.d/vendor.toml", 'portals = ["10.0.0.21"]\n')
     host.write("etc/iscsi-ipsecd.toml", "require_ipsec = true\n")
-    inventory = host.read()
-    assert [type(key) for key in inventory.keys] == [PerIdKey, GroupKey]
-    assert [policy.name for policy in inventory.policies] == ["san", "vendor"]
-    assert inventory.settings.require_ipsec
-    assert {row.state for row in inventory.rows} == {"ok"}
-    assert inventory.problems == ()
+    config = host.read()
+    assert [type(key) for key in config.keys] == [PerIdKey, GroupKey]
+    assert [policy.name for policy in config.policies] == ["san", "vendor"]
+    assert config.settings.require_ipsec
+    assert {row.state for row in config.rows} == {"ok"}
+    assert config.problems == ()
 
 
 def test_without_any_file_the_defaults_hold(host: Host) -> None:
-    inventory = host.read()
-    assert (inventory.keys, inventory.policies, inventory.problems) == ((), (), ())
-    assert inventory.settings.guard
+    config = host.read()
+    assert (config.keys, config.policies, config.problems) == ((), (), ())
+    assert config.settings.guard
 
 
 def test_a_file_in_etc_beats_one_of_the_same_name_in_run(host: Host) -> None:
@@ -126,9 +126,9 @@ def test_a_file_in_etc_beats_one_of_the_same_name_in_run(host: Host) -> None:
 def test_a_link_to_dev_null_masks_the_file_of_that_name(host: Host) -> None:
     host.write("usr/portal.d/vendor.toml", 'portals = ["10.0.0.21"]\n')
     (host.root / "etc/portal.d/vendor.toml").symlink_to("/dev/null")
-    inventory = host.read()
-    assert inventory.policies == ()
-    assert state_of(inventory, "vendor.toml") == "masked"
+    config = host.read()
+    assert config.policies == ()
+    assert state_of(config, "vendor.toml") == "masked"
 
 
 def test_masking_a_key_that_was_in_force_takes_it_out_of_force(host: Host) -> None:
@@ -141,18 +141,18 @@ def test_masking_a_key_that_was_in_force_takes_it_out_of_force(host: Host) -> No
 
 def test_a_weak_key_is_in_force_with_a_warning_at_its_line(host: Host) -> None:
     host.write("etc/psk.d/db1.toml", 'id_type = "ID_FQDN"\nid = "db1"\nkey = "short"\n')
-    inventory = host.read()
-    assert key_of(inventory) == b"short"
-    assert [(p.code, p.line) for p in inventory.problems] == [("weak-key", 3)]
+    config = host.read()
+    assert key_of(config) == b"short"
+    assert [(p.code, p.line) for p in config.problems] == [("weak-key", 3)]
 
 
 @pytest.mark.parametrize("line", ['key_hex = "0x"', 'key_hex = ":"', 'key_file = "empty.key"'])
 def test_an_empty_key_is_refused(host: Host, line: str) -> None:
     host.write("etc/psk.d/empty.key", b"\n")
     host.write("etc/psk.d/db1.toml", f'id_type = "ID_FQDN"\nid = "db1"\n{line}\n')
-    inventory = host.read()
-    assert key_of(inventory) is None
-    assert codes(inventory) == ["empty-key"]
+    config = host.read()
+    assert key_of(config) is None
+    assert codes(config) == ["empty-key"]
 
 
 # -- what breaks, and heals
@@ -211,14 +211,14 @@ def test_a_broken_files_last_good_content_stays_in_force_and_heals(
     spoil(file)
 
     for _ in range(2):
-        inventory = host.read()
-        assert key_of(inventory) == b"a good key of db1"
-        assert key_of(inventory, "db2") == b"a good key of db2"
-        assert state_of(inventory) == "last-good"
-        assert inventory.problems
-        assert all(p.file == str(file) for p in inventory.problems)
-        assert all("last good content stays in force" in p.message for p in inventory.problems)
-        assert "a good key" not in " ".join(map(repr, inventory.problems))
+        config = host.read()
+        assert key_of(config) == b"a good key of db1"
+        assert key_of(config, "db2") == b"a good key of db2"
+        assert state_of(config) == "last-good"
+        assert config.problems
+        assert all(p.file == str(file) for p in config.problems)
+        assert all("last good content stays in force" in p.message for p in config.problems)
+        assert "a good key" not in " ".join(map(repr, config.problems))
 
     remove(file)
     Path(file.with_suffix(".bak")).unlink(missing_ok=True)
@@ -239,10 +239,10 @@ def test_a_broken_files_last_good_content_is_known_after_a_restart(
     spoil(file)
     host.restart()
 
-    inventory = host.read()
-    assert key_of(inventory) == b"a good key of db1"
-    assert state_of(inventory) == "last-good"
-    assert inventory.problems
+    config = host.read()
+    assert key_of(config) == b"a good key of db1"
+    assert state_of(config) == "last-good"
+    assert config.problems
     host.restart()
     assert key_of(host.read()) == b"a good key of db1"
 
@@ -253,19 +253,19 @@ def test_a_file_given_to_another_user_is_not_read_any_more(host: Host) -> None:
     host.read()
     file.write_text(NEWER)
     os.chown(file, NOBODY, NOBODY)
-    inventory = host.read()
-    assert key_of(inventory) == b"a good key of db1"
-    assert codes(inventory) == ["bad-owner"]
-    assert inventory.problems[0].hint.startswith("chown ")
+    config = host.read()
+    assert key_of(config) == b"a good key of db1"
+    assert codes(config) == ["bad-owner"]
+    assert config.problems[0].hint.startswith("chown ")
     os.chown(file, 0, 0)
     assert key_of(host.read()) == b"a newer key of db1"
 
 
 def test_a_broken_file_that_was_never_good_is_refused(host: Host) -> None:
     host.write("etc/psk.d/db1.toml", "key = = nonsense")
-    inventory = host.read()
-    assert inventory.keys == ()
-    assert state_of(inventory) == "refused"
+    config = host.read()
+    assert config.keys == ()
+    assert state_of(config) == "refused"
 
 
 def test_a_broken_policy_and_broken_settings_stay_as_they_were(host: Host) -> None:
@@ -275,10 +275,10 @@ def test_a_broken_policy_and_broken_settings_stay_as_they_were(host: Host) -> No
     policy.write_text('portals = ["10.0.0.20"]\nrole = "server"\n')
     settings.write_text("require_ipsec = 1\n")
     for _ in range(2):
-        inventory = host.read()
-        assert [p.name for p in inventory.policies] == ["san"]
-        assert inventory.settings.require_ipsec
-        assert [p.line for p in inventory.problems] == [1, 2]
+        config = host.read()
+        assert [p.name for p in config.policies] == ["san"]
+        assert config.settings.require_ipsec
+        assert [p.line for p in config.problems] == [1, 2]
         host.restart()
 
 
@@ -304,10 +304,10 @@ def test_a_key_file_that_vanished_stays_known_also_after_a_restart(host: Host) -
     host.read()
     beside.unlink()
     for _ in range(2):
-        inventory = host.read()
-        assert key_of(inventory) == b"the bytes of the key"
-        assert state_of(inventory) == "last-good"
-        assert codes(inventory) == ["missing"]
+        config = host.read()
+        assert key_of(config) == b"the bytes of the key"
+        assert state_of(config) == "last-good"
+        assert codes(config) == ["missing"]
         host.restart()
     host.write("etc/psk.d/db1.key", b"the newer bytes of it")
     assert key_of(host.read()) == b"the newer bytes of it"
@@ -323,10 +323,10 @@ def test_the_folder_of_a_key_file_is_watched(host: Host) -> None:
 def test_a_key_file_that_others_may_read_is_refused(host: Host) -> None:
     host.write("etc/psk.d/db1.key", b"the bytes of the key", 0o640)
     host.write("etc/psk.d/db1.toml", 'id_type = 2\nid = "db1"\nkey_file = "db1.key"\n')
-    inventory = host.read()
-    assert key_of(inventory) is None
-    assert codes(inventory) == ["bad-mode"]
-    assert "chmod 600" in inventory.problems[0].hint
+    config = host.read()
+    assert key_of(config) is None
+    assert codes(config) == ["bad-mode"]
+    assert "chmod 600" in config.problems[0].hint
 
 
 # -- credentials
@@ -345,10 +345,10 @@ def test_a_credential_that_is_not_there_is_told_with_the_command_that_makes_it(
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     host.write("etc/psk.d/db1.toml", 'id_type = 2\nid = "db1"\nkey_credential = "no-such-credential"\n')
-    inventory = host.read()
-    assert key_of(inventory) is None
-    assert codes(inventory) == ["bad-credential"]
-    assert "systemd-creds encrypt" in inventory.problems[0].hint
+    config = host.read()
+    assert key_of(config) is None
+    assert codes(config) == ["bad-credential"]
+    assert "systemd-creds encrypt" in config.problems[0].hint
 
 
 def test_a_credentials_bytes_are_not_stored(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,9 +390,9 @@ def test_a_file_removed_and_made_anew_broken_is_not_what_it_was(host: Host) -> N
     file.unlink()
     host.reader.read()
     host.write("etc/psk.d/db1.toml", "broken")
-    inventory = host.read()
-    assert inventory.keys == ()
-    assert state_of(inventory) == "refused"
+    config = host.read()
+    assert config.keys == ()
+    assert state_of(config) == "refused"
 
 
 def test_a_folder_emptied_on_purpose_is_empty(host: Host) -> None:
@@ -400,8 +400,8 @@ def test_a_folder_emptied_on_purpose_is_empty(host: Host) -> None:
     host.read()
     shutil.rmtree(host.root / "etc/psk.d")
     (host.root / "etc/psk.d").mkdir(mode=0o700)
-    inventory = host.read()
-    assert (inventory.keys, inventory.problems) == ((), ())
+    config = host.read()
+    assert (config.keys, config.problems) == ((), ())
 
 
 @needs_root
@@ -417,9 +417,9 @@ def test_an_unmounted_folders_files_stay_in_force_and_its_return_heals(host: Hos
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     for _ in range(2):
-        inventory = host.read()
-        assert key_of(inventory) == b"a good key of db1"
-        assert codes(inventory) == ["folder-gone"]
+        config = host.read()
+        assert key_of(config) == b"a good key of db1"
+        assert codes(config) == ["folder-gone"]
     subprocess.run(mount, check=True)
     try:
         host.write("etc/psk.d/db1.toml", NEWER)
@@ -439,17 +439,17 @@ def test_a_vanished_folder_goes_on_hiding_what_it_hid(host: Host) -> None:
     host.read()
     (host.root / "etc/psk.d").rename(host.root / "etc/elsewhere")
     for _ in range(2):
-        inventory = host.read()
-        assert key_of(inventory) == b"a good key of db1"
-        assert key_of(inventory, "db2") is None
+        config = host.read()
+        assert key_of(config) == b"a good key of db1"
+        assert key_of(config, "db2") is None
 
 
 def test_a_file_renamed_is_the_same_key_under_its_new_name(host: Host) -> None:
     file = host.write("etc/psk.d/db1.toml", GOOD)
     host.read()
     file.rename(file.with_name("db9.toml"))
-    inventory = host.read()
-    assert [key.name for key in inventory.keys] == ["db9"]
+    config = host.read()
+    assert [key.name for key in config.keys] == ["db9"]
     assert list(host.store.all_last_good()) == [str(file.with_name("db9.toml"))]
 
 
@@ -464,10 +464,10 @@ def test_a_vanished_folders_files_stay_in_force_and_its_return_heals(host: Host,
     if restarted:
         host.restart()
 
-    inventory = host.read()
-    assert key_of(inventory) == b"a good key of db1"
-    assert codes(inventory) == ["folder-gone"]
-    assert inventory.problems[0].file == str(host.root / "etc/psk.d")
+    config = host.read()
+    assert key_of(config) == b"a good key of db1"
+    assert codes(config) == ["folder-gone"]
+    assert config.problems[0].file == str(host.root / "etc/psk.d")
 
     (host.root / "away").rename(host.root / "etc/psk.d")
     healed = host.read()
@@ -487,10 +487,10 @@ def test_settings_and_policies_stay_in_force_when_the_whole_configuration_vanish
     if restarted:
         host.restart()
 
-    inventory = host.read()
-    assert key_of(inventory) == b"a good key of db1"
-    assert [p.name for p in inventory.policies] == ["san"]
-    assert inventory.settings.require_ipsec
+    config = host.read()
+    assert key_of(config) == b"a good key of db1"
+    assert [p.name for p in config.policies] == ["san"]
+    assert config.settings.require_ipsec
 
 
 def test_a_folder_that_others_may_write_is_not_trusted_with_changes(host: Host) -> None:
@@ -499,10 +499,10 @@ def test_a_folder_that_others_may_write_is_not_trusted_with_changes(host: Host) 
     (host.root / "etc/psk.d").chmod(0o777)
     host.write("etc/psk.d/db1.toml", NEWER)
     host.write("etc/psk.d/evil.toml", GOOD)
-    inventory = host.read()
-    assert [key.name for key in inventory.keys] == ["db1"]
-    assert key_of(inventory) == b"a good key of db1"
-    assert "bad-folder" in codes(inventory)
+    config = host.read()
+    assert [key.name for key in config.keys] == ["db1"]
+    assert key_of(config) == b"a good key of db1"
+    assert "bad-folder" in codes(config)
     (host.root / "etc/psk.d").chmod(0o700)
     assert {key.name for key in host.read().keys} == {"db1", "evil"}
 
@@ -604,8 +604,8 @@ def staged(until: datetime, previous: str = 'previous_key = "a key of before, of
     return f"{NEWER}{previous}\nprevious_until = {until:%Y-%m-%dT%H:%M:%SZ}\n"
 
 
-def previous_of(inventory: Inventory) -> bytes | None:
-    (key,) = inventory.keys
+def previous_of(config: ConfigFiles) -> bytes | None:
+    (key,) = config.keys
     return key.previous.secret.reveal() if key.previous else None
 
 
@@ -632,8 +632,8 @@ def test_a_previous_key_is_in_force_until_its_time_and_then_out_of_use_without_a
     assert key_of(after) == b"a newer key of db1"
     assert after.generation != before.generation
     assert after.expires_in is None
-    (told,) = after.problems
-    assert (told.code, told.line, told.severity.value) == ("previous-key-over", 4, "warning")
+    (reported,) = after.problems
+    assert (reported.code, reported.line, reported.severity.value) == ("previous-key-over", 4, "warning")
     assert host.read().generation == after.generation
     clock.now -= timedelta(minutes=1)  # a clock that was wrong
     assert previous_of(host.read()) == b"a key of before, of db1"
@@ -665,9 +665,9 @@ def test_a_broken_files_previous_key_stays_in_force_too_after_a_restart(host: Ho
     host.write("etc/psk.d/old.key", "")
     host.restart()
     Clock(host)
-    inventory = host.read()
-    assert state_of(inventory) == "last-good"
-    assert previous_of(inventory) == b"a key of before, of db1"
+    config = host.read()
+    assert state_of(config) == "last-good"
+    assert previous_of(config) == b"a key of before, of db1"
 
 
 def test_an_empty_previous_key_is_a_mistake_and_an_equal_one_is_told(host: Host) -> None:

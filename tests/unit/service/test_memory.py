@@ -11,14 +11,14 @@ import pytest
 
 from iscsi_ipsec.core.decide.derive import Deriver
 from iscsi_ipsec.core.decide.world import Lookup, World
-from iscsi_ipsec.core.ike.vici_messages import spell_connection, spell_secret
+from iscsi_ipsec.core.ike.vici_messages import encode_connection, encode_secret
 from iscsi_ipsec.service.config_files import FileReader
 from iscsi_ipsec.service.paths import Paths
 
 HERE = ipaddress.ip_address("10.0.0.1")
 
 
-def held(folder: Path, keys: int, portals: int) -> int:
+def previously_managed(folder: Path, keys: int, portals: int) -> int:
     """Bytes that the files' values and what is made of them for charon take."""
     (folder / "psk.d").mkdir(mode=0o700, parents=True)
     (folder / "portal.d").mkdir()
@@ -38,24 +38,24 @@ def held(folder: Path, keys: int, portals: int) -> int:
     gc.collect()
     tracemalloc.start()
     try:
-        inventory = reader.read()
+        config = reader.read()
         world = World(
-            keys=inventory.keys,
-            policies=inventory.policies,
+            keys=config.keys,
+            policies=config.policies,
             local_addresses=frozenset({HERE}),
             sources={(address, ""): HERE for address in addresses},
         )
         deriver = Deriver()
         desired = deriver.derive(Lookup(world))
-        spelled = (
-            [spell_secret(entry, b"k" * 32) for entry in desired.secrets],
-            [spell_connection(connection, b"k" * 32) for connection in desired.connections],
+        encoded = (
+            [encode_secret(entry, b"k" * 32) for entry in desired.secrets],
+            [encode_connection(connection, b"k" * 32) for connection in desired.connections],
         )
         gc.collect()
         bytes_held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert [len(some) for some in (*spelled, inventory.problems)] == [keys, portals, 0]
+    assert [len(some) for some in (*encoded, config.problems)] == [keys, portals, 0]
     return bytes_held
 
 
@@ -69,5 +69,7 @@ def test_each_takes_no_more_than_this(
 ) -> None:
     """A sixth less than the limit with Python 3.11; a half more when each held what is now made when it is asked for."""
     count = sum(more) - sum(fewer)
-    each = (held(tmp_path / "more", *more) - held(tmp_path / "fewer", *fewer)) / count
+    each = (
+        previously_managed(tmp_path / "more", *more) - previously_managed(tmp_path / "fewer", *fewer)
+    ) / count
     assert each < limit

@@ -10,7 +10,7 @@ import pytest
 
 from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.portal import Portal
-from iscsi_ipsec.service.preexisting_sessions import EarlierSessions
+from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 
 PORTAL = Portal(ipaddress.ip_address("10.0.0.20"), 3260)
 
@@ -22,19 +22,19 @@ def session(port: int) -> IscsiSession:
     )  # fmt: skip
 
 
-def told(path: Path, *sessions: IscsiSession) -> list[str]:
+def reported(path: Path, *sessions: IscsiSession) -> list[str]:
     """What a daemon that was just started says of the sessions."""
-    return [p.message.split()[2] for p in EarlierSessions(str(path)).follow((PORTAL,), sessions)]
+    return [p.message.split()[2] for p in PreexistingSessions(str(path)).follow((PORTAL,), sessions)]
 
 
 def test_the_first_daemon_of_a_boot_tells_of_every_session_that_is_there(tmp_path: Path) -> None:
-    assert told(tmp_path / "earlier.json", session(1), session(2)) == ["1", "2"]
+    assert reported(tmp_path / "earlier.json", session(1), session(2)) == ["1", "2"]
 
 
 def test_the_next_daemon_tells_of_the_same_and_of_no_other(tmp_path: Path) -> None:
-    told(tmp_path / "earlier.json", session(1))
+    reported(tmp_path / "earlier.json", session(1))
 
-    assert told(tmp_path / "earlier.json", session(1), session(2)) == ["1"]
+    assert reported(tmp_path / "earlier.json", session(1), session(2)) == ["1"]
     assert stat.S_IMODE((tmp_path / "earlier.json").stat().st_mode) == 0o600
 
 
@@ -42,11 +42,11 @@ def test_the_next_daemon_tells_of_the_same_and_of_no_other(tmp_path: Path) -> No
 def test_a_file_that_is_not_ours_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "earlier.json").write_text(text)
 
-    assert told(tmp_path / "earlier.json", session(1)) == ["1"]
+    assert reported(tmp_path / "earlier.json", session(1)) == ["1"]
 
 
 def test_a_folder_that_cannot_be_written_is_told_for_as_long_as_it_lasts(tmp_path: Path) -> None:
-    following = EarlierSessions(str(tmp_path / "gone" / "earlier.json"))
+    following = PreexistingSessions(str(tmp_path / "gone" / "earlier.json"))
 
     first = following.follow((PORTAL,), (session(1),))
     again = following.follow((PORTAL,), (session(1),))

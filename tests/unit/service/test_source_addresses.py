@@ -10,7 +10,7 @@ import pytest
 from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.service.resync_schedule import ROUTES
-from iscsi_ipsec.service.source_addresses import AT_LEAST, Sources
+from iscsi_ipsec.service.source_addresses import AT_LEAST, SourceAddresses
 
 MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(640))
 
@@ -39,43 +39,43 @@ def routes() -> Iterator[Counting]:
 
 
 def test_an_answer_is_remembered_and_only_what_is_new_is_asked(routes: Counting) -> None:
-    sources = Sources(routes)
-    answers = sources.of(MANY, [])
+    sources = SourceAddresses(routes)
+    answers = sources.lookup(MANY, [])
     assert set(answers) == MANY
     assert len(routes.take()) == len(MANY)
     sources.forget(frozenset({"files", "sa"}))
     new = (ip_address("127.9.9.9"), "")
-    assert set(sources.of(MANY | {new}, [])) == MANY | {new}
+    assert set(sources.lookup(MANY | {new}, [])) == MANY | {new}
     assert routes.take() == [ip_address("127.9.9.9")]
 
 
 @pytest.mark.parametrize("reason", [RouteMonitor.reason, "start", "reload"])
 def test_after_a_change_of_routes_all_are_asked_again(routes: Counting, reason: str) -> None:
-    sources = Sources(routes)
-    sources.of(MANY, [])
+    sources = SourceAddresses(routes)
+    sources.lookup(MANY, [])
     routes.take()
     sources.forget(frozenset({"files", reason}))
-    sources.of(MANY, [])
+    sources.lookup(MANY, [])
     assert len(routes.take()) == len(MANY)
 
 
 def test_each_regular_look_asks_the_oldest_sixteenth_and_sixteen_ask_all(routes: Counting) -> None:
-    sources = Sources(routes)
-    sources.of(MANY, [])
+    sources = SourceAddresses(routes)
+    sources.lookup(MANY, [])
     routes.take()
     asked: list[Address] = []
     for _ in range(16):
         sources.forget(frozenset({ROUTES}))
-        assert set(sources.of(MANY, [])) == MANY
+        assert set(sources.lookup(MANY, [])) == MANY
         asked += (now := routes.take())
         assert len(now) == len(MANY) // 16
     assert len(set(asked)) == len(MANY)
 
 
 def test_a_few_are_all_asked_again_at_each_regular_look(routes: Counting) -> None:
-    sources, few = Sources(routes), frozenset(sorted(MANY)[:AT_LEAST])
-    sources.of(few, [])
+    sources, few = SourceAddresses(routes), frozenset(sorted(MANY)[:AT_LEAST])
+    sources.lookup(few, [])
     routes.take()
     sources.forget(frozenset({ROUTES}))
-    sources.of(few, [])
+    sources.lookup(few, [])
     assert len(routes.take()) == AT_LEAST

@@ -82,7 +82,7 @@ def outcome(session: Session, command: str, item: str) -> CharonRefused | None:
     return refusal(command, item, None if unknown else decoded(session, received, command))
 
 
-def must(session: Session, command: str, name: str) -> dict[str, Any]:
+def require_field(session: Session, command: str, name: str) -> dict[str, Any]:
     """The next command's answer, which must say this."""
     answer = decoded(session, raw_answer(session, command), command)
     if name not in answer:

@@ -25,10 +25,10 @@ from iscsi_ipsec.adapters.charon.answers import (
     collect,
     decoded,
     item_of,
-    must,
     outcome,
     raw_answer,
     refusal,
+    require_field,
     stream,
     too_long,
 )
@@ -205,12 +205,12 @@ class Charon:
         session.send(
             [*bare_requests("stats", "get-conns"), *listing, *bare_requests("get-shared", "version")]
         )
-        plugins = frozenset(texts(must(session, "stats", "plugins"), "plugins"))
+        plugins = frozenset(texts(require_field(session, "stats", "plugins"), "plugins"))
         # asked before the list: what comes or goes in between makes the names differ next time
         names = raw_answer(session, "get-conns").payload
         listed = self._list(session, names) if listing else self._listed
         secrets, answer = self._own_secrets(session)
-        version = text(must(session, "version", "version") if answer is None else answer, "version")
+        version = text(require_field(session, "version", "version") if answer is None else answer, "version")
         if listed is None or listed.names != names:
             session.send(stream("list-conns", "list-conn"))
             listed = self._list(session, names)

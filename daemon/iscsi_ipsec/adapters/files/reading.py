@@ -9,7 +9,7 @@ import errno
 import os
 
 from iscsi_ipsec.adapters.files.stats import FileStat
-from iscsi_ipsec.adapters.files.trust import check_file, final_path, problem_of, refuse, too_large, why
+from iscsi_ipsec.adapters.files.trust import check_file, final_path, problem_of, refuse, strerror, too_large
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.problem import Problem
@@ -73,14 +73,14 @@ def _read(real: str, path: str, *, private: bool) -> bytes:
                 refuse("missing", path, "no such file")
             if err.errno == errno.ENXIO:  # a socket
                 refuse("not-regular", path, "not a regular file")
-            refuse("unreadable", path, f"cannot open: {why(err)}")
+            refuse("unreadable", path, f"cannot open: {strerror(err)}")
         try:
             before = os.fstat(fd)
             check_file(path, before, private=private)
             data = _read_all(fd)
             after = os.fstat(fd)
         except OSError as err:
-            refuse("unreadable", path, f"cannot read: {why(err)}")
+            refuse("unreadable", path, f"cannot read: {strerror(err)}")
         finally:
             os.close(fd)
         if len(data) > MAX_KEY_FILE_BYTES:
@@ -94,7 +94,7 @@ def _read(real: str, path: str, *, private: bool) -> bytes:
 
 def _unchanged(before: os.stat_result, after: os.stat_result) -> bool:
     """Whether nobody wrote to the file; that another was renamed into its place changes its ctime only."""
-    was, now = FileStat.of(before), FileStat.of(after)
+    was, now = FileStat.from_stat(before), FileStat.from_stat(after)
     return was == now or (after.st_nlink == 0 and was.with_ctime(now.ctime_ns) == now)
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from iscsi_ipsec.adapters.files.stats import FileStat, packed, stat_config
-from iscsi_ipsec.adapters.files.trust import check_folder, is_ours, why
+from iscsi_ipsec.adapters.files.trust import check_folder, is_ours, strerror
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.problem import Problem
 
@@ -82,15 +82,15 @@ class ConfigSearch:
         ``remembered``: for each folder the names that it had; this and ``unmounted`` are as in
         :func:`find_config`.
         """
-        told = [self._look_at(folder, folder in unmounted) for folder in self._folders]
+        changes = [self._look_at(folder, folder in unmounted) for folder in self._folders]
         lost = (f for f in self._folders if not isinstance(self._listings[f], dict))
         hidden = {folder: remembered.get(folder, ()) for folder in lost}
         found = self._found
-        if found is None or None in told or hidden != self._hidden:
+        if found is None or None in changes or hidden != self._hidden:
             self._hidden = hidden
             found = self._arranged({file.path: file for file in found.files} if found else {})
-        elif any(told):
-            new = {path: now for stats in told if stats for path, now in stats.items()}
+        elif any(changes):
+            new = {path: now for stats in changes if stats for path, now in stats.items()}
             files = (FoundFile(f.path, f.name, new[f.path]) if f.path in new else f for f in found.files)
             found = replace(found, files=tuple(files))
         self._found = found
@@ -135,7 +135,9 @@ class ConfigSearch:
             elif isinstance(listing, OSError):
                 unusable.append(folder)
                 problems.append(
-                    Problem(code="unreadable", file=folder, message=f"cannot list the folder: {why(listing)}")
+                    Problem(
+                        code="unreadable", file=folder, message=f"cannot list the folder: {strerror(listing)}"
+                    )
                 )
             else:
                 for file in sorted(listing):

@@ -27,7 +27,7 @@ class FileStat(bytes):
     __slots__ = ()
 
     @classmethod
-    def of(cls, st: os.stat_result) -> FileStat:
+    def from_stat(cls, st: os.stat_result) -> FileStat:
         """Take the fields from :func:`os.stat`'s result."""
         return cls(_LAYOUT.pack(*_FIELDS(st)))
 
@@ -35,7 +35,7 @@ class FileStat(bytes):
     def at(cls, path: str) -> FileStat | None:
         """Those of what is at a path, behind links; None where nothing can be looked at."""
         try:
-            return cls.of(os.stat(path))
+            return cls.from_stat(os.stat(path))
         except OSError:
             return None
 
@@ -92,11 +92,11 @@ def stat_config(path: str) -> FileStat:
     The link's own change counts as well: its owner decides whether it is followed.
     Raises :class:`OSError` where there is nothing.
     """
-    own = FileStat.of(os.lstat(path))
+    own = FileStat.from_stat(os.lstat(path))
     if not stat.S_ISLNK(own.mode):
         return own
     try:
-        led_to = FileStat.of(os.stat(path))
+        led_to = FileStat.from_stat(os.stat(path))
     except OSError:
         return own
     return led_to.with_ctime(max(led_to.ctime_ns, own.ctime_ns))

@@ -49,7 +49,7 @@ def check_folder(folder: str, *, strict: bool = False) -> str:
         except FileNotFoundError:
             raise
         except OSError as err:
-            refuse("unreadable", path, f"cannot look at the folder: {why(err)}")
+            refuse("unreadable", path, f"cannot look at the folder: {strerror(err)}")
         if not stat.S_ISDIR(st.st_mode):
             refuse("bad-folder", path, "not a folder")
         _check_one_folder(path, st, strict=strict and not parts)
@@ -115,14 +115,14 @@ def final_path(path: str, checked: dict[str, str]) -> str:
     except FileNotFoundError:
         refuse("missing", path, "no such file")
     except OSError as err:
-        refuse("unreadable", path, f"cannot read: {why(err)}")
+        refuse("unreadable", path, f"cannot read: {strerror(err)}")
 
 
-def _read_link(link: str, st: os.stat_result, told: str, links: int) -> str:
-    """Where a link leads to, the last of so many; a refusal names the path ``told``."""
+def _read_link(link: str, st: os.stat_result, shown: str, links: int) -> str:
+    """Where a link leads to, the last of so many; a refusal names the path ``shown``."""
     if links > _MAX_LINKS:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    _check_owner(told, st, "the link", link=True)
+    _check_owner(shown, st, "the link", link=True)
     return os.readlink(link)
 
 
@@ -201,6 +201,6 @@ def _mode(st: os.stat_result) -> str:
     return f"{stat.S_IMODE(st.st_mode):04o}"
 
 
-def why(err: OSError) -> str:
+def strerror(err: OSError) -> str:
     """Return the system's words for an error, without the path."""
     return os.strerror(err.errno) if err.errno else type(err).__name__

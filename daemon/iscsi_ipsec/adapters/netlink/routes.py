@@ -121,19 +121,19 @@ class Routes:
         request["attrs"] = [("RTA_DST", str(address).partition("%")[0])]
         if index:
             request["attrs"].append(("RTA_OIF", index))
-        code, found = self._asked(RTM_GETROUTE, request, NLM_F_REQUEST)
+        code, found = self._request(RTM_GETROUTE, request, NLM_F_REQUEST)
         if code in _NO_WAY:
             return None
         return next(iter(_usable(code, found)), None)
 
     def _dumped(self, kind: int, message: type[Any]) -> list[Any]:
         for _ in range(ATTEMPTS):
-            code, found = self._asked(kind, message(), NLM_F_REQUEST | NLM_F_DUMP)
+            code, found = self._request(kind, message(), NLM_F_REQUEST | NLM_F_DUMP)
             if code != errno.EINTR:
                 return _usable(code, found)
         raise KernelUnavailable("rtnetlink: the tables kept changing")
 
-    def _asked(self, kind: int, request: Any, flags: int) -> tuple[int, list[Any]]:
+    def _request(self, kind: int, request: Any, flags: int) -> tuple[int, list[Any]]:
         """What the kernel answers: an errno, 0 for none, and messages of the request's class.
 
         EINTR: the tables changed while it told them.
@@ -149,7 +149,7 @@ class Routes:
             return self._answer(self._open, type(request), dump=bool(flags & NLM_F_DUMP))
         except Exception as err:  # what the library raises at bytes that it cannot read, it does not say
             self.close()
-            raise KernelUnavailable(f"rtnetlink: {_told(err)}") from err
+            raise KernelUnavailable(f"rtnetlink: {_reason(err)}") from err
 
     def _answer(self, opened: socket.socket, message: type[Any], *, dump: bool) -> tuple[int, list[Any]]:
         found: list[Any] = []
@@ -187,5 +187,5 @@ def _usable(code: int, found: list[Any]) -> list[Any]:
     return found
 
 
-def _told(err: Exception) -> str:
+def _reason(err: Exception) -> str:
     return (isinstance(err, OSError) and err.strerror) or f"{type(err).__name__} {err}"

@@ -16,7 +16,7 @@ import time
 
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.cli.progress import Progress
-from iscsi_ipsec.cli.verbs.wait import POLL
+from iscsi_ipsec.cli.waiting import POLL
 from iscsi_ipsec.service.paths import Paths
 
 
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
                     f"the daemon has not done so within {options.timeout:g} s",
                     "see its journal",
                 )
-            progress.tell("waiting for the daemon's next pass")
+            progress.show("waiting for the daemon's next pass")
             time.sleep(POLL)
     if not now["charon"]["reachable"]:
         raise CommandError(Exit.NO_CHARON, "charon cannot be reached", "systemctl status strongswan")

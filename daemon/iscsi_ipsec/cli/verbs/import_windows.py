@@ -23,7 +23,7 @@ from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
-from iscsi_ipsec.cli.key_folder import Shelf, make_folder, may
+from iscsi_ipsec.cli.key_folder import Shelf, make_folder, require_access
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.cli.verbs.tunnel_address import make_portal_folder, read_policies
 from iscsi_ipsec.core.config.key_file import KeyDraft
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         for files_of in (_keys, _portals):
             for file in files_of(harvests, existing, paths, options, problems):
                 made.append(file)
-                progress.tell(f"compared with what is there: {len(made)} files")
+                progress.show(f"compared with what is there: {len(made)} files")
     if options.apply:
         _write_all([file for file in made if file.state in ("new", "replaced")])
     default = next((h.default for h in reversed(harvests) if h.default), None)
@@ -274,7 +274,7 @@ class _Where:
 
 def _state(path: str, data: bytes, options: argparse.Namespace, where: _Where) -> str:
     """New, unchanged, replaced, or kept, which is a problem."""
-    may(os.path.dirname(path), os.R_OK | os.X_OK)
+    require_access(os.path.dirname(path), os.R_OK | os.X_OK)
     if not os.path.lexists(path):
         return "new"
     try:

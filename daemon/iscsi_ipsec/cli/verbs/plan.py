@@ -16,7 +16,7 @@ from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json,
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import FileReader
 from iscsi_ipsec.service.managed_portals import ManagedPortals
-from iscsi_ipsec.service.observe import Looker
+from iscsi_ipsec.service.observe import Observer
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.problems import unlisted_problem
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         raise CommandError(
             Exit.NOT_PERMITTED, str(err), "has the daemon run once, and are you root?"
         ) from err
-    looker = Looker(
+    observer = Observer(
         paths=paths,
         reader=FileReader(paths, store),
         store=store,
@@ -52,13 +52,13 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
-    held = ManagedPortals(paths, store).held([])
-    look = looker.look(frozenset({"start"}), held)
-    if fronts := looker.fronts_in(
-        look, state.secrets or frozenset()
+    previously_managed = ManagedPortals(paths, store).previously_managed([])
+    snapshot = observer.observe(frozenset({"start"}), previously_managed)
+    if presented_keys := observer.presented_in(
+        snapshot, state.secrets or frozenset()
     ):  # the daemon keeps to what charon shows
-        look = looker.look(frozenset(), held, fronts)
-    operations = plan(look.secrets, look.connections, state)
+        snapshot = observer.observe(frozenset(), previously_managed, presented_keys)
+    operations = plan(snapshot.secrets, snapshot.connections, state)
     if state.secrets is None:
         sys.stderr.write(f"{unlisted_problem()}\n")
     if options.json:

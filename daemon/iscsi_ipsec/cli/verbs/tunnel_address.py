@@ -22,7 +22,7 @@ from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
-from iscsi_ipsec.cli.key_folder import may
+from iscsi_ipsec.cli.key_folder import require_access
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.writer import description_of, make_portal_text
 from iscsi_ipsec.core.decide.world import Lookup, World
@@ -104,7 +104,7 @@ def file_of(paths: Paths, portal: Portal, *, runtime: bool) -> str:
 def read_policies(paths: Paths) -> tuple[PortalPolicy, ...]:
     """All policies in force; a broken one could be the very one that names the portal, so it ends the command."""
     for folder in paths.portal_folders:
-        may(folder, os.R_OK | os.X_OK)
+        require_access(folder, os.R_OK | os.X_OK)
     found = files.find_config(paths.portal_folders)
     if found.unusable:
         raise ConfigError(found.problems)
@@ -138,7 +138,7 @@ def make_portal_folder(folder: str) -> None:
     """Make a folder for policies, if it is missing, and refuse one that others could change."""
     os.makedirs(folder, mode=0o755, exist_ok=True)
     files.check_folder(folder, strict=True)
-    may(folder, os.W_OK | os.X_OK)
+    require_access(folder, os.W_OK | os.X_OK)
 
 
 def _portal(text: str) -> Portal:

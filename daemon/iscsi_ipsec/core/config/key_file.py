@@ -103,7 +103,7 @@ class KeyDraft:
         return self._first_line(_PREVIOUS_SOURCES) if self.previous else 0
 
     def _first_line(self, keys: tuple[str, ...]) -> int:
-        return next((line for key in keys if (line := self.lines.of(key))), 0)
+        return next((line for key in keys if (line := self.lines.line_of(key))), 0)
 
 
 def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
@@ -226,8 +226,8 @@ def _parse_owner(source: Source) -> IkeId | None:
         return IkeId.from_bytes(kind, bytes.fromhex((raw or "").removeprefix("0x")))
     except ValueError as err:
         key = "id" if text is not None else "id_hex"
-        told = "not hexadecimal" if "fromhex" in str(err) else str(err)
-        source.problem(key, "bad-id", f"{key} does not fit {kind.name}: {told}")
+        reason = "not hexadecimal" if "fromhex" in str(err) else str(err)
+        source.problem(key, "bad-id", f"{key} does not fit {kind.name}: {reason}")
         return None
 
 

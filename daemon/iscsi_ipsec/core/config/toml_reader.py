@@ -92,7 +92,7 @@ class KeyLines:
         self._text = text
         self._found: Mapping[str, int] | None = None
 
-    def of(self, key: str) -> int:
+    def line_of(self, key: str) -> int:
         """The line of ``key`` or ``table.key``, 0 where it is absent."""
         if self._found is None:
             self._found = key_lines(self._text)
@@ -115,8 +115,8 @@ class Source:
 
     def line(self, key: str) -> int:
         """The line of ``key``, or of the inline table it stands in; 0 where it is absent."""
-        at = self.lines.of(self._prefix + key)
-        return at or (self.lines.of(self._prefix[:-1]) if key in self.data else 0)
+        at = self.lines.line_of(self._prefix + key)
+        return at or (self.lines.line_of(self._prefix[:-1]) if key in self.data else 0)
 
     # -- what is wrong
 
@@ -143,9 +143,9 @@ class Source:
         """Raise :class:`ConfigError` with what was noted so far (warnings alone don't raise)."""
         if not any(p.severity is Severity.ERROR for p in self.problems):
             return
-        told = self.problems[:MAX_PROBLEMS]
-        if left := len(self.problems) - len(told):
-            told.append(
+        shown = self.problems[:MAX_PROBLEMS]
+        if left := len(self.problems) - len(shown):
+            shown.append(
                 Problem(
                     code="more-problems",
                     message=f"{left} more problems",
@@ -153,7 +153,7 @@ class Source:
                     file=self.file,
                 )
             )
-        raise ConfigError(tuple(told))
+        raise ConfigError(tuple(shown))
 
     # -- typed getters
 
@@ -257,10 +257,10 @@ def parse_toml(text: str, file: str) -> Source:
             message = "a number is too long" if isinstance(err, ValueError) else "nested too deeply"
         at = _AT_LINE.search(message)
         # tomllib quotes what it stumbled over, which may be a piece of a key
-        told = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
+        shown = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
         line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
         raise _bad_toml(
-            f"{told[:1].lower()}{told[1:]}", file, line
+            f"{shown[:1].lower()}{shown[1:]}", file, line
         ) from None  # its text may hold a piece of a key
     return Source(data, file, KeyLines(text))
 

@@ -37,7 +37,7 @@ def esp_mode(world: World, policy: PortalPolicy | None, choice: IpsecChoice, por
 def tuning_of(world: World, policy: PortalPolicy | None) -> Tuning:
     """The policy's settings over its preset's over the defaults."""
     preset = presets.PRESETS[policy.preset].tuning if policy and policy.preset else Tuning()
-    return (policy.tuning if policy else Tuning()).over(preset).over(world.settings.tuning)
+    return (policy.tuning if policy else Tuning()).with_fallback(preset).with_fallback(world.settings.tuning)
 
 
 def esp_proposals(

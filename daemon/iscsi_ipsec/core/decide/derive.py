@@ -18,20 +18,27 @@ from operator import is_not
 from iscsi_ipsec.base.identity import Peer
 from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.keys import GroupKey
-from iscsi_ipsec.base.memo import Same
-from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.memo import Memo
+from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import IkeMode, PortalPolicy, Role
 from iscsi_ipsec.base.portal import PortalPattern, PortalRange, sorted_portals
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.core.decide.desired import Connection, Contest, Desired, PortalView
+from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView, RotationId
 from iscsi_ipsec.core.decide.initiator import initiator_view
 from iscsi_ipsec.core.decide.key_choice import pick_choice
-from iscsi_ipsec.core.decide.secret_owners import Owned, Secrets, rotations_of, valid, valid_keys, with_owners
+from iscsi_ipsec.core.decide.secret_owners import (
+    Owned,
+    Secrets,
+    accepted_secrets,
+    rotations_of,
+    valid_keys,
+    with_owners,
+)
 from iscsi_ipsec.core.decide.target import target_views
-from iscsi_ipsec.core.decide.world import Lookup, Seat
+from iscsi_ipsec.core.decide.world import Lookup, PortalBinding
 
 
 def derive(lookup: Lookup) -> Desired:
@@ -43,24 +50,31 @@ class Deriver:
     """:func:`derive` again and again: what would be equal to what was derived last is the very same, and made once.
 
     A view of a portal as an initiator is made anew when anything that :func:`initiator_view` looks
-    at differs (:meth:`_asked`); all keys count where any may be chosen, one where the policy names it.
+    at differs (:meth:`_view_inputs`); all keys count where any may be chosen, one where the policy names it.
     """
 
     def __init__(self) -> None:
         self._common: tuple[object, ...] = ()
         self._choosable: tuple[object, ...] = ()
-        self._views: dict[Seat, tuple[tuple[object, ...], PortalView]] = {}
-        self._decided = Same(_decide)
+        self._views: dict[PortalBinding, tuple[tuple[object, ...], PortalView]] = {}
+        self._decided = Memo(_decide)
         self._secrets = Secrets()
 
     def derive(self, lookup: Lookup) -> Desired:
         """As :func:`derive`."""
         world, ours = lookup.world, self._initiator_views(lookup)
-        served = target_views(lookup, tuple(v.connection for v in ours if v.connection))
-        decided, owned = self._decided.of(
-            (*ours, *served), world.settings, world.policies, world.broken, world.records, world.lagging
+        local_portals = target_views(lookup, tuple(v.connection for v in ours if v.connection))
+        decided, owned = self._decided(
+            (*ours, *local_portals),
+            world.settings,
+            world.policies,
+            world.broken,
+            world.records,
+            world.previous_key_first,
         )
-        return dataclasses.replace(decided, secrets=self._secrets.of(world.keys, owned, decided.rotations))
+        return dataclasses.replace(
+            decided, secrets=self._secrets.entries(world.keys, owned, decided.rotations)
+        )
 
     def _initiator_views(self, lookup: Lookup) -> list[PortalView]:
         world = lookup.world
@@ -74,26 +88,28 @@ class Deriver:
             self._common, self._views = common, {}
         self._choosable = self._choosable if choosable == self._choosable else choosable
         before, self._views = self._views, {}
-        for seat, origins in lookup.candidates.items():
-            asked = self._asked(lookup, seat, origins)
-            known = before.get(seat)
+        for binding, origins in lookup.candidates.items():
+            asked = self._view_inputs(lookup, binding, origins)
+            known = before.get(binding)
             if known is None or any(map(is_not, known[0], asked)):
-                view = initiator_view(lookup, seat, origins)
+                view = initiator_view(lookup, binding, origins)
                 known = asked, known[1] if known and known[1] == view else view
-            self._views[known[1].seat] = known
+            self._views[known[1].binding] = known
         return [view for _, view in self._views.values()]
 
-    def _asked(self, lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> tuple[object, ...]:
-        world, portal = lookup.world, seat.portal
+    def _view_inputs(
+        self, lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]
+    ) -> tuple[object, ...]:
+        world, portal = lookup.world, binding.portal
         policy = lookup.policy_for(portal, Role.INITIATOR)
         outer = policy.tunnel_outer_remote if policy else None
         return (
             origins,
             policy,
             lookup.key_by_name.get(policy.psk) if policy and policy.psk is not None else self._choosable,
-            world.sources.get((portal.address, seat.oif)),
-            world.sources.get((outer, seat.oif)) if outer else None,
-            (portal, Role.INITIATOR) in world.held,
+            world.sources.get((portal.address, binding.oif)),
+            world.sources.get((outer, binding.oif)) if outer else None,
+            (portal, Role.INITIATOR) in world.previously_managed,
         )
 
 
@@ -103,7 +119,7 @@ def _decide(
     policies: tuple[PortalPolicy, ...],
     broken: tuple[BrokenFile, ...],
     records: tuple[NodeRecord, ...],
-    lagging: Mapping[Contest, bool],
+    previous_key_first: Mapping[RotationId, bool],
 ) -> tuple[Desired, Owned]:
     """Everything but the secrets, and what they are made of."""
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
@@ -118,11 +134,11 @@ def _decide(
         portals=views,
         connections=connections,
         secrets=(),
-        rotations=rotations_of(lagging, owned),
-        guarded=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.INITIATOR}),
-        served=sorted_portals({v.seat.portal for v in views if v.closed and v.role is Role.TARGET}),
+        rotations=rotations_of(previous_key_first, owned),
+        guarded=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.INITIATOR}),
+        local_portals=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.TARGET}),
         networks=closed,
-        opened=_opened(views, closed, wide),
+        clear_exceptions=_clear_exceptions(views, closed, wide),
         problems=tuple(dict.fromkeys(problems)),
     )
     return desired, owned
@@ -157,12 +173,12 @@ def _is_network(pattern: PortalPattern) -> bool:
     return isinstance(pattern, PortalRange) and not pattern.single
 
 
-def _opened(
+def _clear_exceptions(
     views: Iterable[PortalView], closed: tuple[PortalRange, ...], wide: Iterable[PortalRange]
 ) -> tuple[PortalRange, ...]:
     """What may be reached in clear although it lies in a closed network: the narrower policy decides."""
-    opened = [
-        PortalRange(ipaddress.ip_network(view.seat.portal.address), view.seat.portal.port)
+    clear_exceptions = [
+        PortalRange(ipaddress.ip_network(view.binding.portal.address), view.binding.portal.port)
         for view in views
         if not view.closed and view.choice and view.role is Role.INITIATOR
     ]
@@ -172,8 +188,8 @@ def _opened(
             for c in closed
             if c.port == clear.port and c.network.prefixlen >= clear.network.prefixlen
         ]
-        opened += [PortalRange(piece, clear.port) for piece in without(clear.network, holes)]
-    return tuple(opened)
+        clear_exceptions += [PortalRange(piece, clear.port) for piece in subtract(clear.network, holes)]
+    return tuple(clear_exceptions)
 
 
 def _refuse_shared_pairs(views: tuple[PortalView, ...]) -> list[PortalView]:
@@ -214,7 +230,7 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
         crossed = (
             connection.role is Role.INITIATOR
             and len(of_remote[connection.remote_id]) > 1
-            and v2.get(connection.local_id, set()) - {valid(connection.key)}
+            and v2.get(connection.local_id, set()) - {accepted_secrets(connection.key)}
         )
         if not crossed:
             return None
@@ -232,13 +248,13 @@ def _refuse(
 ) -> list[PortalView]:
     """The views, without the connections for which there is a reason: what is wrong, and what to do."""
     return [
-        _without_connection(view, *told) if view.connection and (told := why(view.connection)) else view
+        _without_connection(view, *refusal) if view.connection and (refusal := why(view.connection)) else view
         for view in views
     ]
 
 
 def _without_connection(view: PortalView, message: str, hint: str) -> PortalView:
-    problem = Problem(code="ambiguous-key", message=message, hint=hint, portal=str(view.seat.portal))
+    problem = Problem(code="ambiguous-key", message=message, hint=hint, portal=str(view.binding.portal))
     reasons = (*view.reasons, f"{message}: the portal stays closed")
     return dataclasses.replace(view, connection=None, problem=problem, reasons=reasons)
 
@@ -248,15 +264,15 @@ def _share_connections(views: list[PortalView]) -> list[PortalView]:
 
     The traps of two would have the same selectors, and charon can only hold one.
     """
-    count = Counter(view.seat.portal for view in views if view.role is Role.INITIATOR)
+    count = Counter(view.binding.portal for view in views if view.role is Role.INITIATOR)
     first: dict[Connection, Connection] = {}
     shared = []
     for view in views:
         connection = view.connection
-        if connection is None or view.role is not Role.INITIATOR or count[view.seat.portal] == 1:
+        if connection is None or view.role is not Role.INITIATOR or count[view.binding.portal] == 1:
             shared.append(view)
             continue
-        unnamed = dataclasses.replace(connection, name="", seat=Seat(view.seat.portal))
+        unnamed = dataclasses.replace(connection, name="", binding=PortalBinding(view.binding.portal))
         shared.append(dataclasses.replace(view, connection=first.setdefault(unnamed, connection)))
     return shared
 

@@ -15,7 +15,7 @@ from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, Role, Start, 
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.decide.world import Seat
+from iscsi_ipsec.core.decide.world import PortalBinding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Connection:
     """One connection that charon shall have, in our terms (``core.ike.vici_messages`` spells it for charon)."""
 
     name: str
-    seat: Seat
+    binding: PortalBinding
     role: Role
     local_address: Address
     remote_address: Address | Network | None
@@ -65,23 +65,23 @@ class SecretEntry:
     over: Secret | None = None
 
 
-Contest = tuple[tuple[Peer, ...], Secret, Secret]
+RotationId = tuple[tuple[Peer, ...], Secret, Secret]
 """Owners, their new key and their previous one: what a rotation is known by from pass to pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """Two keys that are valid side by side for these owners; ``lagging``: the previous one goes first."""
+    """Two keys that are valid side by side for these owners; ``previous_key_first``: the previous one goes first."""
 
     owners: tuple[Peer, ...]
     secret: Secret
     previous: PreviousKey
     keys: tuple[str, ...]
-    lagging: bool
+    previous_key_first: bool
     connections: tuple[Connection, ...]
 
     @property
-    def contest(self) -> Contest:
+    def rotation_id(self) -> RotationId:
         """What it is known by."""
         return (self.owners, self.secret, self.previous.secret)
 
@@ -89,7 +89,7 @@ class Rotation:
     def in_order(self) -> tuple[Secret, Secret]:
         """The key that goes first, and the one behind it."""
         both = (self.secret, self.previous.secret)
-        return both[::-1] if self.lagging else both
+        return both[::-1] if self.previous_key_first else both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class PortalView:
     ``closed`` true means that nothing passes at all.
     """
 
-    seat: Seat
+    binding: PortalBinding
     role: Role
     managed: bool
     closed: bool
@@ -120,7 +120,7 @@ class Desired:
     """The outcome: what must be in charon and in nftables, and what to tell.
 
     ``networks``: where a portal that nothing has named yet must not be
-    reached in clear; ``opened``: what of them may.
+    reached in clear; ``clear_exceptions``: what of them may.
     """
 
     portals: tuple[PortalView, ...]
@@ -128,9 +128,9 @@ class Desired:
     secrets: tuple[SecretEntry, ...]
     rotations: tuple[Rotation, ...]
     guarded: tuple[Portal, ...]
-    served: tuple[Portal, ...]
+    local_portals: tuple[Portal, ...]
     networks: tuple[PortalRange, ...]
-    opened: tuple[PortalRange, ...]
+    clear_exceptions: tuple[PortalRange, ...]
     problems: tuple[Problem, ...]
 
 

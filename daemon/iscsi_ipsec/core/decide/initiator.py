@@ -21,15 +21,15 @@ from iscsi_ipsec.core.decide.connection_settings import (
 )
 from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.key_choice import pick_choice, pick_key, route_hint
-from iscsi_ipsec.core.decide.world import Lookup, Seat, World
+from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, World
 
 
-def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> PortalView:
+def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> PortalView:
     """Decide about one portal as seen from one interface."""
-    world, portal = lookup.world, seat.portal
+    world, portal = lookup.world, binding.portal
     reasons: list[str] = []
     policy = lookup.policy_for(portal, Role.INITIATOR)
-    held = (portal, Role.INITIATOR) in world.held
+    previously_managed = (portal, Role.INITIATOR) in world.previously_managed
     broken = lookup.broken_for(portal)
     if policy:
         reasons.append(f"policy {policy.path} applies")
@@ -39,23 +39,23 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     elif not policy:
         reasons.append("no policy names this portal")
     view = PortalView(
-        seat=seat, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
+        binding=binding, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
         policy=policy.path if policy else "",
     )  # fmt: skip
     if portal.address in world.local_addresses:
         reasons.append("the address is this host's own: its packets never leave the host")
         return dataclasses.replace(view, reasons=tuple(reasons))
-    source = world.sources.get((portal.address, seat.oif))
+    source = world.sources.get((portal.address, binding.oif))
     try:
         picked = pick_key(lookup, portal, policy, source, reasons)
         if picked is None and policy is None:
             if broken:
-                return broken_view(view, broken, held, reasons)
-            return uncovered_view(world, view, held, reasons)
+                return broken_view(view, broken, previously_managed, reasons)
+            return uncovered_view(world, view, previously_managed, reasons)
         choice = pick_choice(lookup.world.settings, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
         view = PortalView(
-            seat=seat, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,
+            binding=binding, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,
             policy=view.policy, key=key_name, key_path=key_path, choice=choice,
         )  # fmt: skip
         if not choice.required:
@@ -66,7 +66,7 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
                 "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
                 view.policy,
             )  # fmt: skip
-        connection = _connect(world, seat, policy, picked, choice, source, reasons)
+        connection = _connect(world, binding, policy, picked, choice, source, reasons)
     except Refused as refusal:
         reasons.append(f"{refusal.message}: the portal stays closed")
         return dataclasses.replace(
@@ -77,10 +77,12 @@ def initiator_view(lookup: Lookup, seat: Seat, origins: tuple[str, ...]) -> Port
     )
 
 
-def uncovered_view(world: World, view: PortalView, held: bool, reasons: list[str]) -> PortalView:
+def uncovered_view(
+    world: World, view: PortalView, previously_managed: bool, reasons: list[str]
+) -> PortalView:
     """The view of a portal that no file covers: held closed, blocked, or left alone."""
-    portal = str(view.seat.portal)
-    if held:
+    portal = str(view.binding.portal)
+    if previously_managed:
         reasons.append("it was managed before and no file covers it any more: it stays closed until released")
         problem = Problem(
             code="orphaned",
@@ -102,9 +104,11 @@ def uncovered_view(world: World, view: PortalView, held: bool, reasons: list[str
     return dataclasses.replace(view, reasons=tuple(reasons))
 
 
-def broken_view(view: PortalView, broken: BrokenFile, held: bool, reasons: list[str]) -> PortalView:
+def broken_view(
+    view: PortalView, broken: BrokenFile, previously_managed: bool, reasons: list[str]
+) -> PortalView:
     """The view of a portal that only a file with a mistake covers. Closed, but not held when the file goes."""
-    portal = str(view.seat.portal)
+    portal = str(view.binding.portal)
     reasons.append(f"{broken.path} means it, but has a mistake: closed until that is mended")
     problem = Problem(
         code="broken-file",
@@ -113,12 +117,14 @@ def broken_view(view: PortalView, broken: BrokenFile, held: bool, reasons: list[
         file=broken.path,
         portal=portal,
     )
-    return dataclasses.replace(view, managed=held, closed=True, problem=problem, reasons=tuple(reasons))
+    return dataclasses.replace(
+        view, managed=previously_managed, closed=True, problem=problem, reasons=tuple(reasons)
+    )
 
 
 def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView:
     """The view of a portal whose flags don't ask for IPsec."""
-    portal = str(view.seat.portal)
+    portal = str(view.binding.portal)
     if world.settings.require_ipsec:
         reasons.append("IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked")
         problem = Problem(
@@ -142,20 +148,20 @@ def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView
 
 
 def _connect(
-    world: World, seat: Seat, policy: PortalPolicy | None, key: Key, choice: IpsecChoice,
+    world: World, binding: PortalBinding, policy: PortalPolicy | None, key: Key, choice: IpsecChoice,
     source: Address | None, reasons: list[str],
 ) -> Connection:  # fmt: skip
-    portal = seat.portal
+    portal = binding.portal
     if source is None:
         raise Refused(
-            "no-route", f"the kernel has no route to {portal}" + (f" through {seat.oif}" if seat.oif else ""),
+            "no-route", f"the kernel has no route to {portal}" + (f" through {binding.oif}" if binding.oif else ""),
             route_hint(portal, policy),
         )  # fmt: skip
     esp = esp_mode(world, policy, choice, portal)
     outer_remote = policy.tunnel_outer_remote if policy and policy.tunnel_outer_remote else portal.address
     outer_local = policy.tunnel_outer_local if policy else None
     if outer_local is None:
-        outer_local = world.sources.get((outer_remote, seat.oif))
+        outer_local = world.sources.get((outer_remote, binding.oif))
     if outer_local is None:
         raise Refused(
             "no-route", f"the kernel has no route to the tunnel's outer address {outer_remote}",
@@ -174,8 +180,8 @@ def _connect(
     tuning = tuning_of(world, policy)
     reasons.extend(proposal_reasons(world, policy))
     return Connection(
-        name=connection_name(portal, seat.oif),
-        seat=seat,
+        name=connection_name(portal, binding.oif),
+        binding=binding,
         role=Role.INITIATOR,
         local_address=outer_local,
         remote_address=outer_remote,

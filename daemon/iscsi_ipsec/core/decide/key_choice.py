@@ -45,7 +45,7 @@ def pick_key(
         return _named_by_policy(lookup, portal, policy, policy.psk, reasons)
     if source is not None:
         mine = [k for k in lookup.by_address.get(str(source), ()) if lookup.applies(k, portal)]
-        by_source = only(mine, f"for the identity {source}", portal)
+        by_source = exactly_one(mine, f"for the identity {source}", portal)
         if by_source:
             reasons.append(f"key {by_source.path}: its identity is the source address {source}")
             return by_source
@@ -56,12 +56,14 @@ def pick_key(
     doubts = [
         (k, host) for k, host in lookup.may_apply(portal) if not k.id.is_address or k.id.text == str(source)
     ]
-    named = only((k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal)
+    named = exactly_one(
+        (k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal
+    )
     if named:
         _refuse_in_doubt([(k, host) for k, host in doubts if k.id.is_address], portal)
         reasons.append(f"key {named.path}: the only one with a name as identity")
         return named
-    group = only((k for k in lookup.groups if lookup.applies(k, portal)), "for the group", portal)
+    group = exactly_one((k for k in lookup.groups if lookup.applies(k, portal)), "for the group", portal)
     if group or policy:
         _refuse_in_doubt(doubts, portal)
     reasons.append(
@@ -120,7 +122,7 @@ def _named_by_policy(
     return key
 
 
-def only(keys: Iterable[K], what: str, portal: Portal) -> K | None:
+def exactly_one(keys: Iterable[K], what: str, portal: Portal) -> K | None:
     """The one key, None for none; :class:`Refused` naming the files where there are several."""
     first: K | None = None
     paths: list[str] = []

@@ -14,10 +14,10 @@ from typing import Literal
 
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.keys import Key, PerIdKey
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.decide.desired import Connection, Contest, Rotation, SecretEntry
+from iscsi_ipsec.core.decide.desired import Connection, Rotation, RotationId, SecretEntry
 
 Owned = tuple[tuple[Connection, tuple[Peer, ...]], ...]
 """Connections with the owners of their secrets."""
@@ -44,16 +44,16 @@ def valid_keys(
     """The different keys under which each local (or remote) id is an end of a connection."""
     keys: dict[Peer, set[tuple[Secret, ...]]] = {}
     for connection in connections:
-        keys.setdefault(getattr(connection, end), set()).add(valid(connection.key))
+        keys.setdefault(getattr(connection, end), set()).add(accepted_secrets(connection.key))
     return keys
 
 
-def valid(key: Key) -> tuple[Secret, ...]:
+def accepted_secrets(key: Key) -> tuple[Secret, ...]:
     """The key, and the previous one while it is valid beside it."""
     return (key.secret, key.previous.secret) if key.previous else (key.secret,)
 
 
-def rotations_of(known: Mapping[Contest, bool], owned: Owned) -> tuple[Rotation, ...]:
+def rotations_of(known: Mapping[RotationId, bool], owned: Owned) -> tuple[Rotation, ...]:
     """The owners with two valid keys, and which of the two goes first.
 
     An initiator shows the new key unless it has learned that the far end does
@@ -69,11 +69,11 @@ def rotations_of(known: Mapping[Contest, bool], owned: Owned) -> tuple[Rotation,
             rotation = Rotation(
                 owners=owners, secret=staged.secret, previous=staged.previous,
                 keys=tuple(sorted({c.key.name for c in connections})),
-                lagging=connections[0].role is Role.TARGET,
+                previous_key_first=connections[0].role is Role.TARGET,
                 connections=tuple(connections),
             )  # fmt: skip
-            lagging = known.get(rotation.contest, rotation.lagging)
-            rotations.append(dataclasses.replace(rotation, lagging=lagging))
+            previous_key_first = known.get(rotation.rotation_id, rotation.previous_key_first)
+            rotations.append(dataclasses.replace(rotation, previous_key_first=previous_key_first))
     return tuple(rotations)
 
 
@@ -89,15 +89,15 @@ class Secrets:
     """
 
     def __init__(self) -> None:
-        self._in_use = Same(self._used)
+        self._in_use = Memo(self._used)
         self._entries: dict[SecretEntry, SecretEntry] = {}
         self._waiting: tuple[SecretEntry, ...] = ()
 
-    def of(
+    def entries(
         self, keys: tuple[Key, ...], owned: Owned, rotations: tuple[Rotation, ...]
     ) -> tuple[SecretEntry, ...]:
         """Return the entries for these keys and connections."""
-        used, ends = self._in_use.of(owned, rotations)
+        used, ends = self._in_use(owned, rotations)
         known = {id(entry.owners[0]): entry for entry in self._waiting}
         own = tuple(key for key in keys if isinstance(key, PerIdKey))
         self._waiting = tuple(_waiting(key, known) for key in own)

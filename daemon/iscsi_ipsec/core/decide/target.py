@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from iscsi_ipsec.base.addresses import Address, Network, parse_address
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
-from iscsi_ipsec.base.networks import without
+from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import IkeMode, IpsecChoice, PortalPolicy, Role, Start
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
@@ -34,8 +34,8 @@ from iscsi_ipsec.core.decide.connection_settings import (
 )
 from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.initiator import broken_view, clear_view, uncovered_view
-from iscsi_ipsec.core.decide.key_choice import only, pick_choice
-from iscsi_ipsec.core.decide.world import Lookup, Seat, World, served_by
+from iscsi_ipsec.core.decide.key_choice import exactly_one, pick_choice
+from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, World, served_by
 
 _LABEL_BYTES = 64
 
@@ -75,14 +75,14 @@ def target_views(lookup: Lookup, ours: tuple[Connection, ...] = ()) -> Iterator[
                 if portal not in seen:
                     seen.add(portal)
                     view = PortalView(
-                        seat=Seat(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
+                        binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
                         origins=(f"policy {broken.path}",),
                     )  # fmt: skip
-                    yield broken_view(view, broken, (portal, Role.TARGET) in world.held, [])
-    for portal, role in sorted(world.held, key=lambda h: h[0].sort_key):
+                    yield broken_view(view, broken, (portal, Role.TARGET) in world.previously_managed, [])
+    for portal, role in sorted(world.previously_managed, key=lambda h: h[0].sort_key):
         if role is Role.TARGET and portal not in seen:
             view = PortalView(
-                seat=Seat(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
+                binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
                 origins=("managed before",),
             )  # fmt: skip
             yield uncovered_view(world, view, True, [])
@@ -93,7 +93,7 @@ def _portal_views(
 ) -> Iterator[PortalView]:
     """One view for each peer that may come in; one without a connection where none may."""
     base = PortalView(
-        seat=Seat(portal), role=Role.TARGET, managed=True, closed=True, reasons=(f"policy {policy.path} applies",),
+        binding=PortalBinding(portal), role=Role.TARGET, managed=True, closed=True, reasons=(f"policy {policy.path} applies",),
         origins=(f"policy {policy.path}",), policy=policy.path,
     )  # fmt: skip
     try:
@@ -107,7 +107,7 @@ def _portal_views(
     for keys in peers.values():
         nobody = False
         try:
-            only(keys, f"for the identity {keys[0].id}", portal)
+            exactly_one(keys, f"for the identity {keys[0].id}", portal)
             _check_peer(keys[0], ours)
         except Refused as refusal:
             yield dataclasses.replace(base, problem=refusal.problem(portal))
@@ -196,7 +196,7 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
     if not policy.initiators:
         return None
     groups = [k for k in lookup.groups if lookup.applies(k, portal) and policy.psk in (None, k.name)]
-    return only(groups, "for the group", portal)
+    return exactly_one(groups, "for the group", portal)
 
 
 def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
@@ -208,13 +208,13 @@ def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
             if peer.match_key not in names:
                 yield peer
         else:
-            yield from without(peer, taken)
+            yield from subtract(peer, taken)
 
 
 def _view(
     lookup: Lookup, base: PortalView, policy: PortalPolicy, admission: _Admission, *, alone: bool
 ) -> PortalView:
-    portal, key, peer = base.seat.portal, admission.key, admission.peer
+    portal, key, peer = base.binding.portal, admission.key, admission.peer
     reasons: list[str] = [*base.reasons, f"initiator {peer} with key {key.path}"]
     choice = pick_choice(lookup.world.settings, policy, key, reasons)
     view = dataclasses.replace(base, key=key.name, key_path=key.path, choice=choice, identity=peer)
@@ -245,7 +245,7 @@ def _answer(
     selector = f"[6/{portal.port}]"
     return Connection(
         name=connection_name(portal, peer=_label(peer)),
-        seat=Seat(portal),
+        binding=PortalBinding(portal),
         role=Role.TARGET,
         local_address=local,
         remote_address=_remote_address(peer, choice, portal, policy, alone=alone),

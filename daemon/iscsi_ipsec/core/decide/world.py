@@ -25,7 +25,7 @@ HOST_STACK_TRANSPORTS = ("", "tcp", "iser")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class PortalBinding:
     """A portal as reached through one binding: ``oif`` is the bound interface, empty for none."""
 
     portal: Portal
@@ -38,8 +38,8 @@ class World:
 
     ``names`` maps host names to their addresses (absent: not resolved yet);
     ``sources`` maps ``(destination, oif)`` to the source address that the
-    kernel would use (None: unreachable); ``held`` are the portals that were
-    managed before and have not been released; ``lagging`` says between whom
+    kernel would use (None: unreachable); ``previously_managed`` are the portals that were
+    managed before and have not been released; ``previous_key_first`` says between whom
     the previous key of a rotation goes first (absent: as the role has it).
     """
 
@@ -52,10 +52,10 @@ class World:
     names: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     sources: Mapping[tuple[Address, str], Address | None] = field(default_factory=dict)
     local_addresses: frozenset[Address] = frozenset()
-    held: frozenset[tuple[Portal, Role]] = frozenset()
+    previously_managed: frozenset[tuple[Portal, Role]] = frozenset()
     user_space_esp: bool = False
     fast_aes: bool = True
-    lagging: Mapping[tuple[tuple[Peer, ...], Secret, Secret], bool] = field(default_factory=dict)
+    previous_key_first: Mapping[tuple[tuple[Peer, ...], Secret, Secret], bool] = field(default_factory=dict)
 
 
 class Lookup:
@@ -82,7 +82,7 @@ class Lookup:
         )
         self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
         self._ranges: list[tuple[int, PortalRange, PortalPolicy]] = []
-        self.candidates: Mapping[Seat, tuple[str, ...]]
+        self.candidates: Mapping[PortalBinding, tuple[str, ...]]
         self.wanted_sources: frozenset[tuple[Address, str]]
         if before and _portals_from(before.world) == _portals_from(world):
             self._exact, self._ranges = before._exact, before._ranges  # noqa: SLF001  # of its own kind
@@ -98,7 +98,7 @@ class Lookup:
         self.candidates = candidates(world)
         self.wanted_sources = wanted_sources(self)
 
-    def of(self, world: World) -> Lookup:
+    def with_sources(self, world: World) -> Lookup:
         """The same arrangement for a world that differs in nothing but ``sources``."""
         same = copy.copy(self)
         same.world = world
@@ -157,25 +157,25 @@ def wanted_names(
 def wanted_sources(lookup: Lookup) -> frozenset[tuple[Address, str]]:
     """``(destination, oif)`` pairs whose source address :func:`derive` needs."""
     wanted: set[tuple[Address, str]] = set()
-    for seat in lookup.candidates:
-        wanted.add((seat.portal.address, seat.oif))
-        policy = lookup.policy_for(seat.portal, Role.INITIATOR)
+    for binding in lookup.candidates:
+        wanted.add((binding.portal.address, binding.oif))
+        policy = lookup.policy_for(binding.portal, Role.INITIATOR)
         if policy and policy.tunnel_outer_remote:
-            wanted.add((policy.tunnel_outer_remote, seat.oif))
+            wanted.add((policy.tunnel_outer_remote, binding.oif))
     return frozenset(wanted)
 
 
 def _portals_from(world: World) -> tuple[object, ...]:
     """All that :func:`candidates` and the policies' arrangement depend on."""
-    return world.records, world.policies, world.broken, world.names, world.sessions, world.held
+    return world.records, world.policies, world.broken, world.names, world.sessions, world.previously_managed
 
 
-def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:
+def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
     """Every portal that anything names, reached as an initiator, with what names it."""
-    found: dict[Seat, dict[str, None]] = {}
+    found: dict[PortalBinding, dict[str, None]] = {}
 
     def add(portal: Portal, oif: str, origin: str) -> None:
-        found.setdefault(Seat(portal, oif), {})[origin] = None
+        found.setdefault(PortalBinding(portal, oif), {})[origin] = None
 
     for record in world.records:
         if record.transport in HOST_STACK_TRANSPORTS:
@@ -191,15 +191,15 @@ def candidates(world: World) -> Mapping[Seat, tuple[str, ...]]:
             for pattern in policy.patterns:
                 for portal in portals_of(world, pattern):
                     add(portal, "", f"policy {policy.path}")
-    known = {seat.portal for seat in found}
+    known = {binding.portal for binding in found}
     for session in world.sessions:
         if session.remote not in known and parse_address(str(session.remote.address)):
             add(session.remote, "", f"iSCSI session {session.sid}")
-    for portal, role in world.held:
+    for portal, role in world.previously_managed:
         if role is Role.INITIATOR and portal not in known:
             add(portal, "", "managed before")
     ordered = sorted(found, key=lambda s: (s.portal.sort_key, s.oif))
-    return {seat: tuple(found[seat]) for seat in ordered}
+    return {binding: tuple(found[binding]) for binding in ordered}
 
 
 def matches(world: World, pattern: PortalPattern, portal: Portal) -> bool:

@@ -45,24 +45,24 @@ _HEAD = """\
 
 def guard_table(
     guarded: Iterable[Portal],
-    served: Iterable[Portal],
+    local_portals: Iterable[Portal],
     devices: Iterable[str] = (),
     *,
     networks: Iterable[PortalRange] = (),
-    opened: Iterable[PortalRange] = (),
+    clear_exceptions: Iterable[PortalRange] = (),
 ) -> str:
     """The text of the table.
 
-    ``guarded`` are remote portals, ``served`` local ones. ``networks`` hold
+    ``guarded`` are remote portals, ``local_portals`` local ones. ``networks`` hold
     portals that nobody has named yet (the very first discovery), but for those
-    in ``opened``. Traffic through one of ``devices`` counts as protected:
+    in ``clear_exceptions``. Traffic through one of ``devices`` counts as protected:
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
     """
     elements: dict[str, list[str]] = {name: [] for name in SETS}
-    for kind, portals in (("portals", guarded), ("served", served)):
+    for kind, portals in (("portals", guarded), ("served", local_portals)):
         for portal in sorted(set(portals), key=lambda p: p.sort_key):
             elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
-    for network, port in _by_port(opened):
+    for network, port in _by_port(clear_exceptions):
         elements[f"open{network.version}"].append(f"{network} . {port}")
     lines = [_HEAD, f"table {FAMILY} {TABLE}", f"delete table {FAMILY} {TABLE}", f"table {FAMILY} {TABLE} {{"]
     for name in SETS:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from iscsi_ipsec.base.charon_sa import CharonState
-from iscsi_ipsec.core.ike.vici_messages import PREFIX, Message, SpelledConnection, SpelledSecret
+from iscsi_ipsec.core.ike.vici_messages import PREFIX, EncodedConnection, EncodedSecret, Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Operation:
 
     command: str
     item: str
-    wanted: SpelledSecret | SpelledConnection | None = None
+    wanted: EncodedSecret | EncodedConnection | None = None
     why: str = ""
 
     @property
@@ -38,12 +38,12 @@ class Operation:
         """What it does and why, for people."""
         verb, _, kind = self.command.partition("-")
         what = "secret" if kind == "shared" else "connection"
-        owners = f" of {', '.join(self.wanted.owners)}" if isinstance(self.wanted, SpelledSecret) else ""
+        owners = f" of {', '.join(self.wanted.owners)}" if isinstance(self.wanted, EncodedSecret) else ""
         return f"{verb} {what} {self.item}{owners}{': ' if self.why else ''}{self.why}"
 
 
 def plan(
-    secrets: Iterable[SpelledSecret], connections: Iterable[SpelledConnection], state: CharonState
+    secrets: Iterable[EncodedSecret], connections: Iterable[EncodedConnection], state: CharonState
 ) -> tuple[Operation, ...]:
     """The operations that turn ``state`` into what is wanted, in the order in which they must run.
 

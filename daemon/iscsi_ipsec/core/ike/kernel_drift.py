@@ -105,7 +105,7 @@ def _has_trap(connection: Connection) -> bool:
 
 
 def _way(connection: Connection) -> _Way:
-    portal = connection.seat.portal
+    portal = connection.binding.portal
     return _source(connection), _host(portal.address), portal.port
 
 

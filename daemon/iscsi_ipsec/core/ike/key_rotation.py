@@ -1,6 +1,6 @@
 """Which of two valid keys goes first while a key is rotated.
 
-Law: pure. The only memory is :class:`Front`, which the caller keeps, and time
+Law: pure. The only memory is :class:`PresentedKey`, which the caller keeps, and time
 comes in as a number. charon proves itself with one key, whatever it accepts:
 of two that match, with the one that was loaded last. An IKEv2 peer's proof it
 compares with both, in IKEv1 the key goes into all other keys, so that both
@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 
 from iscsi_ipsec.base.charon_sa import IkeSa
 from iscsi_ipsec.base.policy import IkeMode, Role
-from iscsi_ipsec.core.decide.desired import Contest, Rotation
+from iscsi_ipsec.core.decide.desired import Rotation, RotationId
 from iscsi_ipsec.core.ike.sa_lifecycle import RETRY_DELAYS, carrying
-from iscsi_ipsec.core.ike.vici_messages import SpelledConnection
+from iscsi_ipsec.core.ike.vici_messages import EncodedConnection
 
 TRY_AGAIN = 300.0
 """Seconds after which an initiator with an SA of the previous key tries the new one again."""
@@ -36,41 +36,43 @@ UNNAMED = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class PresentedKey:
     """Which key goes first between two ends, since when (monotonic seconds), and how many doubts there were then.
 
     ``settled``: the previous key has an SA up. ``rounds``: how often both were refused.
     """
 
-    lagging: bool
+    previous_key_first: bool
     since: float
     doubts: int
     settled: bool = False
     rounds: int = 0
 
 
-def turn(
-    rotations: Iterable[tuple[Rotation, tuple[SpelledConnection, ...]]],
-    fronts: Mapping[Contest, Front],
+def choose_presented_key(
+    rotations: Iterable[tuple[Rotation, tuple[EncodedConnection, ...]]],
+    presented_keys: Mapping[RotationId, PresentedKey],
     sas: Iterable[IkeSa],
     doubts: Mapping[str, int],
     now: float,
-) -> tuple[dict[Contest, Front], float | None]:
+) -> tuple[dict[RotationId, PresentedKey], float | None]:
     """Return the fronts from now on, and when to look again if nothing happens."""
     by_conn: dict[str, list[IkeSa]] = {}
     for ike in sas:
         by_conn.setdefault(ike.conn, []).append(ike)
-    turned: dict[Contest, Front] = {}
+    turned: dict[RotationId, PresentedKey] = {}
     dues: list[float] = []
-    for rotation, spelled in rotations:
+    for rotation, encoded in rotations:
         doubted = _doubts(rotation, doubts)
-        front = fronts.get(rotation.contest)
-        if front is None:
-            front = Front(lagging=rotation.lagging, since=now, doubts=doubted)
+        presented = presented_keys.get(rotation.rotation_id)
+        if presented is None:
+            presented = PresentedKey(
+                previous_key_first=rotation.previous_key_first, since=now, doubts=doubted
+            )
         if rotation.connections[0].role is Role.TARGET:
-            turned[rotation.contest] = _targets(rotation, front, doubted, now)
+            turned[rotation.rotation_id] = _targets(rotation, presented, doubted, now)
             continue
-        turned[rotation.contest], due = _initiators(front, _in_use(spelled, by_conn), doubted, now)
+        turned[rotation.rotation_id], due = _initiators(presented, _in_use(encoded, by_conn), doubted, now)
         if due is not None:
             dues.append(due)
     return turned, min(dues, default=None)
@@ -83,14 +85,14 @@ def _doubts(rotation: Rotation, doubts: Mapping[str, int]) -> int:
 
 
 def _in_use(
-    connections: Iterable[SpelledConnection], by_conn: Mapping[str, list[IkeSa]]
+    connections: Iterable[EncodedConnection], by_conn: Mapping[str, list[IkeSa]]
 ) -> tuple[bool, bool]:
     """Whether an SA carries packets under the new key, and whether one does under the previous one."""
     carried = [
-        (spelled.rotation, child.child_name)
-        for spelled in connections
-        if spelled.rotation
-        for ike in by_conn.get(spelled.name, ())
+        (encoded.rotation, child.child_name)
+        for encoded in connections
+        if encoded.rotation
+        for ike in by_conn.get(encoded.name, ())
         for child in carrying(ike)
     ]
     new = any(name.startswith((parts.staged, parts.current)) for parts, name in carried)
@@ -98,32 +100,36 @@ def _in_use(
 
 
 def _initiators(
-    front: Front, in_use: tuple[bool, bool], doubts: int, now: float
-) -> tuple[Front, float | None]:
+    presented: PresentedKey, in_use: tuple[bool, bool], doubts: int, now: float
+) -> tuple[PresentedKey, float | None]:
     new, old = in_use
     if new:
-        return Front(lagging=False, since=front.since, doubts=doubts), None
-    if not front.lagging:
-        if doubts > front.doubts:
-            return Front(lagging=True, since=now, doubts=doubts, settled=old, rounds=front.rounds), now
-        return front, None
+        return PresentedKey(previous_key_first=False, since=presented.since, doubts=doubts), None
+    if not presented.previous_key_first:
+        if doubts > presented.doubts:
+            return PresentedKey(
+                previous_key_first=True, since=now, doubts=doubts, settled=old, rounds=presented.rounds
+            ), now
+        return presented, None
     if old:
-        due = front.since + TRY_AGAIN
+        due = presented.since + TRY_AGAIN
         if now >= due:
-            return Front(lagging=False, since=now, doubts=doubts), now
-        return replace(front, settled=True), due
-    if front.settled:
-        return Front(lagging=False, since=now, doubts=doubts), now
-    if doubts > front.doubts:
-        due = front.since + RETRY_DELAYS[min(front.rounds, len(RETRY_DELAYS) - 1)]
+            return PresentedKey(previous_key_first=False, since=now, doubts=doubts), now
+        return replace(presented, settled=True), due
+    if presented.settled:
+        return PresentedKey(previous_key_first=False, since=now, doubts=doubts), now
+    if doubts > presented.doubts:
+        due = presented.since + RETRY_DELAYS[min(presented.rounds, len(RETRY_DELAYS) - 1)]
         if now >= due:
-            return Front(lagging=False, since=now, doubts=doubts, rounds=front.rounds + 1), now
-        return front, due
-    return front, None
+            return PresentedKey(
+                previous_key_first=False, since=now, doubts=doubts, rounds=presented.rounds + 1
+            ), now
+        return presented, due
+    return presented, None
 
 
-def _targets(rotation: Rotation, front: Front, doubts: int, now: float) -> Front:
+def _targets(rotation: Rotation, presented: PresentedKey, doubts: int, now: float) -> PresentedKey:
     enough = 1 if all(c.ike is IkeMode.V2 for c in rotation.connections) else 2
-    if doubts - front.doubts < enough:
-        return front
-    return Front(lagging=not front.lagging, since=now, doubts=doubts)
+    if doubts - presented.doubts < enough:
+        return presented
+    return PresentedKey(previous_key_first=not presented.previous_key_first, since=now, doubts=doubts)

@@ -12,26 +12,26 @@ from iscsi_ipsec.base.charon_sa import CharonState
 from iscsi_ipsec.base.policy import Role, Start
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.desired import Connection, Desired
-from iscsi_ipsec.core.ike.sa_lifecycle import Upheld
-from iscsi_ipsec.core.ike.vici_messages import SpelledConnection, SpelledRotation, SpelledSecret
+from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget
+from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, EncodedRotation, EncodedSecret
 
 _NONE: frozenset[str] = frozenset()
 
 
-def children_by_name(connections: tuple[SpelledConnection, ...]) -> Mapping[str, str]:
+def children_by_name(connections: tuple[EncodedConnection, ...]) -> Mapping[str, str]:
     """The children that are wanted."""
     return {c.name: c.child for c in connections}
 
 
-def rotations_by_name(connections: tuple[SpelledConnection, ...]) -> Mapping[str, SpelledRotation]:
+def rotations_by_name(connections: tuple[EncodedConnection, ...]) -> Mapping[str, EncodedRotation]:
     """What the children's names mean of those with two valid keys."""
     return {c.name: c.rotation for c in connections if c.rotation}
 
 
 def loaded_connections(
     desired: Desired,
-    secrets: tuple[SpelledSecret, ...],
-    connections: tuple[SpelledConnection, ...],
+    secrets: tuple[EncodedSecret, ...],
+    connections: tuple[EncodedConnection, ...],
     state: CharonState,
 ) -> frozenset[str]:
     """Connections that charon holds as they shall be, with their secret."""
@@ -42,21 +42,21 @@ def loaded_connections(
     return loaded
 
 
-def upheld_connections(
+def sa_targets(
     connections: tuple[Connection, ...],
-    spelled: tuple[SpelledConnection, ...],
+    encoded: tuple[EncodedConnection, ...],
     conns: Mapping[str, frozenset[str]],
     with_session: frozenset[Portal],
     waiting: frozenset[Address],
     orphaned: frozenset[str],
-) -> tuple[Upheld, ...]:
+) -> tuple[SaTarget, ...]:
     """The connections in charon as upkeep sees them.
 
     Packets wait for an SA towards the addresses ``waiting``, and go through one that
     charon does not know where a connection is ``orphaned``.
     """
     return tuple(
-        Upheld(
+        SaTarget(
             name=named.name,
             child=named.child,
             key_part=named.key_part,
@@ -64,10 +64,10 @@ def upheld_connections(
             initiator=connection.role is Role.INITIATOR,
             wanted_now=connection.start is Start.START
             or connection.user_space_esp
-            or connection.seat.portal in with_session
+            or connection.binding.portal in with_session
             or connection.remote_address in waiting
             or connection.name in orphaned,
         )
-        for connection, named in zip(connections, spelled, strict=True)
+        for connection, named in zip(connections, encoded, strict=True)
         if named.name in conns
     )

@@ -1,6 +1,6 @@
 """What must be done about SAs: start what is missing, replace what is outdated, end what nothing asks for.
 
-Law: pure. The only memory is :class:`Attempts`, which the caller keeps, and
+Law: pure. The only memory is :class:`RetryState`, which the caller keeps, and
 time comes in as a number. A child's name tells the settings and key under
 which it was negotiated (``core.ike.vici_messages``), so an outdated SA is one whose
 name is not the wanted one.
@@ -28,7 +28,7 @@ open-iscsi's replacement_timeout of 120 s, and the first leaves a slow peer time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upheld:
+class SaTarget:
     """A connection as this module sees it.
 
     ``wanted_now``: traffic waits for it, or it shall be up always. ``valid``:
@@ -74,7 +74,7 @@ SaOperation = Initiate | TerminateIke | TerminateChild
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
+class RetryState:
     """How often a child was initiated without coming up, and when (monotonic seconds) to try again."""
 
     child: str
@@ -88,12 +88,12 @@ def carrying(ike: IkeSa) -> tuple[ChildSa, ...]:
 
 
 def plan_sas(
-    upheld: Iterable[Upheld],
+    targets: Iterable[SaTarget],
     sas: Iterable[IkeSa],
-    attempts: Mapping[str, Attempts],
+    attempts: Mapping[str, RetryState],
     now: float,
     revoked: frozenset[str] = frozenset(),
-) -> tuple[tuple[SaOperation, ...], dict[str, Attempts]]:
+) -> tuple[tuple[SaOperation, ...], dict[str, RetryState]]:
     """Return the operations and the attempts to remember until the next call.
 
     ``revoked`` holds ``key_part`` prefixes whose key was taken away: what was
@@ -103,8 +103,8 @@ def plan_sas(
     for ike in sas:
         by_conn.setdefault(ike.conn, []).append(ike)
     operations: list[SaOperation] = []
-    memory: dict[str, Attempts] = {}
-    for wanted in upheld:
+    memory: dict[str, RetryState] = {}
+    for wanted in targets:
         mine = by_conn.pop(wanted.name, [])
         if not mine and not wanted.wanted_now:
             continue  # as nearly all of thousands
@@ -140,7 +140,7 @@ def plan_sas(
     return tuple(operations), memory
 
 
-def next_due(attempts: Mapping[str, Attempts]) -> float | None:
+def next_due(attempts: Mapping[str, RetryState]) -> float | None:
     """When the earliest attempt is due again (monotonic seconds), None where none waits."""
     return min((a.due for a in attempts.values()), default=None)
 
@@ -149,7 +149,7 @@ def _under(ike: IkeSa, key_parts: frozenset[str]) -> bool:
     return any(child.child_name.startswith(part) for child in ike.children for part in key_parts)
 
 
-def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None, now: float) -> bool:
+def _has_waited(ike: IkeSa, wanted: SaTarget, known: RetryState | None, now: float) -> bool:
     """Whether an SA of an earlier key has had its time of grace: an attempt for each delay, and none under way."""
     if known is None or known.child != wanted.child:
         return False
@@ -158,18 +158,18 @@ def _has_waited(ike: IkeSa, wanted: Upheld, known: Attempts | None, now: float) 
     return bool(ike.children) and not _under(ike, wanted.valid | {wanted.key_part})
 
 
-def _count_grace(wanted: Upheld, known: Attempts | None, now: float) -> Attempts:
+def _count_grace(wanted: SaTarget, known: RetryState | None, now: float) -> RetryState:
     """A responder cannot initiate; it only counts the delays in which the peer may come with the new key."""
     if known is None or known.child != wanted.child:
-        return Attempts(wanted.child, 1, now + RETRY_DELAYS[0])
+        return RetryState(wanted.child, 1, now + RETRY_DELAYS[0])
     if now < known.due:
         return known
-    return Attempts(
+    return RetryState(
         wanted.child, known.count + 1, now + RETRY_DELAYS[min(known.count, len(RETRY_DELAYS) - 1)]
     )
 
 
-def _end_outdated(wanted: Upheld, mine: list[IkeSa]) -> list[SaOperation]:
+def _end_outdated(wanted: SaTarget, mine: list[IkeSa]) -> list[SaOperation]:
     operations: list[SaOperation] = []
     for ike in mine:
         if ike.state == "DELETING":
@@ -191,8 +191,8 @@ def _end_outdated(wanted: Upheld, mine: list[IkeSa]) -> list[SaOperation]:
 
 
 def _attempt(
-    wanted: Upheld, mine: list[IkeSa], last: Attempts | None, now: float
-) -> tuple[list[SaOperation], Attempts]:
+    wanted: SaTarget, mine: list[IkeSa], last: RetryState | None, now: float
+) -> tuple[list[SaOperation], RetryState]:
     """Initiate when it is due.
 
     An IKE_SA without children may be an attempt under way or one that
@@ -200,7 +200,7 @@ def _attempt(
     then it is dropped, because ``initiate`` would queue behind it for ever.
     """
     if last is None or last.child != wanted.child:
-        last = Attempts(wanted.child, 0, now)
+        last = RetryState(wanted.child, 0, now)
         underway = any(ike.state == "CONNECTING" for ike in mine)
         if underway:  # the trap was faster; give it the time of a first attempt
             last = replace(last, count=1, due=now + RETRY_DELAYS[0])
@@ -213,4 +213,4 @@ def _attempt(
     ]
     operations.append(Initiate(wanted.name, wanted.child))
     delay = RETRY_DELAYS[min(last.count, len(RETRY_DELAYS) - 1)]
-    return operations, Attempts(wanted.child, last.count + 1, now + delay)
+    return operations, RetryState(wanted.child, last.count + 1, now + delay)

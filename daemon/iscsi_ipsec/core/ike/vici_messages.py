@@ -36,7 +36,7 @@ REPLAY_WINDOW = 128
 """Packets; charon's 32 drops reordered packets at iSCSI's rates."""
 
 _PREFIXES = {IdType.ID_FQDN: ("fqdn:", "@", ""), IdType.ID_USER_FQDN: ("userfqdn:", "@@", "")}
-_MAX_SPELLED = 255
+_MAX_ENCODED = 255
 """``char buf[256]`` in vici_cred.c (5.9.8)."""
 
 _REKEY_SPREAD = 600
@@ -44,7 +44,7 @@ _OVER_SPREAD = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpelledSecret:
+class EncodedSecret:
     """A secret ready for ``load-shared``; ``above``: the id of one that must be loaded before it.
 
     Of secrets that match equally well charon takes the one that was loaded
@@ -58,7 +58,7 @@ class SpelledSecret:
     @property
     def owners(self) -> tuple[str, ...]:
         """Spelled when they are asked for, as the message is: of 10,000, few are ever sent again."""
-        return tuple(map(spell_id, self.entry.owners))
+        return tuple(map(encode_id, self.entry.owners))
 
     @property
     def message(self) -> Message:
@@ -67,7 +67,7 @@ class SpelledSecret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpelledConnection:
+class EncodedConnection:
     """A connection ready for ``load-conn``; ``key_part`` begins the child's name as long as the key is the same.
 
     ``rotation`` is there while two keys are valid. ``ike_times`` are the IKE SA's ``rekey_time`` and ``over_time`` in seconds.
@@ -78,7 +78,7 @@ class SpelledConnection:
     key_part: str
     connection: Connection
     ike_times: tuple[int, int]
-    rotation: SpelledRotation | None = None
+    rotation: EncodedRotation | None = None
 
     @property
     def message(self) -> Message:
@@ -89,7 +89,7 @@ class SpelledConnection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpelledRotation:
+class EncodedRotation:
     """What the names of a connection's children say while two keys are valid.
 
     Below ``staged`` this host showed the new key, or as a target accepted
@@ -108,52 +108,52 @@ class SpelledRotation:
         return frozenset({self.staged, self.current, self.previous})
 
 
-def spell_id(identity: Peer) -> str:
+def encode_id(identity: Peer) -> str:
     """The identity in the syntax that charon parses as exactly this type; a network matches its addresses.
 
     Addresses are bare (``ipv4:`` never matches on 5.9.8); the prefixes keep a
     name that looks like an address, or like a DN, a name (identification.c).
-    What is longer than ``_MAX_SPELLED`` charon cuts off without a word where it
+    What is longer than ``_MAX_ENCODED`` charon cuts off without a word where it
     reads a secret's owners, and the secret is then someone else's: long names get
     shorter prefixes. :meth:`IkeId.parse` refuses the few for which none is left.
     """
     if not isinstance(identity, IkeId):
         return str(identity)
     prefixes = _PREFIXES.get(identity.type, ("",))
-    return next(prefix for prefix in prefixes if len(prefix + identity.text) <= _MAX_SPELLED) + identity.text
+    return next(prefix for prefix in prefixes if len(prefix + identity.text) <= _MAX_ENCODED) + identity.text
 
 
-def spell_secret(entry: SecretEntry, digest_key: bytes) -> SpelledSecret:
+def encode_secret(entry: SecretEntry, digest_key: bytes) -> EncodedSecret:
     """The ``load-shared`` message of an entry."""
-    context = [b"secret", *(spell_id(owner).encode() for owner in entry.owners)]
+    context = [b"secret", *(encode_id(owner).encode() for owner in entry.owners)]
     above = ""
     if entry.over is not None:
         # the order is part of the name: it can't be read back
         below = entry.over.keyed_digest(digest_key, *context)
         above, context = PREFIX + below, [*context, b"above", below.encode()]
     secret_id = PREFIX + entry.secret.keyed_digest(digest_key, *context)
-    return SpelledSecret(id=secret_id, entry=entry, above=above)
+    return EncodedSecret(id=secret_id, entry=entry, above=above)
 
 
-def front_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:
+def presented_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:
     """The id of the secret that goes first if it is the new key, and if it is the previous one."""
 
     def id_of(first: Secret, behind: Secret) -> str:
         entry = SecretEntry(owners=rotation.owners, secret=first, keys=(), over=behind)
-        return spell_secret(entry, digest_key).id
+        return encode_secret(entry, digest_key).id
 
     new, old = rotation.secret, rotation.previous.secret
     return id_of(new, old), id_of(old, new)
 
 
-def spell_connection(
+def encode_connection(
     connection: Connection, digest_key: bytes, rotation: Rotation | None = None
-) -> SpelledConnection:
+) -> EncodedConnection:
     """The ``load-conn`` message of a connection; ``rotation``: the one its owners are in."""
-    names = _spell_rotation(connection, digest_key, rotation) if rotation else None
+    names = _encode_rotation(connection, digest_key, rotation) if rotation else None
     if names is None or rotation is None:
         key_part = _key_part(connection, digest_key, connection.key.secret)
-    elif rotation.lagging and connection.role is Role.INITIATOR:
+    elif rotation.previous_key_first and connection.role is Role.INITIATOR:
         key_part = names.previous
     else:
         key_part = names.staged
@@ -165,7 +165,7 @@ def spell_connection(
     # that the new SA is negotiated beside the old one and not inside it.
     spread = int(key + ike_digest, 16)
     ike_times = (rekey + spread % _REKEY_SPREAD, rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD)
-    return SpelledConnection(
+    return EncodedConnection(
         name=connection.name,
         child=f"{key_part}{ike_digest}-{_digest(digest_key, _child_settings(connection))[:8]}",
         key_part=key_part,
@@ -175,9 +175,9 @@ def spell_connection(
     )
 
 
-def _spell_rotation(connection: Connection, digest_key: bytes, rotation: Rotation) -> SpelledRotation:
+def _encode_rotation(connection: Connection, digest_key: bytes, rotation: Rotation) -> EncodedRotation:
     new, old = rotation.secret, rotation.previous.secret
-    return SpelledRotation(
+    return EncodedRotation(
         staged=_key_part(connection, digest_key, new, beside=old),
         current=_key_part(connection, digest_key, new),
         previous=_key_part(connection, digest_key, old),
@@ -204,8 +204,8 @@ def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Mes
         "remote_addrs": [str(connection.remote_address) if connection.remote_address else "%any"],
         "proposals": list(connection.ike_proposals),
         "dpd_delay": f"{delay}s",
-        "local": {"auth": "psk", "id": spell_id(connection.local_id)},
-        "remote": {"auth": "psk", "id": spell_id(connection.remote_id)},
+        "local": {"auth": "psk", "id": encode_id(connection.local_id)},
+        "remote": {"auth": "psk", "id": encode_id(connection.remote_id)},
     }
     if connection.ike is IkeMode.V2:
         # addresses are pinned by the policy, and MOBIKE would move IKE to port 4500 for nothing

@@ -13,14 +13,14 @@ from typing import Any
 from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
 from iscsi_ipsec.base.identity import IkeId, Peer
 from iscsi_ipsec.base.iscsi import IscsiSession
-from iscsi_ipsec.base.memo import Same
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.desired import Connection, PortalView
 from iscsi_ipsec.core.ike.ike_failures import Cause, in_mode
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying
-from iscsi_ipsec.core.ike.vici_messages import SpelledRotation
+from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
 from iscsi_ipsec.core.report.schema import problem_row, session_row
 
 
@@ -29,38 +29,38 @@ class Observed:
     """What the world says at the end of a pass.
 
     ``loaded`` are connections that charon holds with their secret;
-    ``struggling`` those whose first attempt to come up is over without success;
+    ``failed_repeatedly`` those whose first attempt to come up is over without success;
     ``rotations`` says of those with two valid keys what their children's names mean.
     """
 
     sas: tuple[IkeSa, ...] = ()
     sessions: tuple[IscsiSession, ...] = ()
     loaded: frozenset[str] = frozenset()
-    struggling: frozenset[str] = frozenset()
+    failed_repeatedly: frozenset[str] = frozenset()
     guarded: frozenset[Portal] = frozenset()
     guard_wanted: bool = True
     children: Mapping[str, str] | None = None
-    rotations: Mapping[str, SpelledRotation] = field(default_factory=dict)
+    rotations: Mapping[str, EncodedRotation] = field(default_factory=dict)
     causes: Mapping[str, Cause] | None = None
     charon_reachable: bool = False
 
 
 def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[str, Any]]:
     """One JSON row per view, in its order."""
-    return PortalRows().of(tuple(views), observed)
+    return PortalRows().rows(tuple(views), observed)
 
 
 class PortalRows:
     """:func:`portal_rows` again and again: what would be equal is the very same row, or list of rows."""
 
     def __init__(self) -> None:
-        self._all = Same(self._make)
+        self._all = Memo(self._make)
         self._made_of: list[tuple[object, ...]] = []
         self._rows: list[dict[str, Any]] = []
 
-    def of(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
+    def rows(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
         """The rows; nobody may change them."""
-        return self._all.of(views, observed)
+        return self._all(views, observed)
 
     def _make(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
         by_conn: dict[str, list[IkeSa]] = {}
@@ -74,8 +74,8 @@ class PortalRows:
         for place, view in enumerate(views):
             name = view.connection.name if view.connection else ""
             sas = by_conn.get(name, [])
-            sessions = by_remote.get(view.seat.portal, []) if by_remote else []
-            made_of = (view, sas, sessions, *_said_of(name, view.seat.portal, observed))
+            sessions = by_remote.get(view.binding.portal, []) if by_remote else []
+            made_of = (view, sas, sessions, *_said_of(name, view.binding.portal, observed))
             same = place < len(before) and before[place] == made_of
             rows.append(self._rows[place] if same else _row(view, observed, sas, sessions))
             self._made_of.append(made_of)
@@ -90,7 +90,7 @@ def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...
         observed.guard_wanted,
         portal in observed.guarded,
         name in observed.loaded,
-        name in observed.struggling,
+        name in observed.failed_repeatedly,
         (observed.children or {}).get(name),
         observed.rotations.get(name),
         (observed.causes or {}).get(name),
@@ -106,10 +106,10 @@ def _row(
     problem = view.problem or _live_problem(view, connection, child, sessions, observed)
     choice = view.choice
     esp = connection.esp if connection else choice.esp if choice else None
-    guarded = not view.closed or not observed.guard_wanted or view.seat.portal in observed.guarded
+    guarded = not view.closed or not observed.guard_wanted or view.binding.portal in observed.guarded
     return {
-        "portal": str(view.seat.portal),
-        "interface": view.seat.oif,
+        "portal": str(view.binding.portal),
+        "interface": view.binding.oif,
         "role": view.role.value,
         "managed": view.managed,
         "closed": view.closed,
@@ -171,7 +171,7 @@ def _live_problem(
 ) -> Problem | None:  # fmt: skip
     if connection is None:
         return None
-    portal = str(view.seat.portal)
+    portal = str(view.binding.portal)
     if not observed.charon_reachable:
         return Problem(
             code="charon-unreachable", message="charon cannot be reached, so no SA can be negotiated", portal=portal,
@@ -184,17 +184,17 @@ def _live_problem(
         return _previous_in_use(view, portal, rotation)
     if child and child.child_name != (observed.children or {}).get(connection.name):
         # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
-        return _outdated(portal, cause) if cause or connection.name in observed.struggling else None
+        return _outdated(portal, cause) if cause or connection.name in observed.failed_repeatedly else None
     if child:
-        told = _downgrade(connection, child)
-        if told:
-            return Problem(code=told[0], message=told[1], hint=told[2], portal=portal)
+        downgrade = _downgrade(connection, child)
+        if downgrade:
+            return Problem(code=downgrade[0], message=downgrade[1], hint=downgrade[2], portal=portal)
         return _failing_rekey(portal, cause) if cause else None
     if cause:
         return Problem(
             code=cause.code, message=cause.message, hint=cause.hint, portal=portal, severity=_severity(cause)
         )
-    if sessions and connection.name in observed.struggling:
+    if sessions and connection.name in observed.failed_repeatedly:
         return Problem(
             code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
             hint="the daemon is negotiating; if this stays, see charon's log",
@@ -202,7 +202,7 @@ def _live_problem(
     return None
 
 
-def _previous_in_use(view: PortalView, portal: str, rotation: SpelledRotation) -> Problem:
+def _previous_in_use(view: PortalView, portal: str, rotation: EncodedRotation) -> Problem:
     far = "initiator" if view.role is Role.TARGET else "target"
     return Problem(
         code="previous-key-in-use",

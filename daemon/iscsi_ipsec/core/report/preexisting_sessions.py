@@ -4,7 +4,7 @@ The guard closes a portal from the moment that it is loaded. A TCP connection th
 before has logged in, and may have moved data, in clear; that it is inside ESP now is only half
 of the truth.
 
-Law: pure. What is remembered from pass to pass comes in and goes out as :class:`Earlier`.
+Law: pure. What is remembered from pass to pass comes in and goes out as :class:`Preexisting`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class Preexisting:
     """``closed``: portals that are closed, as text. ``connections``: those that were there before."""
 
     closed: frozenset[str] = frozenset()
     connections: frozenset[Ends] = frozenset()
 
 
-def next_earlier(before: Earlier, now: frozenset[str], sessions: Iterable[IscsiSession]) -> Earlier:
+def next_preexisting(
+    before: Preexisting, now: frozenset[str], sessions: Iterable[IscsiSession]
+) -> Preexisting:
     """Look once more: a connection to a portal that was not closed the last time is an earlier one.
 
     ``now``: the portals that are closed now.
 
     A connection that is down has no local port; it comes back as a new one, inside ESP.
     """
-    return Earlier(
+    return Preexisting(
         closed=now,
         connections=frozenset(
             ends
@@ -52,7 +54,7 @@ def next_earlier(before: Earlier, now: frozenset[str], sessions: Iterable[IscsiS
     )
 
 
-def earlier_problems(earlier: Earlier, sessions: Iterable[IscsiSession]) -> tuple[Problem, ...]:
+def preexisting_problems(earlier: Preexisting, sessions: Iterable[IscsiSession]) -> tuple[Problem, ...]:
     """What to tell while such connections last."""
     return tuple(
         Problem(

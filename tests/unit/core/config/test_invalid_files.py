@@ -73,7 +73,7 @@ def test_it_is_not_said_that_no_policy_names_what_a_broken_policy_names() -> Non
 
 def test_it_is_not_held_when_the_broken_file_goes() -> None:
     assert not view_of(derived(broken=broken(TARGET))).managed
-    assert view_of(derived(broken=broken(TARGET), held=[TARGET])).managed
+    assert view_of(derived(broken=broken(TARGET), previously_managed=[TARGET])).managed
 
 
 def test_a_network_of_a_broken_policy_is_closed_before_anybody_names_a_portal_in_it() -> None:
@@ -100,15 +100,15 @@ def test_what_the_broken_file_does_not_mean_is_left_alone(files: Any) -> None:
 
 def test_a_served_portal_of_a_broken_policy_is_closed() -> None:
     desired = derived(broken=broken("10.0.0.0/24", role=Role.TARGET))
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
     assert desired.guarded == ()
 
 
 def test_a_served_portal_of_a_broken_policy_is_held_if_it_was_before() -> None:
     files = broken(SOURCE, role=Role.TARGET)
-    for held in ([], [(SOURCE, Role.TARGET)]):
-        (view,) = derived(broken=files, held=held).portals
-        assert (view.role, view.managed, view.closed) == (Role.TARGET, bool(held), True)
+    for previously_managed in ([], [(SOURCE, Role.TARGET)]):
+        (view,) = derived(broken=files, previously_managed=previously_managed).portals
+        assert (view.role, view.managed, view.closed) == (Role.TARGET, bool(previously_managed), True)
         assert view.problem
         assert view.problem.code == "broken-file"
 

@@ -226,13 +226,13 @@ def test_flags_without_valid_are_not_specified() -> None:
     ],
 )
 def test_a_mistake_is_told_at_its_line(text: str, line: int | None, code: str, words: str) -> None:
-    told = [p for p in problems(text) if p.code == code]
-    assert told, problems(text)
-    assert words in f"{told[0].message} {told[0].hint}"
-    assert told[0].severity is Severity.ERROR
+    reported = [p for p in problems(text) if p.code == code]
+    assert reported, problems(text)
+    assert words in f"{reported[0].message} {reported[0].hint}"
+    assert reported[0].severity is Severity.ERROR
     if line is not None:
         assert len(problems(text)) == 1
-        assert str(told[0]).startswith(f"psk.d/db1.toml:{line}: " if line else "psk.d/db1.toml: ")
+        assert str(reported[0]).startswith(f"psk.d/db1.toml:{line}: " if line else "psk.d/db1.toml: ")
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_an_absent_id_never_makes_a_group_key() -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_file_and_line() -> None:
-    told = problems(
+    reported = problems(
         'id_type = "ID_FDQN"\nid = "x"\nkey_hex = "canary"\nsecurity_flags = 0x80\nauth_method = 7\nportals = ["x/y"]\nnonsense = 1\n'
     )
-    assert sorted(p.line for p in told) == [1, 3, 4, 5, 6, 7]
-    assert {p.file for p in told} == {"psk.d/db1.toml"}
+    assert sorted(p.line for p in reported) == [1, 3, 4, 5, 6, 7]
+    assert {p.file for p in reported} == {"psk.d/db1.toml"}
 
 
 def test_noise_is_one_problem() -> None:
@@ -382,8 +382,8 @@ def test_a_previous_key_comes_from_wherever_a_key_does(line: str, source: object
     ],
 )
 def test_a_mistake_about_the_previous_key_is_told_at_its_line(text: str, code: str, line: int) -> None:
-    told = problem(OWNER + KEY + text)
-    assert (told.code, told.line) == (code, line)
+    reported = problem(OWNER + KEY + text)
+    assert (reported.code, reported.line) == (code, line)
 
 
 def test_a_key_is_not_its_own_previous_one_and_that_is_told_at_its_line() -> None:

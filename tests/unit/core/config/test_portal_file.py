@@ -92,7 +92,7 @@ def test_a_target_ids_type_may_be_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "code", "told"),
+    ("text", "line", "code", "reported"),
     [
         ("", 0, "no-portals", 'portals is missing (say which portals: portals = ["10.0.0.20"])'),
         ("[portals]\n", 1, "wrong-type", "portals must be a list, not a table"),
@@ -134,10 +134,10 @@ def test_a_target_ids_type_may_be_said() -> None:
         (PORTALS + 'role = "target"\ninitiators = []\n', 3, "empty-list", "initiators is an empty list (name at least one, or leave the line out)"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_at_its_line(text: str, line: int, code: str, told: str) -> None:
+def test_a_mistake_is_told_at_its_line(text: str, line: int, code: str, reported: str) -> None:
     (problem,) = problems(text)
     where = f"portal.d/san.toml:{line}" if line else "portal.d/san.toml"
-    assert (problem.code, str(problem)) == (code, f"{where}: {told}")
+    assert (problem.code, str(problem)) == (code, f"{where}: {reported}")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_a_proposal_has_512_characters_at_most_and_not_all_of_a_longer_one_are_t
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    told = problems('portals = ["x y", "10.0.0.1/8"]\nrole = "x"\npsk = "a/b"\nstart = 1\n')
-    assert [p.line for p in told] == [1, 1, 2, 3, 4]
+    reported = problems('portals = ["x y", "10.0.0.1/8"]\nrole = "x"\npsk = "a/b"\nstart = 1\n')
+    assert [p.line for p in reported] == [1, 1, 2, 3, 4]
 
 
 def test_a_key_in_capitals_is_another_key() -> None:
@@ -209,7 +209,7 @@ def test_a_portal_pattern_is_read_in_every_form(text: str, printed: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "reported"),
     [
         (["", "10.0.0", "1", "10.0.0.0/33", "-san", "a..b", "a" * 64, "san/24", "san example", "10.0.0.20:3260:1x", f"{LONGEST}b"], NEITHER),
         (["[10.0.0.20", "[fd00::20", "[fd00::20]3260", "[fd00::20]/64"], "is not a portal (write an IPv6 one as [fd00::20]:3260)"),
@@ -222,11 +222,11 @@ def test_a_portal_pattern_is_read_in_every_form(text: str, printed: str) -> None
         (["fe80::1%eth0", "[fe80::1%eth0]:3260"], "has a zone; link-local portals cannot be protected by address"),
     ],
 )  # fmt: skip
-def test_what_is_no_portal_is_told_with_what_would_be_one(texts: list[str], told: str) -> None:
+def test_what_is_no_portal_is_told_with_what_would_be_one(texts: list[str], reported: str) -> None:
     for text in texts:
         with pytest.raises(ValueError, match=r".") as caught:
             parse_portal_pattern(text)
-        assert str(caught.value) == f"{text!r}{'' if told[0] == ':' else ' '}{told}"
+        assert str(caught.value) == f"{text!r}{'' if reported[0] == ':' else ' '}{reported}"
 
 
 def test_one_portal_is_asked_for_by_address() -> None:

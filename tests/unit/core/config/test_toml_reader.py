@@ -168,7 +168,7 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "reported"),
     [
         ("a = 1\nb\nc = 2", 2, "expected '=' after a key in a key/value pair"),
         ("a = 1\na = 2\n", 2, "cannot overwrite a value"),
@@ -179,13 +179,13 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_toml_is_told_in_the_parsers_words_without_the_files(
-    text: str, line: int, told: str
+    text: str, line: int, reported: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         source(text)
     assert caught.value.problems == (
         Problem(
-            code="bad-toml", message=f"not valid TOML: {told}",
+            code="bad-toml", message=f"not valid TOML: {reported}",
             hint="compare with the examples in iscsi-ipsec.toml(5)", file="x.toml", line=line,
         ),
     )  # fmt: skip
@@ -196,7 +196,7 @@ ADD_A_ZONE = "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00
 
 
 @pytest.mark.parametrize(
-    ("value", "getter", "code", "told", "hint"),
+    ("value", "getter", "code", "reported", "hint"),
     [
         ("'x'", lambda s: s.real("a", 0, 1), "wrong-type", "be a number, not a text in quotes", ""),
         ("1.5", lambda s: s.number("a", 0, 1), "wrong-type", "be a number, not a number with a fraction", ""),
@@ -208,11 +208,13 @@ ADD_A_ZONE = "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00
     ],
 )
 def test_a_wrong_value_is_told_with_what_it_is_and_what_it_must_be(
-    value: str, getter: Callable[[Source], object], code: str, told: str, hint: str
+    value: str, getter: Callable[[Source], object], code: str, reported: str, hint: str
 ) -> None:
     read = source(f"\na = {value}")
     assert getter(read) is None
-    assert read.problems == [Problem(code=code, message=f"a must {told}", hint=hint, file="x.toml", line=2)]
+    assert read.problems == [
+        Problem(code=code, message=f"a must {reported}", hint=hint, file="x.toml", line=2)
+    ]
 
 
 def test_a_key_that_is_absent_has_no_line_in_an_inline_table_either() -> None:
@@ -221,13 +223,13 @@ def test_a_key_that_is_absent_has_no_line_in_an_inline_table_either() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [("a = " + "[" * 100_000, "nested too deeply"), ("a = " + "1" * 5000, "a number is too long")],
 )
-def test_what_python_cannot_read_is_told_as_a_mistake_of_the_file(text: str, told: str) -> None:
+def test_what_python_cannot_read_is_told_as_a_mistake_of_the_file(text: str, reported: str) -> None:
     with pytest.raises(ConfigError) as caught:
         source(text)
-    assert [problem.message for problem in caught.value.problems] == [f"not valid TOML: {told}"]
+    assert [problem.message for problem in caught.value.problems] == [f"not valid TOML: {reported}"]
 
 
 def test_a_moment_without_a_zone_is_told_how_to_get_one() -> None:

@@ -19,7 +19,7 @@ from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import EVERYWHERE, Deriver, derive
 from iscsi_ipsec.core.decide.desired import Desired, PortalView
 from iscsi_ipsec.core.decide.key_choice import BUILT_IN
-from iscsi_ipsec.core.decide.world import Lookup, Seat, candidates, wanted_sources
+from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, candidates, wanted_sources
 from tests.support.values import (
     CLEAR,
     SOURCE,
@@ -95,7 +95,9 @@ def refused(view: PortalView, code: str, message: str, hint: str, *, file: str =
     assert hint in view.problem.hint
 
 
-def told(code: str, message: str, hint: str, file: str = "", severity: Severity = Severity.ERROR) -> Problem:
+def reported(
+    code: str, message: str, hint: str, file: str = "", severity: Severity = Severity.ERROR
+) -> Problem:
     """The whole problem, about the portal that the tests use where they need but one."""
     return Problem(
         code=code, message=message, hint=hint, file=file, portal=f"{TARGET}:3260", severity=severity
@@ -196,7 +198,7 @@ def test_a_psk_whose_portals_leave_out_the_portal_closes_it() -> None:
 def test_a_policy_without_any_key_closes_its_portal() -> None:
     assert derived(policy()).portals == (
         PortalView(
-            seat=Seat(portal()),
+            binding=PortalBinding(portal()),
             role=Role.INITIATOR,
             managed=True,
             closed=True,
@@ -209,7 +211,7 @@ def test_a_policy_without_any_key_closes_its_portal() -> None:
             origins=("policy portal.d/san.toml",),
             policy="portal.d/san.toml",
             choice=BUILT_IN,
-            problem=told(
+            problem=reported(
                 "no-key",
                 f"no key applies to {TARGET}:3260",
                 "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
@@ -231,11 +233,11 @@ def test_the_reasons_tell_which_rule_decided() -> None:
     assert any("the group key" in r for r in view_of(derived(group(), record())).reasons)
 
 
-@pytest.mark.parametrize(("source", "told"), [(SOURCE, SOURCE), (None, "(no route)")])
-def test_the_reasons_tell_for_which_address_no_key_was_found(source: str | None, told: str) -> None:
+@pytest.mark.parametrize(("source", "reported"), [(SOURCE, SOURCE), (None, "(no route)")])
+def test_the_reasons_tell_for_which_address_no_key_was_found(source: str | None, reported: str) -> None:
     elsewhere = per_id("10.0.0.9", portals=["10.9.0.0/16"])
     reasons = view_of(derived(elsewhere, group(), record(), sources={TARGET: source})).reasons
-    assert f"no address key is for the source address {told}" in reasons
+    assert f"no address key is for the source address {reported}" in reasons
 
 
 def test_an_ipv6_portal_uses_the_key_of_the_ipv6_source() -> None:
@@ -330,7 +332,7 @@ def test_bindings_that_differ_in_nothing_but_the_interface_share_one_connection(
 
 def test_a_portal_that_only_a_bound_interface_uses_has_no_unbound_connection() -> None:
     desired = derived(per_id(SOURCE), record(net_ifacename="ens4"))
-    assert [c.seat for c in desired.connections] == [Seat(portal(), "ens4")]
+    assert [c.binding for c in desired.connections] == [PortalBinding(portal(), "ens4")]
 
 
 # -- flags
@@ -376,7 +378,7 @@ def test_flags_that_ask_for_no_ipsec_leave_the_portal_open_and_say_so(parts: Any
     view = view_of(desired)
     assert (view.managed, view.closed, view.connection, desired.guarded) == (True, False, None, ())
     assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset: clear text is allowed"
-    assert view.problem == told(
+    assert view.problem == reported(
         "clear-allowed",
         f"the flags of {TARGET}:3260 don't ask for IPsec: it runs in clear",
         "set IKE_IPSEC_ENABLED to protect it",
@@ -391,7 +393,7 @@ def test_flags_that_ask_for_no_ipsec_are_blocked_under_require_ipsec(parts: Any,
     view = view_of(desired)
     assert (view.managed, view.closed, view.connection, desired.guarded) == (True, True, None, (portal(),))
     assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked"
-    assert view.problem == told(
+    assert view.problem == reported(
         "ipsec-required",
         f"the flags of {TARGET}:3260 allow clear text but require_ipsec is set, so it is blocked",
         "set IKE_IPSEC_ENABLED for it",
@@ -404,7 +406,7 @@ def test_require_ipsec_blocks_a_portal_without_key_or_policy() -> None:
     view = view_of(desired)
     assert (view.managed, view.closed, desired.guarded) == (False, True, (portal(),))
     assert view.reasons[-1] == "require_ipsec is set: a portal without key or policy is blocked"
-    assert view.problem == told(
+    assert view.problem == reported(
         "ipsec-required",
         f"{TARGET}:3260 has neither key nor policy and require_ipsec is set, so it is blocked",
         "add a key to psk.d, or a policy to portal.d",
@@ -422,13 +424,13 @@ def test_a_portal_without_key_or_policy_is_left_alone() -> None:
 
 
 def test_a_portal_that_was_managed_stays_closed_when_no_file_covers_it() -> None:
-    desired = derived(record(), held=[TARGET])
+    desired = derived(record(), previously_managed=[TARGET])
     view = view_of(desired)
     assert (view.closed, view.managed, view.connection, desired.guarded) == (True, True, None, (portal(),))
     assert view.reasons[-1] == (
         "it was managed before and no file covers it any more: it stays closed until released"
     )
-    assert view.problem == told(
+    assert view.problem == reported(
         "orphaned",
         f"no file covers {TARGET}:3260 any more, so it stays closed",
         f"restore its files, or open it with: iscsi-ipsec release {TARGET}:3260",
@@ -436,13 +438,13 @@ def test_a_portal_that_was_managed_stays_closed_when_no_file_covers_it() -> None
 
 
 def test_a_portal_that_was_managed_stays_closed_when_nothing_names_it_any_more() -> None:
-    desired = derived(held=[TARGET, V6])
+    desired = derived(previously_managed=[TARGET, V6])
     assert desired.guarded == (portal(TARGET), portal(V6))
 
 
 def test_a_served_portal_that_was_managed_stays_closed_as_a_served_one() -> None:
-    desired = derived(held=[(SOURCE, Role.TARGET)])
-    assert (desired.guarded, desired.served) == ((), (portal(SOURCE),))
+    desired = derived(previously_managed=[(SOURCE, Role.TARGET)])
+    assert (desired.guarded, desired.local_portals) == ((), (portal(SOURCE),))
 
 
 @pytest.mark.parametrize(("oif", "through"), [("", ""), ("ens3", " through ens3")])
@@ -450,7 +452,7 @@ def test_a_portal_without_a_route_is_closed(oif: str, through: str) -> None:
     desired = derived(group(), record(net_ifacename=oif), sources={(TARGET, oif): None})
     view = view_of(desired, oif=oif)
     assert (view.closed, view.connection, desired.guarded) == (True, None, (portal(),))
-    assert view.problem == told(
+    assert view.problem == reported(
         "no-route",
         f"the kernel has no route to {TARGET}:3260{through}",
         f"check with: ip route get {TARGET}",
@@ -469,8 +471,8 @@ def test_a_portal_behind_a_tunnel_without_a_route_says_that_it_needs_one(key: Ke
 
 def test_a_lost_route_opens_no_portal_that_the_key_of_its_source_closes() -> None:
     parts = (per_id(SOURCE, flags=choice()), group(flags=CLEAR), record())
-    assert derived(*parts, held=[TARGET]).guarded == (portal(),)
-    assert derived(*parts, held=[TARGET], sources={TARGET: None}).guarded == (portal(),)
+    assert derived(*parts, previously_managed=[TARGET]).guarded == (portal(),)
+    assert derived(*parts, previously_managed=[TARGET], sources={TARGET: None}).guarded == (portal(),)
 
 
 def test_a_portal_at_this_hosts_own_address_is_left_alone() -> None:
@@ -542,7 +544,7 @@ def test_a_named_pattern_counts_for_each_of_its_addresses() -> None:
 
 
 def test_a_names_lost_address_stays_closed() -> None:
-    desired = derived(policy("san.example.com"), group(), names={}, held=[TARGET])
+    desired = derived(policy("san.example.com"), group(), names={}, previously_managed=[TARGET])
     assert desired.guarded == (portal(),)
 
 
@@ -551,8 +553,8 @@ def test_a_names_lost_address_stays_closed() -> None:
 
 def ranges(desired: Desired) -> tuple[set[str], set[str]]:
     """What is closed, and what is open in it or beside it."""
-    assert len(set(desired.opened)) == len(desired.opened)
-    return {*map(str, desired.networks)}, {*map(str, desired.opened)}
+    assert len(set(desired.clear_exceptions)) == len(desired.clear_exceptions)
+    return {*map(str, desired.networks)}, {*map(str, desired.clear_exceptions)}
 
 
 def test_networks_are_closed_or_open_as_policies_and_files_with_mistakes_say_to_initiators() -> None:
@@ -576,7 +578,7 @@ def test_networks_are_closed_or_open_as_policies_and_files_with_mistakes_say_to_
         {*clear, "10.1.0.0/16:3260", "[fd01::/64]:3261", "10.1.0.9:3260", "10.2.0.9:3260"},
     )
     required = derived(*parts, broken=mistaken, settings=Settings(require_ipsec=True))
-    assert (required.networks, required.opened) == (EVERYWHERE, ())
+    assert (required.networks, required.clear_exceptions) == (EVERYWHERE, ())
 
 
 def test_of_a_network_in_clear_nothing_is_open_that_as_narrow_a_policy_closes_on_its_port() -> None:
@@ -702,7 +704,7 @@ def test_a_session_that_was_redirected_is_protected_where_it_really_goes() -> No
 
 def test_a_session_to_a_known_portal_adds_no_second_seat() -> None:
     desired = derived(group(), record(net_ifacename="ens4"), session())
-    assert [v.seat.oif for v in desired.portals] == ["ens4"]
+    assert [v.binding.oif for v in desired.portals] == ["ens4"]
 
 
 def test_a_portal_of_an_offload_card_is_not_ours() -> None:
@@ -723,8 +725,12 @@ def test_routes_are_asked_for_with_the_bound_interface_and_the_outer_address() -
 
 def test_candidates_come_in_a_stable_order() -> None:
     hosts = ["fd00::20", "10.0.0.3", "10.0.0.20"]
-    seats = [list(candidates(world(*map(record, order)))) for order in (hosts, hosts[::-1])]
-    assert seats[0] == seats[1] == [Seat(portal(h)) for h in ("10.0.0.3", "10.0.0.20", "[fd00::20]")]
+    bindings = [list(candidates(world(*map(record, order)))) for order in (hosts, hosts[::-1])]
+    assert (
+        bindings[0]
+        == bindings[1]
+        == [PortalBinding(portal(h)) for h in ("10.0.0.3", "10.0.0.20", "[fd00::20]")]
+    )
 
 
 # -- tunnel mode
@@ -770,7 +776,7 @@ def test_a_local_outer_address_may_be_given() -> None:
 def test_outer_addresses_of_two_versions_close_the_portal(outer: dict[str, Any], addresses: str) -> None:
     view = view_of(derived(per_id("db1"), policy(**outer)))
     assert (view.closed, view.connection) == (True, None)
-    assert view.problem == told(
+    assert view.problem == reported(
         "mixed-versions",
         f"the tunnel's outer addresses {addresses} differ in IP version",
         "set both tunnel_outer_local and tunnel_outer_remote",
@@ -782,7 +788,7 @@ def test_an_outer_address_without_a_route_closes_the_portal() -> None:
     outer = policy(tunnel_outer_remote=address("203.0.113.1"))
     view = view_of(derived(per_id("db1"), outer, sources={"203.0.113.1": None}))
     assert (view.closed, view.connection) == (True, None)
-    assert view.problem == told(
+    assert view.problem == reported(
         "no-route",
         "the kernel has no route to the tunnel's outer address 203.0.113.1",
         "check with: ip route get 203.0.113.1",
@@ -918,7 +924,7 @@ def test_each_initiator_has_a_connection_of_its_own_with_its_identity_pinned() -
     assert {c.local_id for c in desired.connections} == {identity(SOURCE)}
     assert {c.remote_address for c in desired.connections} == {None}
     assert len({c.name for c in desired.connections}) == 2
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
 
 
 def test_a_served_secret_is_owned_by_the_initiator_alone() -> None:
@@ -938,7 +944,7 @@ def test_the_group_key_serves_no_one() -> None:
 def test_a_served_portal_that_the_group_key_is_named_for_stays_closed() -> None:
     desired = derived(serves(psk="group"), group(), per_id("10.0.0.5"))
     assert desired.connections == ()
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
 
 
 def test_two_keys_of_one_initiator_close_only_its_own_way_in() -> None:
@@ -947,12 +953,12 @@ def test_two_keys_of_one_initiator_close_only_its_own_way_in() -> None:
     (problem,) = desired.problems
     assert "psk.d/one.toml" in problem.message
     assert "psk.d/two.toml" in problem.message
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
 
 
 def test_an_initiators_key_serves_only_the_portals_it_names() -> None:
     desired = derived(serves("10.0.0.1", "10.0.0.2"), per_id("db1", portals=["10.0.0.2"]), per_id("db2"))
-    assert [(str(c.seat.portal), str(c.remote_id)) for c in desired.connections] == [
+    assert [(str(c.binding.portal), str(c.remote_id)) for c in desired.connections] == [
         ("10.0.0.1:3260", "db2"),
         ("10.0.0.2:3260", "db1"),
         ("10.0.0.2:3260", "db2"),
@@ -986,18 +992,18 @@ def test_the_longest_identity_still_fits_into_a_vici_name() -> None:
 
 def test_a_target_policy_that_names_only_a_network_is_not_passed_over_in_silence() -> None:
     desired = derived(serves("10.0.0.0/24"), per_id("db1"))
-    assert desired.served or desired.problems
+    assert desired.local_portals or desired.problems
 
 
 def test_a_served_portal_whose_flags_ask_for_no_ipsec_is_open_and_says_so() -> None:
     desired = derived(serves(flags=CLEAR), per_id("db1"))
-    assert desired.served == ()
+    assert desired.local_portals == ()
     assert [p.code for p in desired.problems] == ["clear-allowed"]
 
 
 def test_one_initiator_that_must_use_ipsec_closes_the_served_portal() -> None:
     desired = derived(serves(), per_id("db1", flags=CLEAR), per_id("db2"))
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
 
 
 # -- the group key on the target role
@@ -1033,7 +1039,7 @@ def test_a_network_of_initiators_has_only_its_own_versions_addresses_cut_out() -
 def test_a_served_portal_that_would_answer_under_the_initiators_identity_stays_closed() -> None:
     desired = derived(per_id(SOURCE), record(), serves(), per_id("db1"))
     assert [c.role for c in desired.connections] == [Role.INITIATOR]
-    assert desired.served == (portal(SOURCE),)
+    assert desired.local_portals == (portal(SOURCE),)
     (problem,) = desired.problems
     assert "target_id" in problem.hint
 
@@ -1070,10 +1076,10 @@ def test_a_portal_that_two_patterns_serve_is_served_once() -> None:
 
 def test_a_second_port_of_a_served_address_is_refused_since_charon_cannot_tell_them_apart() -> None:
     desired = derived(serves(f"{SOURCE}:3260", f"{SOURCE}:3261"), per_id("db1"))
-    assert {c.seat.portal.port for c in desired.connections} == {3260}
+    assert {c.binding.portal.port for c in desired.connections} == {3260}
     (problem,) = desired.problems
     assert (problem.code, problem.file) == ("served-twice", "portal.d/serves.toml")
-    assert set(desired.served) == {portal(f"{SOURCE}:3260"), portal(f"{SOURCE}:3261")}
+    assert set(desired.local_portals) == {portal(f"{SOURCE}:3260"), portal(f"{SOURCE}:3261")}
 
 
 def test_where_the_policy_names_an_explicit_key_the_group_key_lets_nobody_in() -> None:
@@ -1133,8 +1139,8 @@ def test_on_a_host_of_both_roles_the_own_key_lets_no_initiator_in() -> None:
         matching = {
             e.secret for e in desired.secrets if {connection.local_id, connection.remote_id} & set(e.owners)
         }
-        told = any(p.portal == str(connection.seat.portal) for p in desired.problems)
-        assert matching == {connection.key.secret} or told
+        reported = any(p.portal == str(connection.binding.portal) for p in desired.problems)
+        assert matching == {connection.key.secret} or reported
 
 
 def test_an_identity_that_is_our_own_under_another_key_is_let_in_nowhere() -> None:
@@ -1271,7 +1277,7 @@ IN_DOUBT = per_id("db1", portals=[f"{NOWHERE}:3261"])
         {"local_addresses": frozenset({address(TARGET)})},
         {"user_space_esp": True},
         {"fast_aes": False},
-        {"held": frozenset({(portal("192.0.2.1"), Role.INITIATOR)})},
+        {"previously_managed": frozenset({(portal("192.0.2.1"), Role.INITIATOR)})},
         {"keys": (per_id(SOURCE), IN_DOUBT)},
         {"keys": (per_id("db2"), IN_DOUBT)},
         {"keys": (group(secret=b"another key of the group"), IN_DOUBT)},
@@ -1325,7 +1331,7 @@ def test_a_change_is_seen_where_it_counts_and_all_else_is_the_very_same(
     after = deriver.derive(lookup)
     assert after == derive(lookup)
     kept = [now for now, then in zip(after.portals, before.portals, strict=True) if now is then]
-    assert [str(view.seat.portal.address) for view in kept] == same
+    assert [str(view.binding.portal.address) for view in kept] == same
 
 
 def test_what_another_key_does_not_concern_is_the_very_same() -> None:

@@ -8,7 +8,7 @@ from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView
-from iscsi_ipsec.core.decide.world import Seat
+from iscsi_ipsec.core.decide.world import PortalBinding
 from tests.support.values import (
     SOURCE,
     address,
@@ -31,7 +31,7 @@ def served(desired: Desired) -> dict[str, str]:
     return {str(c.remote_id): c.key.name for c in desired.connections if c.role is Role.TARGET}
 
 
-def told(desired: Desired) -> list[tuple[str, str, str]]:
+def reported(desired: Desired) -> list[tuple[str, str, str]]:
     """Code, file and portal of each problem that a row has."""
     return [(v.problem.code, v.problem.file, v.problem.portal) for v in desired.portals if v.problem]
 
@@ -53,7 +53,7 @@ def test_the_whole_connection_of_an_initiator_is_this() -> None:
     assert desired.connections == (
         Connection(
             name="iscsi-ipsec-10.0.0.1-3260-db1",
-            seat=Seat(portal(SOURCE)),
+            binding=PortalBinding(portal(SOURCE)),
             role=Role.TARGET,
             local_address=address(SOURCE),
             remote_address=None,
@@ -109,7 +109,7 @@ def test_a_refusal_of_transport_mode_names_portal_and_policy() -> None:
     desired = derived(serves(flags=choice(esp=EspMode.TRANSPORT)), per_id("db1"), user_space_esp=True)
     view = only_view(desired)
     assert view.problem
-    assert told(desired) == [("no-transport-mode", "portal.d/serves.toml", f"{SOURCE}:3260")]
+    assert reported(desired) == [("no-transport-mode", "portal.d/serves.toml", f"{SOURCE}:3260")]
     assert view.problem.message.startswith(f"{SOURCE}:3260 ")
 
 
@@ -150,7 +150,7 @@ def test_names_of_other_modes_are_no_danger_to_the_one_in_main_mode() -> None:
     assert set(served(desired)) == {"db1", "db2", "db3"}
     both = derived(serves(), per_id("db1", flags=MAIN), per_id("db2", flags=MAIN), per_id("db3"))
     assert set(served(both)) == {"db3"}
-    assert told(both) == [("main-mode-names", "portal.d/serves.toml", f"{SOURCE}:3260")] * 2
+    assert reported(both) == [("main-mode-names", "portal.d/serves.toml", f"{SOURCE}:3260")] * 2
 
 
 def test_a_name_with_the_group_key_may_come_by_main_mode_alone() -> None:
@@ -163,13 +163,13 @@ def test_a_name_with_the_group_key_may_come_by_main_mode_alone() -> None:
 def test_the_group_key_lets_in_whom_the_policy_names_and_nothing_is_missing() -> None:
     desired = derived(serves(initiators=(identity("db1"),)), group())
     assert served(desired) == {"db1": "group"}
-    assert told(desired) == []
+    assert reported(desired) == []
 
 
 def test_a_group_key_that_is_for_other_portals_lets_nobody_in() -> None:
     desired = derived(serves(initiators=(identity("db1"),)), group(portals=["10.9.0.0/16"]))
     assert served(desired) == {}
-    assert told(desired) == [("no-key", "portal.d/serves.toml", f"{SOURCE}:3260")]
+    assert reported(desired) == [("no-key", "portal.d/serves.toml", f"{SOURCE}:3260")]
 
 
 def test_of_two_group_keys_the_policys_lets_in_and_without_one_neither() -> None:
@@ -202,7 +202,7 @@ def test_an_initiator_that_is_refused_keeps_none_of_those_behind_it_out() -> Non
     keys = per_id("db1", "a"), per_id("DB1", "b"), per_id("db2", "c"), per_id("DB2", "d"), per_id("db3", "e")
     desired = derived(serves(), *keys)
     assert served(desired) == {"db3": "e"}
-    assert [code for code, *_ in told(desired)] == ["ambiguous-key"] * 2
+    assert [code for code, *_ in reported(desired)] == ["ambiguous-key"] * 2
 
 
 def test_a_portal_that_serves_no_one_is_told_with_the_remedies() -> None:
@@ -239,5 +239,5 @@ def test_a_portal_under_an_identity_of_our_own_connection_is_told_with_file_and_
 def test_every_portal_of_a_policy_is_served_once_whatever_its_patterns_share() -> None:
     local = [SOURCE, "10.0.0.2"]
     desired = derived(serves(SOURCE, "10.0.0.0/24"), per_id("db1"), local=local)
-    assert [str(view.seat.portal) for view in desired.portals] == [f"{host}:3260" for host in local]
-    assert told(desired) == []
+    assert [str(view.binding.portal) for view in desired.portals] == [f"{host}:3260" for host in local]
+    assert reported(desired) == []

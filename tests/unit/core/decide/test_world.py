@@ -10,7 +10,7 @@ import pytest
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import parse_portal_pattern
-from iscsi_ipsec.core.decide.world import Lookup, Seat, candidates, served_by, wanted_names
+from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, candidates, served_by, wanted_names
 from tests.support.values import (
     TARGET,
     address,
@@ -37,17 +37,20 @@ def test_each_portal_is_told_with_all_that_names_it_and_no_other() -> None:
         session(TARGET, sid=1),
         session("10.0.0.22", sid=2),
         names={"san.lab": ["10.0.0.21"]},
-        held=[TARGET, "10.0.0.23", ("10.0.0.92", Role.TARGET)],
+        previously_managed=[TARGET, "10.0.0.23", ("10.0.0.92", Role.TARGET)],
         broken=broken("10.0.0.24") + broken("10.0.0.93", role=Role.TARGET) + broken("10.0.0.94", is_policy=False),
     )  # fmt: skip
     assert list(candidates(of).items()) == [
-        (Seat(portal()), ("discovery record send_targets/10.0.0.20,3260", "policy portal.d/san.toml")),
-        (Seat(portal(), "ens4"), ("node record nodes/10.0.0.20,3260",)),
-        (Seat(portal("10.0.0.21:3261")), ("policy portal.d/san.toml",)),
-        (Seat(portal("10.0.0.21:3262")), ("node record nodes/san.lab,3262",)),
-        (Seat(portal("10.0.0.22")), ("iSCSI session 2",)),
-        (Seat(portal("10.0.0.23")), ("managed before",)),
-        (Seat(portal("10.0.0.24")), ("policy the/file.toml",)),
+        (
+            PortalBinding(portal()),
+            ("discovery record send_targets/10.0.0.20,3260", "policy portal.d/san.toml"),
+        ),
+        (PortalBinding(portal(), "ens4"), ("node record nodes/10.0.0.20,3260",)),
+        (PortalBinding(portal("10.0.0.21:3261")), ("policy portal.d/san.toml",)),
+        (PortalBinding(portal("10.0.0.21:3262")), ("node record nodes/san.lab,3262",)),
+        (PortalBinding(portal("10.0.0.22")), ("iSCSI session 2",)),
+        (PortalBinding(portal("10.0.0.23")), ("managed before",)),
+        (PortalBinding(portal("10.0.0.24")), ("policy the/file.toml",)),
     ]
 
 
@@ -96,7 +99,7 @@ BEFORE = Lookup(world(per_id("db1"), policy(), policy("10.0.0.0/24", name="net")
         ({"broken": broken("10.0.0.99")}, False),
         ({"names": {"san.lab": (address("10.0.0.99"),)}}, False),
         ({"sessions": (session("10.0.0.99"),)}, False),
-        ({"held": frozenset({(portal("10.0.0.99"), Role.INITIATOR)})}, False),
+        ({"previously_managed": frozenset({(portal("10.0.0.99"), Role.INITIATOR)})}, False),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -113,7 +116,7 @@ def test_portals_are_gathered_anew_only_where_what_names_them_differs(
 
 def test_the_same_arrangement_serves_for_a_world_with_other_routes() -> None:
     before, of = BEFORE.world, replace(BEFORE.world, sources={(address(TARGET), ""): address("10.0.0.6")})
-    lookup = BEFORE.of(of)
+    lookup = BEFORE.with_sources(of)
     assert lookup.world is of
     assert BEFORE.world is before
     assert lookup.candidates is BEFORE.candidates

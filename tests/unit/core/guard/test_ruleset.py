@@ -47,7 +47,7 @@ TEXTS = {
         [V4],
         [],
         networks=map(network, ("0.0.0.0/0", "::/0")),
-        opened=[network(f"{V6.address}/128"), network(f"{SERVED.address}/32")],
+        clear_exceptions=[network(f"{V6.address}/128"), network(f"{SERVED.address}/32")],
     ),
     "odd addresses": guard_table(
         [portal("::1"), portal("2001:db8::ffff:1"), portal("[64:ff9b::a00:1]:1")], []
@@ -145,7 +145,7 @@ def test_the_whole_text_with_one_of_everything_is_this() -> None:
             [SERVED],
             ["tun0"],
             networks=map(network, ("10.1.0.0/16", "0.0.0.0/0:3261", "[fd01::/64]:3260")),
-            opened=map(network, ("10.1.2.0/24", "10.1.3.0/24", "[fd01::1]:3260")),
+            clear_exceptions=map(network, ("10.1.2.0/24", "10.1.3.0/24", "[fd01::1]:3260")),
         )
         == WHOLE
     )

@@ -13,24 +13,24 @@ from tests.support.values import (
     TARGET,
     charon_state,
     derived,
+    encoded,
     per_id,
     policy,
     record,
-    spelled,
 )
 
 WANTED = derived(per_id(SOURCE), record())
 
 
 def planned(desired: Desired, state: CharonState) -> tuple[Operation, ...]:
-    return plan(*spelled(desired), state)
+    return plan(*encoded(desired), state)
 
 
 def holding(*desired: Desired) -> CharonState:
     """A charon that holds exactly this."""
     secrets, conns = [], {}
     for each in desired:
-        spelled_secrets, spelled_conns = spelled(each)
+        spelled_secrets, spelled_conns = encoded(each)
         secrets += [s.id for s in spelled_secrets]
         conns.update({c.name: [c.child] for c in spelled_conns})
     return charon_state(secrets, conns)
@@ -43,7 +43,7 @@ def words(operations: tuple[Operation, ...]) -> list[str]:
 def test_an_empty_charon_gets_secrets_first_then_connections() -> None:
     operations = planned(WANTED, charon_state())
     assert words(operations) == ["load-shared", "load-conn"]
-    (secret,), (connection,) = spelled(WANTED)
+    (secret,), (connection,) = encoded(WANTED)
     assert [(o.item, o.message) for o in operations] == [
         (secret.id, secret.message),
         (connection.name, connection.message),
@@ -51,10 +51,10 @@ def test_an_empty_charon_gets_secrets_first_then_connections() -> None:
 
 
 def test_secrets_that_charon_cannot_list_are_left_as_they_are() -> None:
-    held = dataclasses.replace(holding(WANTED), secrets=None)
-    assert planned(WANTED, held) == ()
-    assert words(planned(WANTED, dataclasses.replace(held, conns={}))) == ["load-conn"]
-    assert words(planned(derived(), held)) == ["unload-conn"]
+    previously_managed = dataclasses.replace(holding(WANTED), secrets=None)
+    assert planned(WANTED, previously_managed) == ()
+    assert words(planned(WANTED, dataclasses.replace(previously_managed, conns={}))) == ["load-conn"]
+    assert words(planned(derived(), previously_managed)) == ["unload-conn"]
 
 
 def test_nothing_is_done_to_a_charon_that_holds_what_is_wanted() -> None:
@@ -75,7 +75,7 @@ def test_a_rotated_key_is_loaded_before_the_old_one_is_unloaded() -> None:
     rotated = derived(per_id(SOURCE, secret=b"the new key"), record())
     operations = planned(rotated, holding(WANTED))
     assert words(operations) == ["load-shared", "unload-conn", "load-conn", "unload-shared"]
-    (old,), (new,) = spelled(WANTED)[0], spelled(rotated)[0]
+    (old,), (new,) = encoded(WANTED)[0], encoded(rotated)[0]
     assert (operations[0].item, operations[-1].item) == (new.id, old.id)
 
 
@@ -87,7 +87,7 @@ def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
         ("load-conn", "iscsi-ipsec-10.0.0.20-3260"),
     ]
     assert operations[0].message == {"name": "iscsi-ipsec-10.0.0.20-3260"}
-    assert operations[1].message == spelled(changed)[1][0].message
+    assert operations[1].message == encoded(changed)[1][0].message
 
 
 def test_a_change_of_one_portal_touches_no_other() -> None:
@@ -103,7 +103,7 @@ def test_what_nothing_asks_for_goes_connections_before_secrets() -> None:
     assert words(operations) == ["unload-conn", "unload-shared"]
     assert [o.message for o in operations] == [
         {"name": "iscsi-ipsec-10.0.0.20-3260"},
-        {"id": spelled(WANTED)[0][0].id},
+        {"id": encoded(WANTED)[0][0].id},
     ]
 
 
@@ -115,15 +115,19 @@ def test_foreign_names_are_never_touched() -> None:
 
 
 def test_a_connection_with_an_additional_child_is_put_right() -> None:
-    held = holding(WANTED)
-    (name,) = held.conns
-    meddled = dataclasses.replace(held, conns={name: held.conns[name] | {"foreign"}})
+    previously_managed = holding(WANTED)
+    (name,) = previously_managed.conns
+    meddled = dataclasses.replace(
+        previously_managed, conns={name: previously_managed.conns[name] | {"foreign"}}
+    )
     assert words(planned(WANTED, meddled)) == ["unload-conn", "load-conn"]
 
 
 def test_a_connection_without_children_is_put_right() -> None:
-    held = holding(WANTED)
-    meddled = dataclasses.replace(held, conns=dict.fromkeys(held.conns, frozenset[str]()))
+    previously_managed = holding(WANTED)
+    meddled = dataclasses.replace(
+        previously_managed, conns=dict.fromkeys(previously_managed.conns, frozenset[str]())
+    )
     assert words(planned(WANTED, meddled)) == ["unload-conn", "load-conn"]
 
 

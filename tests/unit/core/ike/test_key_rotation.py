@@ -9,12 +9,12 @@ import pytest
 
 from iscsi_ipsec.base.charon_sa import IkeSa
 from iscsi_ipsec.base.policy import IkeMode, Role
-from iscsi_ipsec.core.decide.desired import Contest, Desired, Rotation
+from iscsi_ipsec.core.decide.desired import Desired, Rotation, RotationId
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.ike_failures import doubts_key
-from iscsi_ipsec.core.ike.key_rotation import TRY_AGAIN, UNNAMED, Front, turn
-from iscsi_ipsec.core.ike.sa_lifecycle import RETRY_DELAYS, Attempts, TerminateIke, Upheld, plan_sas
-from iscsi_ipsec.core.ike.vici_messages import SpelledConnection, front_ids
+from iscsi_ipsec.core.ike.key_rotation import TRY_AGAIN, UNNAMED, PresentedKey, choose_presented_key
+from iscsi_ipsec.core.ike.sa_lifecycle import RETRY_DELAYS, RetryState, SaTarget, TerminateIke, plan_sas
+from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, presented_ids
 from tests.support.values import (
     DIGEST_KEY,
     SOURCE,
@@ -22,6 +22,7 @@ from tests.support.values import (
     child_sa,
     choice,
     derived,
+    encoded,
     group,
     ike_sa,
     per_id,
@@ -29,7 +30,6 @@ from tests.support.values import (
     previous,
     record,
     serves,
-    spelled,
     view_of,
 )
 
@@ -37,22 +37,24 @@ STAGED = per_id("db1", previous=previous())
 NEW, OLD = STAGED.secret, previous().secret
 
 
-def initiating(ike: IkeMode = IkeMode.V2, *, lagging: bool | None = None) -> Desired:
+def initiating(ike: IkeMode = IkeMode.V2, *, previous_key_first: bool | None = None) -> Desired:
     flags = choice(ike)
     desired = derived(per_id("db1", previous=previous(), flags=flags), record())
-    if lagging is None:
+    if previous_key_first is None:
         return desired
-    fronts = {r.contest: lagging for r in desired.rotations}
-    return derived(per_id("db1", previous=previous(), flags=flags), record(), lagging=fronts)
+    presented_keys = {r.rotation_id: previous_key_first for r in desired.rotations}
+    return derived(
+        per_id("db1", previous=previous(), flags=flags), record(), previous_key_first=presented_keys
+    )
 
 
 def serving(ike: IkeMode = IkeMode.V2) -> Desired:
     return derived(per_id("db1", previous=previous(), flags=choice(ike)), serves())
 
 
-def only(desired: Desired) -> tuple[Rotation, SpelledConnection]:
+def only(desired: Desired) -> tuple[Rotation, EncodedConnection]:
     (rotation,) = desired.rotations
-    (connection,) = spelled(desired)[1]
+    (connection,) = encoded(desired)[1]
     return rotation, connection
 
 
@@ -107,9 +109,9 @@ def test_a_key_that_no_connection_uses_waits_without_its_previous_one() -> None:
 
 
 def test_the_order_is_in_the_names_and_what_was_loaded_before_is_not_loaded_again() -> None:
-    before, _ = spelled(derived(per_id("db1", secret=OLD.reveal()), record()))
-    secrets, _ = spelled(initiating())
-    turned, _ = spelled(initiating(lagging=True))
+    before, _ = encoded(derived(per_id("db1", secret=OLD.reveal()), record()))
+    secrets, _ = encoded(initiating())
+    turned, _ = encoded(initiating(previous_key_first=True))
     assert secrets[0].id == before[0].id
     assert secrets[1].above == secrets[0].id
     assert not {s.id for s in secrets} & {s.id for s in turned}
@@ -118,32 +120,32 @@ def test_the_order_is_in_the_names_and_what_was_loaded_before_is_not_loaded_agai
 
 
 def test_the_key_that_goes_first_is_loaded_again_when_the_other_was_lost() -> None:
-    secrets, _ = spelled(initiating())
+    secrets, _ = encoded(initiating())
     state = charon_state([secrets[1].id])
     assert [o.item for o in plan(secrets, (), state)] == [secrets[0].id, secrets[1].id]
     assert plan(secrets, (), charon_state(s.id for s in secrets)) == ()
 
 
 def test_what_charon_holds_tells_which_key_goes_first() -> None:
-    for lagging in (False, True):
-        desired = initiating(lagging=lagging)
-        secrets, _ = spelled(desired)
-        new_first, old_first = front_ids(desired.rotations[0], DIGEST_KEY)
-        assert (old_first if lagging else new_first) == secrets[1].id
-        assert (new_first if lagging else old_first) not in {s.id for s in secrets}
+    for previous_key_first in (False, True):
+        desired = initiating(previous_key_first=previous_key_first)
+        secrets, _ = encoded(desired)
+        new_first, old_first = presented_ids(desired.rotations[0], DIGEST_KEY)
+        assert (old_first if previous_key_first else new_first) == secrets[1].id
+        assert (new_first if previous_key_first else old_first) not in {s.id for s in secrets}
 
 
 # -- names of children
 
 
 def test_a_child_of_the_previous_key_is_named_as_before_the_rotation() -> None:
-    before = spelled(derived(per_id("db1", secret=OLD.reveal()), record()))[1][0]
-    assert only(initiating(lagging=True))[1].child == before.child
+    before = encoded(derived(per_id("db1", secret=OLD.reveal()), record()))[1][0]
+    assert only(initiating(previous_key_first=True))[1].child == before.child
 
 
 def test_a_child_of_the_new_key_has_another_name_than_after_the_rotation() -> None:
     """In IKEv2 the peer may have proved itself with the previous key: no such SA outlives it."""
-    after = spelled(derived(per_id("db1"), record()))[1][0]
+    after = encoded(derived(per_id("db1"), record()))[1][0]
     assert only(initiating())[1].key_part != after.key_part
     assert only(initiating())[1].rotation is not None
     assert only(initiating())[1].rotation.current == after.key_part  # type: ignore[union-attr]  # just seen
@@ -152,14 +154,14 @@ def test_a_child_of_the_new_key_has_another_name_than_after_the_rotation() -> No
 def test_a_targets_children_are_named_alike_whichever_key_goes_first() -> None:
     desired = serving()
     (rotation,) = desired.rotations
-    turned = derived(STAGED, serves(), lagging={rotation.contest: False})
-    assert only(turned)[0].lagging is False
+    turned = derived(STAGED, serves(), previous_key_first={rotation.rotation_id: False})
+    assert only(turned)[0].previous_key_first is False
     assert only(turned)[1] == only(derived(STAGED, serves()))[1]
 
 
 def test_the_end_of_the_time_is_no_part_of_any_name() -> None:
     later = per_id("db1", previous=dataclasses.replace(previous(), until=previous().until.replace(year=2040)))
-    one, two = spelled(derived(later, record())), spelled(derived(STAGED, record()))
+    one, two = encoded(derived(later, record())), encoded(derived(STAGED, record()))
     assert [s.id for s in one[0]] == [s.id for s in two[0]]
     assert one[1][0].child == two[1][0].child
 
@@ -168,30 +170,32 @@ def test_the_end_of_the_time_is_no_part_of_any_name() -> None:
 
 
 class Turning:
-    """Calls :func:`turn` again and again as a daemon does."""
+    """Calls :func:`choose_presented_key` again and again as a daemon does."""
 
     def __init__(self, desired: Desired) -> None:
         self.rotation, self.connection = only(desired)
         assert self.connection.rotation
         self.names = self.connection.rotation
-        self.fronts: dict[Contest, Front] = {}
+        self.presented_keys: dict[RotationId, PresentedKey] = {}
         self.doubts: dict[str, int] = {}
         self.now = 1000.0
         self.due: float | None = None
 
-    def lagging(self, *sas: IkeSa, doubt: bool | str = False, after: float = 0.0) -> bool:
+    def previous_key_first(self, *sas: IkeSa, doubt: bool | str = False, after: float = 0.0) -> bool:
         self.now += after
         if doubt is not False:
             name = self.connection.name if doubt is True else str(doubt)
             self.doubts[name] = self.doubts.get(name, 0) + 1
         rotation = self.rotation
-        if self.fronts:
-            rotation = dataclasses.replace(rotation, lagging=self.fronts[rotation.contest].lagging)
-        fronts, self.due = turn(
-            [(rotation, (self.connection,))], self.fronts, sas, self.doubts, self.now
+        if self.presented_keys:
+            rotation = dataclasses.replace(
+                rotation, previous_key_first=self.presented_keys[rotation.rotation_id].previous_key_first
+            )
+        presented_keys, self.due = choose_presented_key(
+            [(rotation, (self.connection,))], self.presented_keys, sas, self.doubts, self.now
         )  # fmt: skip
-        self.fronts = dict(fronts)
-        return fronts[rotation.contest].lagging
+        self.presented_keys = dict(presented_keys)
+        return presented_keys[rotation.rotation_id].previous_key_first
 
     def sa(self, part: str) -> IkeSa:
         name = self.connection.name
@@ -208,111 +212,111 @@ class Turning:
 
 def test_an_initiator_that_is_refused_shows_the_previous_key_at_once() -> None:
     turning = Turning(initiating())
-    assert turning.lagging(turning.old) is False
-    assert turning.lagging(turning.old, doubt=True) is True
+    assert turning.previous_key_first(turning.old) is False
+    assert turning.previous_key_first(turning.old, doubt=True) is True
 
 
 def test_a_refusal_of_another_connection_turns_nothing() -> None:
     turning = Turning(initiating())
-    assert turning.lagging(doubt="iscsi-ipsec-another") is False
-    assert turning.lagging(doubt=UNNAMED) is False
+    assert turning.previous_key_first(doubt="iscsi-ipsec-another") is False
+    assert turning.previous_key_first(doubt=UNNAMED) is False
 
 
 def test_the_new_key_is_tried_again_now_and_then_while_the_previous_one_has_an_sa() -> None:
     turning = Turning(initiating())
-    turning.lagging(turning.old)
-    turning.lagging(turning.old, doubt=True)
-    assert turning.lagging(turning.old, after=TRY_AGAIN - 1) is True
+    turning.previous_key_first(turning.old)
+    turning.previous_key_first(turning.old, doubt=True)
+    assert turning.previous_key_first(turning.old, after=TRY_AGAIN - 1) is True
     assert turning.due == turning.now + 1
-    assert turning.lagging(turning.old, after=1) is False
-    assert turning.lagging(turning.old, after=30) is False, "until it is refused"
-    assert turning.lagging(turning.old, doubt=True) is True
+    assert turning.previous_key_first(turning.old, after=1) is False
+    assert turning.previous_key_first(turning.old, after=30) is False, "until it is refused"
+    assert turning.previous_key_first(turning.old, doubt=True) is True
 
 
 def test_when_the_sa_of_the_previous_key_is_lost_the_new_key_is_tried_first() -> None:
     turning = Turning(initiating())
-    turning.lagging(turning.old)
-    turning.lagging(turning.old, doubt=True)
-    assert turning.lagging(turning.old) is True
-    assert turning.lagging() is False
+    turning.previous_key_first(turning.old)
+    turning.previous_key_first(turning.old, doubt=True)
+    assert turning.previous_key_first(turning.old) is True
+    assert turning.previous_key_first() is False
 
 
 def test_an_sa_of_the_previous_key_that_is_lost_at_once_counts_as_well() -> None:
     turning = Turning(initiating())
-    turning.lagging(turning.old)
-    turning.lagging(turning.old, doubt=True)
-    assert turning.lagging() is False
+    turning.previous_key_first(turning.old)
+    turning.previous_key_first(turning.old, doubt=True)
+    assert turning.previous_key_first() is False
 
 
 def test_an_sa_that_the_previous_key_brought_counts_when_it_is_lost() -> None:
     turning = Turning(initiating())
-    turning.lagging()
-    turning.lagging(doubt=True)
-    assert turning.lagging(turning.old) is True
-    assert turning.lagging() is False
+    turning.previous_key_first()
+    turning.previous_key_first(doubt=True)
+    assert turning.previous_key_first(turning.old) is True
+    assert turning.previous_key_first() is False
 
 
 def test_the_previous_key_is_not_left_without_a_refusal_however_long_it_takes() -> None:
     turning = Turning(initiating())
-    turning.lagging()
-    turning.lagging(doubt=True)
-    assert turning.lagging(after=10 * TRY_AGAIN) is True
+    turning.previous_key_first()
+    turning.previous_key_first(doubt=True)
+    assert turning.previous_key_first(after=10 * TRY_AGAIN) is True
     assert turning.due is None
 
 
 def test_where_both_are_refused_they_take_turns_ever_more_slowly() -> None:
     turning = Turning(initiating())
-    turning.lagging()
+    turning.previous_key_first()
     gaps = []
     for _ in range(8):
-        assert turning.lagging(doubt=True) is True, "the previous one at once"
+        assert turning.previous_key_first(doubt=True) is True, "the previous one at once"
         begun = turning.now
-        assert turning.lagging(doubt=True) is True, "not the new one at once"
+        assert turning.previous_key_first(doubt=True) is True, "not the new one at once"
         assert turning.due is not None
         gaps.append(turning.due - begun)
-        assert turning.lagging(after=turning.due - turning.now) is False
+        assert turning.previous_key_first(after=turning.due - turning.now) is False
     assert gaps == [*RETRY_DELAYS, *[RETRY_DELAYS[-1]] * 3]
 
 
 def test_with_an_sa_of_the_new_key_no_refusal_turns_back() -> None:
     turning = Turning(initiating())
-    assert turning.lagging(turning.new, doubt=True) is False
-    assert turning.lagging(turning.new) is False
-    assert turning.lagging() is False, "what was said meanwhile does not count later"
+    assert turning.previous_key_first(turning.new, doubt=True) is False
+    assert turning.previous_key_first(turning.new) is False
+    assert turning.previous_key_first() is False, "what was said meanwhile does not count later"
 
 
 def test_an_sa_made_with_the_new_key_before_the_rotation_counts_as_one() -> None:
-    turning = Turning(initiating(lagging=True))
-    assert turning.lagging(turning.sa(turning.names.current)) is False
+    turning = Turning(initiating(previous_key_first=True))
+    assert turning.previous_key_first(turning.sa(turning.names.current)) is False
 
 
 def test_an_ikev2_target_turns_when_a_peer_turns_away_and_back_when_one_does_again() -> None:
     turning = Turning(serving())
-    assert turning.lagging() is True
-    assert turning.lagging(doubt=True) is False
-    assert turning.lagging() is False
-    assert turning.lagging(doubt=True) is True
+    assert turning.previous_key_first() is True
+    assert turning.previous_key_first(doubt=True) is False
+    assert turning.previous_key_first() is False
+    assert turning.previous_key_first(doubt=True) is True
 
 
 @pytest.mark.parametrize("ike", [IkeMode.MAIN, IkeMode.AGGRESSIVE])
 def test_an_ikev1_target_turns_at_every_second_refusal(ike: IkeMode) -> None:
     turning = Turning(serving(ike))
-    turning.lagging()
-    assert [turning.lagging(doubt=True) for _ in range(4)] == [True, False, False, True]
+    turning.previous_key_first()
+    assert [turning.previous_key_first(doubt=True) for _ in range(4)] == [True, False, False, True]
 
 
 def test_only_main_modes_target_heeds_what_has_no_name() -> None:
     for ike, turns in ((IkeMode.MAIN, True), (IkeMode.AGGRESSIVE, False), (IkeMode.V2, False)):
         turning = Turning(serving(ike))
-        turning.lagging()
-        after = [turning.lagging(doubt=UNNAMED) for _ in range(4)]
+        turning.previous_key_first()
+        after = [turning.previous_key_first(doubt=UNNAMED) for _ in range(4)]
         assert after == ([True, False, False, True] if turns else [True] * 4)
 
 
 def test_a_target_in_a_rotation_keeps_no_initiator_from_its_turn() -> None:
     found = [(rotation, (connection,)) for rotation, connection in (only(serving()), only(initiating()))]
-    fronts, _ = turn(found, {}, (), {}, 1000.0)
-    assert [fronts[rotation.contest].lagging for rotation, _ in found] == [True, False]
+    presented_keys, _ = choose_presented_key(found, {}, (), {}, 1000.0)
+    assert [presented_keys[rotation.rotation_id].previous_key_first for rotation, _ in found] == [True, False]
 
 
 @pytest.mark.parametrize("ike", [IkeMode.MAIN, IkeMode.AGGRESSIVE])
@@ -320,27 +324,27 @@ def test_two_hosts_that_both_have_both_keys_meet(ike: IkeMode) -> None:
     """Both must show the same key in IKEv1, and each learns only that it failed."""
     for target_first in (False, True):
         host, target = Turning(initiating(ike)), Turning(serving(ike))
-        shown, expected = host.lagging(), target.lagging()
+        shown, expected = host.previous_key_first(), target.previous_key_first()
         for _ in range(2 if target_first else 0):
-            expected = target.lagging(doubt=True)
+            expected = target.previous_key_first(doubt=True)
         for _attempt in range(3):
             if shown is expected:
                 break
-            shown, expected = host.lagging(doubt=True), target.lagging(doubt=True)
+            shown, expected = host.previous_key_first(doubt=True), target.previous_key_first(doubt=True)
         assert shown is expected
 
 
 def test_another_key_in_the_file_begins_anew() -> None:
     turning = Turning(initiating())
-    turning.lagging(turning.old)
-    turning.lagging(turning.old, doubt=True)
+    turning.previous_key_first(turning.old)
+    turning.previous_key_first(turning.old, doubt=True)
     newer = derived(per_id("db1", secret=b"the newest key of all", previous=previous()), record())
     (rotation,) = newer.rotations
-    fronts, _ = turn(
-        [(rotation, spelled(newer)[1])], turning.fronts, (), turning.doubts, turning.now
+    presented_keys, _ = choose_presented_key(
+        [(rotation, encoded(newer)[1])], turning.presented_keys, (), turning.doubts, turning.now
     )  # fmt: skip
-    assert fronts[rotation.contest].lagging is False
-    assert len(fronts) == 1
+    assert presented_keys[rotation.rotation_id].previous_key_first is False
+    assert len(presented_keys) == 1
 
 
 @pytest.mark.parametrize(
@@ -365,17 +369,17 @@ def test_what_charon_says_when_the_peer_would_rather_have_another_key(line: str,
 # -- what ends
 
 
-def upheld(desired: Desired) -> Upheld:
+def targets(desired: Desired) -> SaTarget:
     rotation, connection = only(desired)
     assert connection.rotation
-    return Upheld(
+    return SaTarget(
         name=connection.name, child=connection.child, key_part=connection.key_part,
         initiator=rotation.connections[0].role is Role.INITIATOR, wanted_now=False, valid=connection.rotation.parts,
     )  # fmt: skip
 
 
-def for_ten_minutes(wanted: Upheld, sas: Iterable[IkeSa]) -> list[TerminateIke]:
-    memory: Mapping[str, Attempts] = {}
+def for_ten_minutes(wanted: SaTarget, sas: Iterable[IkeSa]) -> list[TerminateIke]:
+    memory: Mapping[str, RetryState] = {}
     ended = []
     for now in range(0, 600, 5):
         made, memory = plan_sas([wanted], sas, memory, float(now))
@@ -386,8 +390,8 @@ def for_ten_minutes(wanted: Upheld, sas: Iterable[IkeSa]) -> list[TerminateIke]:
 def test_an_sa_of_the_previous_key_outlives_the_grace_of_a_changed_key() -> None:
     for desired in (initiating(), serving()):
         turning = Turning(desired)
-        assert for_ten_minutes(upheld(desired), [turning.old]) == []
-        without = dataclasses.replace(upheld(desired), valid=frozenset())
+        assert for_ten_minutes(targets(desired), [turning.old]) == []
+        without = dataclasses.replace(targets(desired), valid=frozenset())
         assert for_ten_minutes(without, [turning.old]) != [], "the control"
 
 
@@ -395,14 +399,14 @@ def test_a_target_ends_no_sa_of_the_previous_key_because_a_peer_came_with_the_ne
     turning = Turning(serving())
     child = child_sa(turning.connection.child, 2, conn=turning.connection.name)
     new = ike_sa(child, unique_id=2, conn=turning.connection.name)
-    assert for_ten_minutes(upheld(serving()), [turning.old, new]) == []
+    assert for_ten_minutes(targets(serving()), [turning.old, new]) == []
 
 
 def test_an_initiator_ends_its_sa_of_the_previous_key_when_the_new_one_carries() -> None:
     turning = Turning(initiating())
     child = child_sa(turning.connection.child, 2, conn=turning.connection.name)
     new = ike_sa(child, unique_id=2, conn=turning.connection.name)
-    made, _ = plan_sas([upheld(initiating())], [turning.old, new], {}, 0.0)
+    made, _ = plan_sas([targets(initiating())], [turning.old, new], {}, 0.0)
     assert [getattr(o, "ike_id", None) for o in made] == [1]
 
 

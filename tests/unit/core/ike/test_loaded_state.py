@@ -7,14 +7,15 @@ import dataclasses
 import pytest
 
 from iscsi_ipsec.base.policy import Role, Start, Tuning
-from iscsi_ipsec.core.ike.loaded_state import loaded_connections, upheld_connections
-from iscsi_ipsec.core.ike.sa_lifecycle import Upheld
+from iscsi_ipsec.core.ike.loaded_state import loaded_connections, sa_targets
+from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget
 from tests.support.values import (
     SOURCE,
     address,
     charon_state,
     connection,
     derived,
+    encoded,
     group,
     per_id,
     policy,
@@ -22,7 +23,6 @@ from tests.support.values import (
     previous,
     record,
     serves,
-    spelled,
 )
 
 # -- loaded
@@ -41,7 +41,7 @@ WANTED = derived(
     record("10.0.0.21"),
     local=[SOURCE, "10.0.0.250"],
 )
-SECRETS, CONNECTIONS = spelled(WANTED)
+SECRETS, CONNECTIONS = encoded(WANTED)
 ALL = {c.name for c in CONNECTIONS}
 (SERVED,) = (c.name for c in WANTED.connections if c.role is Role.TARGET)
 CHILDREN = {c.name: [c.child] for c in CONNECTIONS}
@@ -99,19 +99,19 @@ def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> No
         group(previous=previous()), policy(start, tuning=Tuning(start=Start.START)), *map(record, hosts),
         per_id("db7", portals=["10.0.0.250"]), serves("10.0.0.250"), local=[SOURCE, "10.0.0.250"],
     )  # fmt: skip
-    names = {c.name: c for c in spelled(desired)[1]}
+    names = {c.name: c for c in encoded(desired)[1]}
     valid = {name: c.rotation.parts for name, c in names.items() if c.rotation}
     assert valid.keys() == named(*hosts) == names.keys() - {SERVED}
 
-    def seen(name: str, *, wanted_now: bool, initiator: bool = True) -> Upheld:
-        return Upheld(
+    def seen(name: str, *, wanted_now: bool, initiator: bool = True) -> SaTarget:
+        return SaTarget(
             name=name, child=names[name].child, key_part=names[name].key_part,
             valid=valid.get(name, frozenset()), initiator=initiator, wanted_now=wanted_now,
         )  # fmt: skip
 
-    assert upheld_connections(
+    assert sa_targets(
         desired.connections,
-        spelled(desired)[1],
+        encoded(desired)[1],
         dict.fromkeys(names.keys() - named(unloaded), frozenset[str]()),
         frozenset({portal(session), portal(f"{none}:3261")}),
         frozenset({address(packets)}),
@@ -125,9 +125,7 @@ def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> No
 
 def test_user_space_esp_is_wanted_always_since_nothing_else_would_ask_for_it() -> None:
     in_kernel = connection(per_id("db1"), record())
-    names = spelled(derived(per_id("db1"), record()))[1]
+    names = encoded(derived(per_id("db1"), record()))[1]
     for each in (in_kernel, dataclasses.replace(in_kernel, user_space_esp=True)):
-        (found,) = upheld_connections(
-            (each,), names, {each.name: frozenset()}, frozenset(), frozenset(), frozenset()
-        )
+        (found,) = sa_targets((each,), names, {each.name: frozenset()}, frozenset(), frozenset(), frozenset())
         assert found.wanted_now is each.user_space_esp

@@ -16,13 +16,13 @@ from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.desired import Connection, Rotation, SecretEntry
 from iscsi_ipsec.core.ike.vici_messages import (
     PREFIX,
-    SpelledConnection,
-    SpelledRotation,
-    SpelledSecret,
-    front_ids,
-    spell_connection,
-    spell_id,
-    spell_secret,
+    EncodedConnection,
+    EncodedRotation,
+    EncodedSecret,
+    encode_connection,
+    encode_id,
+    encode_secret,
+    presented_ids,
 )
 from tests.support.values import (
     DIGEST_KEY,
@@ -45,20 +45,20 @@ def entry(*owners: str, data: bytes = b"k" * 20, keys: tuple[str, ...] = ("db1",
     return SecretEntry(owners=tuple(map(identity, owners)), secret=Secret(data), keys=keys)
 
 
-def spell(of: Connection) -> SpelledConnection:
-    return spell_connection(of, DIGEST_KEY)
+def spell(of: Connection) -> EncodedConnection:
+    return encode_connection(of, DIGEST_KEY)
 
 
-def ike_of(spelled: SpelledConnection) -> Mapping[str, Any]:
-    section = spelled.message[spelled.name]
+def ike_of(encoded: EncodedConnection) -> Mapping[str, Any]:
+    section = encoded.message[encoded.name]
     assert isinstance(section, Mapping)
     return section
 
 
-def child_of(spelled: SpelledConnection) -> Mapping[str, Any]:
-    children = ike_of(spelled)["children"]
-    assert list(children) == [spelled.child]
-    child = children[spelled.child]
+def child_of(encoded: EncodedConnection) -> Mapping[str, Any]:
+    children = ike_of(encoded)["children"]
+    assert list(children) == [encoded.child]
+    child = children[encoded.child]
     assert isinstance(child, Mapping)
     return child
 
@@ -67,7 +67,7 @@ def child_of(spelled: SpelledConnection) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("type", "text", "spelled"),
+    ("type", "text", "encoded"),
     [
         (IdType.ID_FQDN, "db1.example.com", "fqdn:db1.example.com"),
         (IdType.ID_FQDN, "10.0.0.5", "fqdn:10.0.0.5"),
@@ -85,19 +85,19 @@ def child_of(spelled: SpelledConnection) -> Mapping[str, Any]:
         (IdType.ID_IPV6_ADDR, "FD00:0::5", "fd00::5"),
     ],
 )
-def test_each_identity_type_has_charons_prefix_for_it(type: IdType, text: str, spelled: str) -> None:
-    assert spell_id(IkeId.parse(type, text)) == spelled
+def test_each_identity_type_has_charons_prefix_for_it(type: IdType, text: str, encoded: str) -> None:
+    assert encode_id(IkeId.parse(type, text)) == encoded
 
 
 def test_a_network_of_initiators_is_spelled_as_it_is() -> None:
-    assert spell_id(ipaddress.ip_network("10.0.0.0/24")) == "10.0.0.0/24"
+    assert encode_id(ipaddress.ip_network("10.0.0.0/24")) == "10.0.0.0/24"
 
 
 # -- secrets
 
 
 def test_a_secrets_message_names_its_owners_and_carries_the_key_unopened() -> None:
-    secret = spell_secret(entry(SOURCE, "db1"), DIGEST_KEY)
+    secret = encode_secret(entry(SOURCE, "db1"), DIGEST_KEY)
     data = secret.message["data"]
     assert isinstance(data, Secret)
     assert data.reveal() == b"k" * 20
@@ -106,11 +106,11 @@ def test_a_secrets_message_names_its_owners_and_carries_the_key_unopened() -> No
 
 def test_a_secret_always_has_owners_since_charon_takes_none_for_everyone() -> None:
     for desired in (derived(per_id(SOURCE), per_id("db1"), record()), derived(serves(), per_id("db1"))):
-        assert all(spell_secret(e, DIGEST_KEY).message["owners"] for e in desired.secrets)
+        assert all(encode_secret(e, DIGEST_KEY).message["owners"] for e in desired.secrets)
 
 
 def test_a_secrets_id_is_a_digest_with_our_prefix() -> None:
-    id = spell_secret(entry("db1"), DIGEST_KEY).id
+    id = encode_secret(entry("db1"), DIGEST_KEY).id
     assert id.startswith("iscsi-ipsec-")
     digits = id.removeprefix(PREFIX)
     assert len(digits) == 16
@@ -128,33 +128,33 @@ def test_a_secrets_id_is_a_digest_with_our_prefix() -> None:
     ],
 )
 def test_a_secrets_id_changes_with_its_data_and_its_owners(other: SecretEntry) -> None:
-    assert spell_secret(other, DIGEST_KEY).id != spell_secret(entry("db1"), DIGEST_KEY).id
+    assert encode_secret(other, DIGEST_KEY).id != encode_secret(entry("db1"), DIGEST_KEY).id
 
 
 def test_owners_that_look_alike_when_joined_give_different_ids() -> None:
     one, two = entry("ab", "c"), entry("a", "bc")
-    assert spell_secret(one, DIGEST_KEY).id != spell_secret(two, DIGEST_KEY).id
+    assert encode_secret(one, DIGEST_KEY).id != encode_secret(two, DIGEST_KEY).id
 
 
 def test_a_secrets_id_does_not_depend_on_the_files_name() -> None:
     assert (
-        spell_secret(entry("db1", keys=("other",)), DIGEST_KEY).id
-        == spell_secret(entry("db1"), DIGEST_KEY).id
+        encode_secret(entry("db1", keys=("other",)), DIGEST_KEY).id
+        == encode_secret(entry("db1"), DIGEST_KEY).id
     )
 
 
 def test_without_the_digest_key_the_id_tells_nothing() -> None:
-    assert spell_secret(entry("db1"), b"another").id != spell_secret(entry("db1"), DIGEST_KEY).id
+    assert encode_secret(entry("db1"), b"another").id != encode_secret(entry("db1"), DIGEST_KEY).id
 
 
 # -- connections
 
 
 def test_the_child_is_named_after_key_and_settings_with_our_prefix() -> None:
-    spelled = spell(connection())
-    assert spelled.name == "iscsi-ipsec-10.0.0.20-3260"
-    assert spelled.child.startswith(spelled.key_part)
-    assert spelled.key_part.startswith(PREFIX)
+    encoded = spell(connection())
+    assert encoded.name == "iscsi-ipsec-10.0.0.20-3260"
+    assert encoded.child.startswith(encoded.key_part)
+    assert encoded.key_part.startswith(PREFIX)
 
 
 def test_an_ipv6_connection_is_named_by_its_address() -> None:
@@ -213,9 +213,9 @@ def test_every_change_of_the_message_shows_in_the_childs_name() -> None:
                 *(Tuning(ike_rekey_time=n) for n in (60, 3600, 86400)),
                 Tuning(dpd_delay=1),
             ):
-                spelled = spell(dataclasses.replace(BASE, ike=ike, esp=esp, tuning=tuning))
-                told = by_child.setdefault((spelled.name, spelled.child), spelled.message)
-                assert told == spelled.message
+                encoded = spell(dataclasses.replace(BASE, ike=ike, esp=esp, tuning=tuning))
+                reported = by_child.setdefault((encoded.name, encoded.child), encoded.message)
+                assert reported == encoded.message
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ def test_user_space_esp_is_told_of_no_trap() -> None:
 
 
 def test_a_served_portal_waits_for_anyone_but_names_the_peer() -> None:
-    spelled = spell(connection(serves(), per_id("db1"), local=()))
-    assert ike_of(spelled)["remote_addrs"] == ["%any"]
-    assert ike_of(spelled)["remote"]["id"] == "fqdn:db1"
-    assert child_of(spelled)["start_action"] == "none"
+    encoded = spell(connection(serves(), per_id("db1"), local=()))
+    assert ike_of(encoded)["remote_addrs"] == ["%any"]
+    assert ike_of(encoded)["remote"]["id"] == "fqdn:db1"
+    assert child_of(encoded)["start_action"] == "none"
 
 
 def test_dead_peers_are_looked_for_unless_switched_off() -> None:
@@ -325,17 +325,17 @@ def leaves(value: object) -> Iterator[object]:
 def test_nothing_but_the_secrets_data_carries_the_key() -> None:
     canary = b"canary-4f1d2c"
     desired = derived(per_id(SOURCE, "psk", secret=canary, flags=choice()), record())
-    spelled = [spell_secret(e, DIGEST_KEY) for e in desired.secrets]
+    encoded = [encode_secret(e, DIGEST_KEY) for e in desired.secrets]
     conns = [spell(c) for c in desired.connections]
-    for message in (*(s.message for s in spelled), *(c.message for c in conns)):
+    for message in (*(s.message for s in encoded), *(c.message for c in conns)):
         for leaf in leaves(message):
             assert isinstance(leaf, str | Secret)
             if isinstance(leaf, str):
                 assert "canary" not in leaf
-    holders = [name for s in spelled for name, value in s.message.items() if isinstance(value, Secret)]
+    holders = [name for s in encoded for name, value in s.message.items() if isinstance(value, Secret)]
     assert holders == ["data"]
     assert not [leaf for c in conns for leaf in leaves(c.message) if isinstance(leaf, Secret)]
-    assert "canary" not in repr(spelled) + repr(conns)
+    assert "canary" not in repr(encoded) + repr(conns)
     assert json.dumps([c.message for c in conns], default=str)
 
 
@@ -344,9 +344,9 @@ def test_nothing_but_the_secrets_data_carries_the_key() -> None:
 
 def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
     of = connection()
-    spelled = spell(of)
-    assert spelled.child == "iscsi-ipsec-b3f57c66-dc3e4c6a-beb9b4c9"
-    assert spelled.message == {
+    encoded = spell(of)
+    assert encoded.child == "iscsi-ipsec-b3f57c66-dc3e4c6a-beb9b4c9"
+    assert encoded.message == {
         "iscsi-ipsec-10.0.0.20-3260": {
             "version": "2",
             "local_addrs": ["10.0.0.1"],
@@ -359,7 +359,7 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
             "mobike": "no",
             "dpd_delay": "10s",
             "children": {
-                spelled.child: {
+                encoded.child: {
                     "mode": "transport",
                     "local_ts": ["dynamic[6]"],
                     "remote_ts": ["dynamic[6/3260]"],
@@ -377,9 +377,9 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
 
 def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this() -> None:
     (of,) = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5")).connections
-    spelled = spell(of)
-    assert spelled.child == "iscsi-ipsec-e2db09e7-3d27666c-6d3658ad"
-    assert spelled.message == {
+    encoded = spell(of)
+    assert encoded.child == "iscsi-ipsec-e2db09e7-3d27666c-6d3658ad"
+    assert encoded.message == {
         "iscsi-ipsec-10.0.0.1-3260-10.0.0.5": {
             "version": "1",
             "aggressive": "no",
@@ -393,7 +393,7 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
             "dpd_delay": "10s",
             "dpd_timeout": "30s",
             "children": {
-                spelled.child: {
+                encoded.child: {
                     "mode": "transport",
                     "local_ts": ["dynamic[6/3260]"],
                     "remote_ts": ["dynamic[6]"],
@@ -411,38 +411,41 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
 
 def test_the_names_of_secrets_are_these_alone_and_in_front_of_another() -> None:
     alone = entry("db1", TARGET)
-    front = dataclasses.replace(alone, over=Secret(b"o" * 20))
-    assert spell_secret(alone, DIGEST_KEY) == SpelledSecret(id="iscsi-ipsec-7dd668d691acb451", entry=alone)
-    assert spell_secret(front, DIGEST_KEY) == SpelledSecret(
-        id="iscsi-ipsec-a3d84552e2ae0720", entry=front, above="iscsi-ipsec-7e502c210a7fef52"
+    presented = dataclasses.replace(alone, over=Secret(b"o" * 20))
+    assert encode_secret(alone, DIGEST_KEY) == EncodedSecret(id="iscsi-ipsec-7dd668d691acb451", entry=alone)
+    assert encode_secret(presented, DIGEST_KEY) == EncodedSecret(
+        id="iscsi-ipsec-a3d84552e2ae0720", entry=presented, above="iscsi-ipsec-7e502c210a7fef52"
     )
-    for spelled in (spell_secret(alone, DIGEST_KEY), spell_secret(front, DIGEST_KEY)):
-        assert spelled.owners == ("fqdn:db1", TARGET)
-        assert spelled.message == {
-            "id": spelled.id, "type": "IKE", "data": alone.secret, "owners": ["fqdn:db1", TARGET]
+    for encoded in (encode_secret(alone, DIGEST_KEY), encode_secret(presented, DIGEST_KEY)):
+        assert encoded.owners == ("fqdn:db1", TARGET)
+        assert encoded.message == {
+            "id": encoded.id, "type": "IKE", "data": alone.secret, "owners": ["fqdn:db1", TARGET]
         }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("lagging", "child"),
+    ("previous_key_first", "child"),
     [
         (False, "iscsi-ipsec-f0e3731d-dc3e4c6a-beb9b4c9"),
         (True, "iscsi-ipsec-75aad8d0-dc3e4c6a-beb9b4c9"),
     ],
 )
-def test_the_names_of_a_connection_in_a_rotation_are_these(lagging: bool, child: str) -> None:
+def test_the_names_of_a_connection_in_a_rotation_are_these(previous_key_first: bool, child: str) -> None:
     rotation = Rotation(
-        owners=BASE.pair, secret=BASE.key.secret, previous=previous(), keys=(), lagging=lagging, connections=(BASE,)
+        owners=BASE.pair, secret=BASE.key.secret, previous=previous(), keys=(), previous_key_first=previous_key_first, connections=(BASE,)
     )  # fmt: skip
-    spelled = spell_connection(BASE, DIGEST_KEY, rotation)
-    assert spelled.child == child
-    assert spelled.rotation == SpelledRotation(
+    encoded = encode_connection(BASE, DIGEST_KEY, rotation)
+    assert encoded.child == child
+    assert encoded.rotation == EncodedRotation(
         staged="iscsi-ipsec-f0e3731d-", current="iscsi-ipsec-b3f57c66-", previous="iscsi-ipsec-75aad8d0-",
         until="2030-01-01T00:00:00Z",
     )  # fmt: skip
-    assert front_ids(rotation, DIGEST_KEY) == ("iscsi-ipsec-56843c21399639eb", "iscsi-ipsec-657565d8f97966d1")
+    assert presented_ids(rotation, DIGEST_KEY) == (
+        "iscsi-ipsec-56843c21399639eb",
+        "iscsi-ipsec-657565d8f97966d1",
+    )
 
 
 def test_without_the_digest_key_a_childs_name_tells_nothing_of_the_key() -> None:
-    parts = {spell_connection(connection(), bytes([n]) * 32).key_part for n in range(20)}
+    parts = {encode_connection(connection(), bytes([n]) * 32).key_part for n in range(20)}
     assert len(parts) == 20

@@ -139,8 +139,8 @@ def test_neither_policy_nor_guard_means_clear_text() -> None:
 def test_a_bypass_policy_with_a_lower_priority_number_wins_and_is_a_failure(bypass: dict[str, Any]) -> None:
     lan = ipaddress.ip_network("10.0.0.0/24")
     over = policy("out", src=lan, dst=lan, proto=0, dport_mask=0, priority=10, **bypass)
-    told = failures(facts(policies=(policy("out"), over, policy("in"))))
-    assert told == "out: the policy that applies (priority 10) does not demand ESP"
+    reported = failures(facts(policies=(policy("out"), over, policy("in"))))
+    assert reported == "out: the policy that applies (priority 10) does not demand ESP"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from iscsi_ipsec.base.charon_sa import ChildSa
 from iscsi_ipsec.base.policy import EspMode, IkeMode
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.ike_failures import WRONG_KEY, as_passing
-from iscsi_ipsec.core.ike.vici_messages import SpelledRotation
+from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
 from iscsi_ipsec.core.report.portal_status import Observed, PortalRows, cipher, portal_rows
 from iscsi_ipsec.core.report.schema import has_errors, problem_row
 from tests.support.values import (
@@ -22,6 +22,7 @@ from tests.support.values import (
     child_sa,
     choice,
     derived,
+    encoded,
     group,
     ike_sa,
     per_id,
@@ -30,12 +31,11 @@ from tests.support.values import (
     record,
     serves,
     session,
-    spelled,
 )
 
 WANTED = derived(per_id(SOURCE), record(), session())
 CONN = "iscsi-ipsec-10.0.0.20-3260"
-CHILD = spelled(WANTED)[1][0].child
+CHILD = encoded(WANTED)[1][0].child
 
 
 def row(desired: Desired = WANTED, *children: ChildSa, **observed: Any) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def row(desired: Desired = WANTED, *children: ChildSa, **observed: Any) -> dict[
 
 def as_json(row: dict[str, Any]) -> dict[str, Any]:
     """As it is read again: a tuple is a list there."""
-    told: dict[str, Any] = json.loads(json.dumps(row))
-    return told
+    reported: dict[str, Any] = json.loads(json.dumps(row))
+    return reported
 
 
 def good(**more: Any) -> ChildSa:
@@ -62,27 +62,27 @@ def good(**more: Any) -> ChildSa:
 
 
 def test_a_session_inside_the_wanted_sa_is_protected() -> None:
-    told = row(WANTED, good())
-    assert (told["protected"], told["ready"], told["problem"]) == (True, True, None)
-    assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", "transport", True)
-    assert (told["portal"], told["role"], told["key"]) == ("10.0.0.20:3260", "initiator", SOURCE)
-    assert (told["identity"], told["identity_type"], told["peer_identity"]) == (
+    reported = row(WANTED, good())
+    assert (reported["protected"], reported["ready"], reported["problem"]) == (True, True, None)
+    assert (reported["ike"], reported["mode"], reported["pfs"]) == ("IKEv2", "transport", True)
+    assert (reported["portal"], reported["role"], reported["key"]) == ("10.0.0.20:3260", "initiator", SOURCE)
+    assert (reported["identity"], reported["identity_type"], reported["peer_identity"]) == (
         SOURCE,
         "ID_IPV4_ADDR",
         "10.0.0.20",
     )
-    assert told["sa"]["cipher"] == "AES_GCM_16-256"
-    assert [s["remote"] for s in told["sessions"]] == ["10.0.0.20:3260"]
+    assert reported["sa"]["cipher"] == "AES_GCM_16-256"
+    assert [s["remote"] for s in reported["sessions"]] == ["10.0.0.20:3260"]
 
 
 def test_without_an_sa_nothing_is_protected() -> None:
-    told = row()
-    assert told["protected"] is False
-    assert told["sa"] is None
+    reported = row()
+    assert reported["protected"] is False
+    assert reported["sa"] is None
 
 
 def test_a_session_that_waits_too_long_for_its_sa_is_a_problem() -> None:
-    assert row(struggling={CONN})["problem"]["code"] == "no-sa"
+    assert row(failed_repeatedly={CONN})["problem"]["code"] == "no-sa"
 
 
 @pytest.mark.parametrize("state", ["CREATED", "INSTALLING", "DELETING", "DESTROYING"])
@@ -92,49 +92,49 @@ def test_a_child_that_passes_no_packets_protects_nothing(state: str) -> None:
 
 def test_a_downgrade_to_tunnel_mode_is_no_green_row() -> None:
     # IKEv2 gives tunnel mode in silence where transport was asked for
-    told = row(WANTED, good(mode="TUNNEL"))
-    assert told["protected"] is False
-    assert told["problem"]["code"] == "mode-differs"
-    assert told["problem"]["severity"] == "error"
+    reported = row(WANTED, good(mode="TUNNEL"))
+    assert reported["protected"] is False
+    assert reported["problem"]["code"] == "mode-differs"
+    assert reported["problem"]["severity"] == "error"
 
 
 @pytest.mark.parametrize(
     "cipher", [{"encr": "AES_CBC", "encr_keysize": 192}, {"encr": "AES_GCM_16", "encr_keysize": 192}]
 )
 def test_a_cipher_that_was_not_offered_is_no_green_row(cipher: dict[str, Any]) -> None:
-    told = row(WANTED, good(**cipher))
-    assert told["protected"] is False
-    assert told["problem"]["code"] == "cipher-differs"
+    reported = row(WANTED, good(**cipher))
+    assert reported["protected"] is False
+    assert reported["problem"]["code"] == "cipher-differs"
 
 
 def test_an_ikev1_sa_without_the_pfs_that_was_asked_for_is_no_green_row() -> None:
     desired = derived(per_id(SOURCE, flags=choice(IkeMode.MAIN, EspMode.TRANSPORT)), record())
-    child = spelled(desired)[1][0].child
-    told = row(desired, child_sa(child, conn=CONN, dh_group=""), children={CONN: child})
-    assert told["protected"] is False
-    assert told["problem"]["code"] == "no-pfs"
+    child = encoded(desired)[1][0].child
+    reported = row(desired, child_sa(child, conn=CONN, dh_group=""), children={CONN: child})
+    assert reported["protected"] is False
+    assert reported["problem"]["code"] == "no-pfs"
     assert row(desired, child_sa(child, conn=CONN, dh_group="MODP_2048"), children={CONN: child})["protected"]
 
 
 def test_an_outdated_sa_is_told_when_its_successor_struggles() -> None:
-    told = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), struggling={CONN})
-    assert told["problem"]["code"] == "outdated-sa"
+    reported = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), failed_repeatedly={CONN})
+    assert reported["problem"]["code"] == "outdated-sa"
 
 
 def test_an_outdated_sa_tells_the_cause_that_keeps_its_successor_from_coming() -> None:
-    told = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), causes={CONN: WRONG_KEY})
-    assert told["problem"]["code"] == "outdated-sa"
-    assert WRONG_KEY.message in told["problem"]["message"]
+    reported = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), causes={CONN: WRONG_KEY})
+    assert reported["problem"]["code"] == "outdated-sa"
+    assert WRONG_KEY.message in reported["problem"]["message"]
 
 
 def test_the_wanted_sa_is_shown_before_an_older_and_a_younger_one() -> None:
-    told = row(
+    reported = row(
         WANTED,
         child_sa("old", 1, conn=CONN, age=5),
         good(unique_id=2, age=50),
         child_sa("odd", 3, conn=CONN, age=1),
     )
-    assert told["sa"]["child_id"] == 2
+    assert reported["sa"]["child_id"] == 2
 
 
 def test_the_youngest_of_two_wanted_sas_is_shown() -> None:
@@ -146,9 +146,9 @@ def test_a_cause_of_charons_is_told_where_no_sa_is() -> None:
 
 
 def test_an_unreachable_charon_is_told() -> None:
-    told = row(charon_reachable=False, loaded=frozenset())
-    assert told["problem"]["code"] == "charon-unreachable"
-    assert told["ready"] is False
+    reported = row(charon_reachable=False, loaded=frozenset())
+    assert reported["problem"]["code"] == "charon-unreachable"
+    assert reported["ready"] is False
 
 
 def test_a_problem_of_the_files_comes_before_one_of_the_moment() -> None:
@@ -163,27 +163,32 @@ def test_a_portal_is_ready_only_when_connection_and_guard_are_in_place() -> None
 
 
 def test_a_closed_portal_without_connection_is_never_ready() -> None:
-    assert row(derived(record(), held=["10.0.0.20"]))["ready"] is False
+    assert row(derived(record(), previously_managed=["10.0.0.20"]))["ready"] is False
 
 
 def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
-    told = row(derived(group(flags=CLEAR), record()))
-    assert (told["ike"], told["mode"], told["pfs"], told["protected"]) == (None, None, None, False)
-    assert told["problem"]["code"] == "clear-allowed"
-    assert told["managed"] is True
-    assert told["closed"] is False
+    reported = row(derived(group(flags=CLEAR), record()))
+    assert (reported["ike"], reported["mode"], reported["pfs"], reported["protected"]) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    assert reported["problem"]["code"] == "clear-allowed"
+    assert reported["managed"] is True
+    assert reported["closed"] is False
 
-    told = row(derived(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
-    assert (told["ike"], told["mode"], told["pfs"]) == (None, None, None)
+    reported = row(derived(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
+    assert (reported["ike"], reported["mode"], reported["pfs"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(("esp", "mode"), [(EspMode.TRANSPORT, "transport"), (None, None)])
 def test_a_portal_that_is_refused_shows_the_mode_that_its_flags_ask_for(
     esp: EspMode | None, mode: str | None
 ) -> None:
-    told = row(derived(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
-    assert (told["connection"], told["problem"]["code"]) == (None, "no-transport-mode")
-    assert (told["ike"], told["mode"], told["pfs"]) == ("IKEv2", mode, True)
+    reported = row(derived(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
+    assert (reported["connection"], reported["problem"]["code"]) == (None, "no-transport-mode")
+    assert (reported["ike"], reported["mode"], reported["pfs"]) == ("IKEv2", mode, True)
 
 
 def test_a_served_portal_has_a_row_for_each_initiator() -> None:
@@ -202,48 +207,51 @@ def test_warnings_alone_are_no_errors() -> None:
     rows = [problem_row(p) for p in desired.problems]
     assert [r["severity"] for r in rows] == ["warning"]
     assert not has_errors(rows)
-    assert has_errors([problem_row(p) for p in derived(record(), held=["10.0.0.20"]).problems])
+    assert has_errors([problem_row(p) for p in derived(record(), previously_managed=["10.0.0.20"]).problems])
 
 
 # -- two keys valid side by side
 
 
-def in_rotation(lagging: bool, name: str) -> dict[str, Any]:
+def in_rotation(previous_key_first: bool, name: str) -> dict[str, Any]:
     """A row whose SA's child has the name that begins with this part of the rotation's."""
     key = per_id(SOURCE, previous=previous())
     staged = derived(key, record(), session())
     staged = derived(
-        key, record(), session(), lagging={rotation.contest: lagging for rotation in staged.rotations}
+        key,
+        record(),
+        session(),
+        previous_key_first={rotation.rotation_id: previous_key_first for rotation in staged.rotations},
     )
-    connection = spelled(staged)[1][0]
+    connection = encoded(staged)[1][0]
     assert connection.rotation
     part: str = getattr(connection.rotation, name)
     child = child_sa(f"{part}{connection.child.removeprefix(connection.key_part)}", conn=CONN)
     return row(staged, child, children={CONN: connection.child}, rotations={CONN: connection.rotation})
 
 
-@pytest.mark.parametrize("lagging", [True, False])
-def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(lagging: bool) -> None:
-    told = in_rotation(lagging, "previous")
-    assert told["previous_until"] == "2030-01-01T00:00:00Z"
-    assert told["sa"]["key"] == "previous"
-    assert told["protected"]
-    assert told["problem"]["code"] == "previous-key-in-use"
-    assert "2030-01-01T00:00:00Z" in told["problem"]["message"]
-    assert not has_errors([told["problem"]])
+@pytest.mark.parametrize("previous_key_first", [True, False])
+def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(previous_key_first: bool) -> None:
+    reported = in_rotation(previous_key_first, "previous")
+    assert reported["previous_until"] == "2030-01-01T00:00:00Z"
+    assert reported["sa"]["key"] == "previous"
+    assert reported["protected"]
+    assert reported["problem"]["code"] == "previous-key-in-use"
+    assert "2030-01-01T00:00:00Z" in reported["problem"]["message"]
+    assert not has_errors([reported["problem"]])
 
 
 @pytest.mark.parametrize("name", ["staged", "current"])
 def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell(name: str) -> None:
-    told = in_rotation(False, name)
-    assert (told["sa"]["key"], told["problem"]) == ("current", None)
+    reported = in_rotation(False, name)
+    assert (reported["sa"]["key"], reported["problem"]) == ("current", None)
 
 
 def test_a_served_sa_in_a_rotation_is_of_either_key_unless_it_is_of_the_previous_one() -> None:
     staged = derived(serves(), per_id("db1", previous=previous()))
-    connection = spelled(staged)[1][0]
+    connection = encoded(staged)[1][0]
     assert connection.rotation
-    told = []
+    reported = []
     for part in (connection.rotation.staged, connection.rotation.previous):
         child = child_sa(connection.child.replace(connection.key_part, part), conn=connection.name)
         (row,) = portal_rows(
@@ -253,8 +261,8 @@ def test_a_served_sa_in_a_rotation_is_of_either_key_unless_it_is_of_the_previous
                 rotations={connection.name: connection.rotation}, charon_reachable=True,
             ),
         )  # fmt: skip
-        told.append((row["sa"]["key"], row["problem"] and row["problem"]["hint"]))
-    assert told == [("either", None), ("previous", "give the initiator the new key before that")]
+        reported.append((row["sa"]["key"], row["problem"] and row["problem"]["hint"]))
+    assert reported == [("either", None), ("previous", "give the initiator the new key before that")]
 
 
 def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -> None:
@@ -267,14 +275,14 @@ def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -
 def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
     desired = derived(per_id(SOURCE), record(), record("10.0.0.21"))
     rows, seen = PortalRows(), Observed(charon_reachable=True, children={CONN: CHILD})
-    before = rows.of(desired.portals, seen)
-    assert rows.of(desired.portals, replace(seen)) is before
-    first, second = rows.of(desired.portals, replace(seen, loaded=frozenset({CONN})))
+    before = rows.rows(desired.portals, seen)
+    assert rows.rows(desired.portals, replace(seen)) is before
+    first, second = rows.rows(desired.portals, replace(seen, loaded=frozenset({CONN})))
     assert (first is before[0], second is before[1]) == (False, True)
-    assert rows.of(desired.portals[1:], seen) == before[1:]
+    assert rows.rows(desired.portals[1:], seen) == before[1:]
 
 
-ROTATION = SpelledRotation(staged="a-", current="b-", previous="c-", until="2030-01-01T00:00:00Z")
+ROTATION = EncodedRotation(staged="a-", current="b-", previous="c-", until="2030-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +292,7 @@ ROTATION = SpelledRotation(staged="a-", current="b-", previous="c-", until="2030
         {"guard_wanted": False},
         {"guarded": frozenset()},
         {"loaded": frozenset()},
-        {"struggling": frozenset({CONN})},
+        {"failed_repeatedly": frozenset({CONN})},
         {"children": {CONN: "another"}},
         {"causes": {CONN: WRONG_KEY}},
         {"rotations": {CONN: ROTATION}},
@@ -305,9 +313,9 @@ def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
             charon_reachable=True,
         ),
     )
-    rows.of(WANTED.portals, seen)
+    rows.rows(WANTED.portals, seen)
     now = replace(seen, **more)
-    assert rows.of(WANTED.portals, now) == portal_rows(WANTED.portals, now)
+    assert rows.rows(WANTED.portals, now) == portal_rows(WANTED.portals, now)
 
 
 # -- every field, as docs/status.md has it
@@ -376,9 +384,9 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
 
 def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_most() -> None:
     desired = derived(record(net_ifacename="eth1"))
-    told = as_json(portal_rows(desired.portals, Observed())[0])
-    assert told.keys() == row().keys()
-    filled = {name: value for name, value in told.items() if value not in (None, [], "", False)}
+    reported = as_json(portal_rows(desired.portals, Observed())[0])
+    assert reported.keys() == row().keys()
+    filled = {name: value for name, value in reported.items() if value not in (None, [], "", False)}
     assert filled == {
         "portal": "10.0.0.20:3260",
         "interface": "eth1",
@@ -387,7 +395,7 @@ def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_mos
         "reasons": list(desired.portals[0].reasons),
         "origins": ["node record nodes/10.0.0.20,3260"],
     }
-    empty = {name for name, value in told.items() if value == [] or value is False}
+    empty = {name for name, value in reported.items() if value == [] or value is False}
     assert empty == {
         *("ike_proposals", "esp_proposals", "sessions"),
         *("managed", "closed", "protected", "user_space_esp"),
@@ -396,18 +404,22 @@ def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_mos
 
 def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer() -> None:
     desired = derived(serves(initiators=(ipaddress.ip_network("10.0.0.0/24"),)), group())
-    (told,) = portal_rows(desired.portals, Observed(charon_reachable=True))
-    assert (told["role"], told["policy"], told["peer_identity"]) == ("target", "portal.d/serves.toml", None)
-    assert (told["identity"], told["identity_type"]) == ("10.0.0.0/24", "addresses of IPv4")
-    assert (told["mode"], told["remote_address"], told["ready"]) == ("transport", None, False)
+    (reported,) = portal_rows(desired.portals, Observed(charon_reachable=True))
+    assert (reported["role"], reported["policy"], reported["peer_identity"]) == (
+        "target",
+        "portal.d/serves.toml",
+        None,
+    )
+    assert (reported["identity"], reported["identity_type"]) == ("10.0.0.0/24", "addresses of IPv4")
+    assert (reported["mode"], reported["remote_address"], reported["ready"]) == ("transport", None, False)
 
 
 def test_a_row_tells_that_esp_is_made_in_user_space() -> None:
-    (told,) = portal_rows(
+    (reported,) = portal_rows(
         derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
         Observed(),
     )
-    assert (told["user_space_esp"], told["mode"]) == (True, "tunnel")
+    assert (reported["user_space_esp"], reported["mode"]) == (True, "tunnel")
 
 
 def problem(**more: Any) -> dict[str, Any]:
@@ -420,7 +432,7 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
 
 
 @pytest.mark.parametrize(
-    ("children", "observed", "told"),
+    ("children", "observed", "reported"),
     [
         (
             (),
@@ -429,7 +441,7 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
         ),
         (
             (),
-            {"struggling": {CONN}},
+            {"failed_repeatedly": {CONN}},
             (
                 "no-sa",
                 "an iSCSI session exists but no SA does: its packets are held back",
@@ -445,7 +457,7 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
         ((OLD,), {"causes": {CONN: WRONG_KEY}}, ("outdated-sa", f"{STILL}: {WRONG_KEY.message}", WRONG_KEY.hint)),
         (
             (OLD,),
-            {"struggling": {CONN}},
+            {"failed_repeatedly": {CONN}},
             ("outdated-sa", STILL, "the daemon is negotiating; a changed key must be changed on both ends"),
         ),
         (
@@ -466,14 +478,14 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
     ids=lambda value: value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else "",
 )  # fmt: skip
 def test_a_problem_is_told_in_these_words(
-    children: tuple[ChildSa, ...], observed: dict[str, Any], told: tuple[str, str, str]
+    children: tuple[ChildSa, ...], observed: dict[str, Any], reported: tuple[str, str, str]
 ) -> None:
-    code, message, hint = told
+    code, message, hint = reported
     assert row(WANTED, *children, **observed)["problem"] == problem(code=code, message=message, hint=hint)
 
 
 def test_what_has_no_session_and_no_cause_or_has_its_successor_under_way_is_no_problem() -> None:
-    assert row(sessions=(), struggling={CONN})["problem"] is None
+    assert row(sessions=(), failed_repeatedly={CONN})["problem"] is None
     assert row()["problem"] is None
     assert row(WANTED, OLD)["problem"] is None
 

@@ -7,7 +7,7 @@ import ipaddress
 from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Severity
-from iscsi_ipsec.core.report.preexisting_sessions import Earlier, earlier_problems, next_earlier
+from iscsi_ipsec.core.report.preexisting_sessions import Preexisting, next_preexisting, preexisting_problems
 
 PORTAL = Portal(ipaddress.ip_address("fd00::20"), 3260)
 
@@ -19,58 +19,58 @@ def session(sid: int = 1, port: int = 40000) -> IscsiSession:
     )  # fmt: skip
 
 
-def codes(earlier: Earlier, *sessions: IscsiSession) -> list[str]:
-    return [problem.code for problem in earlier_problems(earlier, sessions)]
+def codes(earlier: Preexisting, *sessions: IscsiSession) -> list[str]:
+    return [problem.code for problem in preexisting_problems(earlier, sessions)]
 
 
 def test_a_session_that_is_there_when_its_portal_is_closed_is_told() -> None:
-    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
+    earlier = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session()])
 
-    (told,) = earlier_problems(earlier, [session()])
-    assert (told.code, told.portal, told.severity) == (
+    (reported,) = preexisting_problems(earlier, [session()])
+    assert (reported.code, reported.portal, reported.severity) == (
         "earlier-session",
         "[fd00::20]:3260",
         Severity.WARNING,
     )
-    assert told.hint.startswith("log out and in again")
+    assert reported.hint.startswith("log out and in again")
 
 
 def test_a_session_to_a_portal_that_was_closed_before_is_not() -> None:
-    closed = next_earlier(Earlier(), frozenset({str(PORTAL)}), [])
+    closed = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [])
 
-    assert codes(next_earlier(closed, frozenset({str(PORTAL)}), [session()]), session()) == []
+    assert codes(next_preexisting(closed, frozenset({str(PORTAL)}), [session()]), session()) == []
 
 
 def test_a_session_to_an_open_portal_is_not() -> None:
-    assert codes(next_earlier(Earlier(), frozenset(), [session()]), session()) == []
+    assert codes(next_preexisting(Preexisting(), frozenset(), [session()]), session()) == []
 
 
 def test_it_is_told_again_in_every_pass_and_with_another_session_beside_it() -> None:
-    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
-    again = next_earlier(earlier, frozenset({str(PORTAL)}), [session(), session(2, 40001)])
+    earlier = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session()])
+    again = next_preexisting(earlier, frozenset({str(PORTAL)}), [session(), session(2, 40001)])
 
     assert codes(again, session(), session(2, 40001)) == ["earlier-session"]
 
 
 def test_it_ends_when_the_session_connects_anew() -> None:
-    earlier = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session()])
-    down = next_earlier(earlier, frozenset({str(PORTAL)}), [session(port=0)])
-    up = next_earlier(down, frozenset({str(PORTAL)}), [session(port=40001)])
+    earlier = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session()])
+    down = next_preexisting(earlier, frozenset({str(PORTAL)}), [session(port=0)])
+    up = next_preexisting(down, frozenset({str(PORTAL)}), [session(port=40001)])
 
     assert codes(down, session(port=0)) == codes(up, session(port=40001)) == []
 
 
 def test_a_session_that_is_down_when_its_portal_is_closed_comes_back_inside_esp() -> None:
-    down = next_earlier(Earlier(), frozenset({str(PORTAL)}), [session(port=0)])
-    up = next_earlier(down, frozenset({str(PORTAL)}), [session(port=40001)])
+    down = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session(port=0)])
+    up = next_preexisting(down, frozenset({str(PORTAL)}), [session(port=40001)])
 
     assert codes(down, session(port=0)) == codes(up, session(port=40001)) == []
 
 
 def test_a_portal_that_was_opened_and_closed_again_begins_anew() -> None:
-    closed = next_earlier(Earlier(), frozenset({str(PORTAL)}), [])
-    opened = next_earlier(closed, frozenset(), [session()])
+    closed = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [])
+    opened = next_preexisting(closed, frozenset(), [session()])
 
-    assert codes(next_earlier(opened, frozenset({str(PORTAL)}), [session()]), session()) == [
+    assert codes(next_preexisting(opened, frozenset({str(PORTAL)}), [session()]), session()) == [
         "earlier-session"
     ]

@@ -53,8 +53,8 @@ def test_a_file_is_what_the_library_makes_of_the_same() -> None:
     ANY_TEXT,
     st.lists(st.tuples(ANY_TEXT, ANY_TEXT, st.floats(allow_nan=False)), unique_by=lambda sample: sample[:2]),
 )
-def test_the_library_reads_what_was_written(told: str, samples: list[tuple[str, str, float]]) -> None:
-    family = Family("anything", Kind.GAUGE, told, ("one", "two"))
+def test_the_library_reads_what_was_written(reported: str, samples: list[tuple[str, str, float]]) -> None:
+    family = Family("anything", Kind.GAUGE, reported, ("one", "two"))
     for one, two, number in samples:
         family.add(number, one, two)
     (read,) = text_string_to_metric_families(exposed([family]).decode())

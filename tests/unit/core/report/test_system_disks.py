@@ -80,13 +80,17 @@ def test_of_two_mounts_on_one_point_the_last_is_the_one_that_is_seen() -> None:
 
 
 def test_a_closed_portal_that_serves_the_root_is_told_with_its_session() -> None:
-    (told,) = disk_problems(
+    (reported,) = disk_problems(
         {"/": frozenset({7})}, [session(7), session(8, OTHER)], frozenset({PORTAL, OTHER})
     )
 
-    assert (told.code, told.portal, told.severity) == ("system-disk", "10.0.0.20:3260", Severity.ERROR)
-    assert "/ lies on a disk of iqn.x:a (iSCSI session 7)" in told.message
-    assert 'security_flags = ["VALID"]' in told.hint
+    assert (reported.code, reported.portal, reported.severity) == (
+        "system-disk",
+        "10.0.0.20:3260",
+        Severity.ERROR,
+    )
+    assert "/ lies on a disk of iqn.x:a (iSCSI session 7)" in reported.message
+    assert 'security_flags = ["VALID"]' in reported.hint
 
 
 def test_a_portal_that_is_not_closed_may_serve_what_it_likes() -> None:
@@ -96,6 +100,6 @@ def test_a_portal_that_is_not_closed_may_serve_what_it_likes() -> None:
 def test_each_path_of_a_multipath_disk_is_told() -> None:
     sessions = [session(7), session(8, OTHER)]
 
-    told = disk_problems({"/var": frozenset({7, 8})}, sessions, frozenset({PORTAL, OTHER}))
+    reported = disk_problems({"/var": frozenset({7, 8})}, sessions, frozenset({PORTAL, OTHER}))
 
-    assert [p.portal for p in told] == ["10.0.0.20:3260", "10.0.0.21:3260"]
+    assert [p.portal for p in reported] == ["10.0.0.20:3260", "10.0.0.21:3260"]

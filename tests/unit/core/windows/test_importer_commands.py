@@ -7,7 +7,7 @@ import pytest
 from iscsi_ipsec.base.addresses import host_address
 from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest
-from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, key_for, of, portal, told
+from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, key_for, of, portal, reported
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_words_beyond_those_of_a_command_change_nothing() -> None:
 )  # fmt: skip
 def test_a_command_that_is_not_taken_is_told_with_its_name_and_the_cause(line: str, message: str) -> None:
     harvest = of(f"rem\n\n{line}\n")
-    assert (harvest.keys, harvest.portals, told(harvest)) == ([], [], [(3, message)])
+    assert (harvest.keys, harvest.portals, reported(harvest)) == ([], [], [(3, message)])
 
 
 def test_flags_that_switch_off_what_the_login_flags_require_are_not_taken() -> None:
     harvest = of("LoginTarget iqn.x T 10.0.0.20 3260 * * 0x01 3")
     assert harvest.portals == []
-    assert told(harvest) == [
+    assert reported(harvest) == [
         (1, "IKE_IPSEC_ENABLED is unset: clear text will be allowed"),
         (1, "LoginTarget: the login flags require IPsec, the security flags switch it off"),
     ]
@@ -135,7 +135,7 @@ def test_a_login_that_says_nothing_about_ipsec_is_passed_over_wherever_it_goes(n
 @pytest.mark.parametrize("name", LOGINS)
 def test_flags_of_a_login_that_count_for_nothing_are_told(name: str) -> None:
     harvest = login(name, "0x26")
-    assert (harvest.portals, told(harvest)) == ([], [(1, NOT_SPECIFIED)])
+    assert (harvest.portals, reported(harvest)) == ([], [(1, NOT_SPECIFIED)])
 
 
 @pytest.mark.parametrize("name", WITH_KEY)

@@ -9,7 +9,7 @@ import pytest
 from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.windows.importer import KINDS, kind_of
 from iscsi_ipsec.core.windows.values import FoundKey, Harvest, Rules
-from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, X47, of, portal, told
+from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, X47, of, portal, reported
 
 # -- WMI
 
@@ -84,7 +84,7 @@ def test_a_wmi_key_that_is_not_taken_is_told_with_the_line_of_its_type(
     wrong: dict[str, object], message: str
 ) -> None:
     harvest = of(json.dumps({"a": WMI | wrong}, indent=1))
-    assert (harvest.keys, told(harvest)) == ([], [(5, message)])
+    assert (harvest.keys, reported(harvest)) == ([], [(5, message)])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_wmi_key_that_is_not_taken_is_told_with_the_line_of_its_type(
 )
 def test_a_wmi_portal_that_is_not_taken_is_told_with_its_line(wrong: dict[str, object], message: str) -> None:
     harvest = of("[\n\n" + json.dumps({"SecurityFlags": 0x27} | wrong) + "]")
-    assert (harvest.portals, told(harvest)) == ([], [(3, message)])
+    assert (harvest.portals, reported(harvest)) == ([], [(3, message)])
 
 
 @pytest.mark.parametrize("flags", [{}, {"SecurityFlags": 0}, {"SecurityFlags": "0x0"}])
@@ -156,7 +156,7 @@ NO_OBJECT = "no object of a class that tells of keys or portals is in it"
 def test_json_that_holds_nothing_is_told_with_the_line_where_there_is_one(
     text: str, line: int, message: str
 ) -> None:
-    assert told(of(text)) == [(line, message)]
+    assert reported(of(text)) == [(line, message)]
 
 
 # -- the registry, iSNS
@@ -184,7 +184,7 @@ def test_a_default_bitmap_is_read_in_each_form_that_windows_writes(line: str, en
 def test_a_default_bitmap_that_is_no_number_is_told_with_its_line(value: str) -> None:
     harvest = of(f'REGEDIT4\n"x"="a\u2028b\x85c"\n"DefaultSecurityBitmap"={value}\n')
     assert harvest.default is None
-    assert told(harvest) == [(3, "the DefaultSecurityBitmap is no number")]
+    assert reported(harvest) == [(3, "the DefaultSecurityBitmap is no number")]
 
 
 def test_what_had_to_be_decided_of_a_default_bitmap_is_told_with_its_line() -> None:
@@ -197,7 +197,7 @@ def test_what_had_to_be_decided_of_a_default_bitmap_is_told_with_its_line() -> N
 
 def test_a_registry_export_without_the_bitmap_is_told_without_a_line() -> None:
     harvest = of('REGEDIT4\n"NoDefaultSecurityBitmap"=dword:27\n')
-    assert told(harvest) == [(0, "DefaultSecurityBitmap is not in it")]
+    assert reported(harvest) == [(0, "DefaultSecurityBitmap is not in it")]
 
 
 def test_rows_of_isns_become_portals_each_with_its_line_and_flags() -> None:
@@ -227,7 +227,7 @@ def test_rows_of_isns_become_portals_each_with_its_line_and_flags() -> None:
 def test_a_row_of_isns_that_is_not_taken_is_told_with_its_line(row: str, message: str) -> None:
     harvest = Harvest("in")
     KINDS["isns"](f"# first\n10.0.0.20 0x27\n{row}\n", Rules(), harvest)
-    assert (harvest.portals, told(harvest)) == ([portal(2, "10.0.0.20:3260", X27)], [(3, message)])
+    assert (harvest.portals, reported(harvest)) == ([portal(2, "10.0.0.20:3260", X27)], [(3, message)])
 
 
 @pytest.mark.parametrize("before", ["\r\n", " \t"])

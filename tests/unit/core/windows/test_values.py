@@ -57,7 +57,7 @@ OFF = IpsecChoice(required=False, ike=IkeMode.V2, esp=None, pfs=False)
 
 
 @pytest.mark.parametrize(
-    ("value", "choice", "told"),
+    ("value", "choice", "reported"),
     [
         (0x00, None, []),
         (0x02, None, ["VALID is unset: the flags count as not specified (RFC 4174, 2.4)"]),
@@ -85,11 +85,11 @@ OFF = IpsecChoice(required=False, ike=IkeMode.V2, esp=None, pfs=False)
     ],
 )
 def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
-    value: int, choice: IpsecChoice | None, told: list[str]
+    value: int, choice: IpsecChoice | None, reported: list[str]
 ) -> None:
     harvest = Harvest("in")
     assert take_flags(value, 3, harvest) == choice
-    assert harvest.problems == [warning(3, message) for message in told]
+    assert harvest.problems == [warning(3, message) for message in reported]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ LITERAL = warning(
 
 
 @pytest.mark.parametrize(
-    ("text", "rules", "key", "told"),
+    ("text", "rules", "key", "reported"),
     [
         ("0 is no prefix", Rules(hex_keys=True), b"0 is no prefix", []),
         ("0x00fF", Rules(hex_keys=True), b"\0\xff", []),
@@ -135,11 +135,11 @@ LITERAL = warning(
     ],
 )
 def test_a_key_becomes_its_bytes_as_the_admin_says(
-    text: str, rules: Rules, key: bytes, told: list[Problem]
+    text: str, rules: Rules, key: bytes, reported: list[Problem]
 ) -> None:
     harvest = Harvest("in")
     assert key_of(text, 7, rules, harvest) == key
-    assert harvest.problems == told
+    assert harvest.problems == reported
 
 
 NO_KEY = "there is no key (iscsicli then sets none)"
@@ -152,7 +152,7 @@ ONE_HOST = "the outer address is not the unicast address of one host"
 
 
 @pytest.mark.parametrize(
-    ("taken", "told"),
+    ("taken", "reported"),
     [
         (lambda to: take_flags(-1, 1, to), NO_BITS),
         (lambda to: take_flags(1 << 64, 1, to), NO_BITS),
@@ -180,9 +180,9 @@ ONE_HOST = "the outer address is not the unicast address of one host"
     ],
 )
 def test_what_cannot_be_taken_over_is_told_without_a_word_of_it(
-    taken: Callable[[Harvest], object], told: str
+    taken: Callable[[Harvest], object], reported: str
 ) -> None:
     harvest = Harvest("in")
     with pytest.raises(NotTakenError) as caught:
         taken(harvest)
-    assert (str(caught.value), harvest.problems) == (told, [])
+    assert (str(caught.value), harvest.problems) == (reported, [])
