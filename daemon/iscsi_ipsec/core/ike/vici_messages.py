@@ -204,6 +204,9 @@ def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Mes
         "remote_addrs": [str(connection.remote_address) if connection.remote_address else "%any"],
         "proposals": list(connection.ike_proposals),
         "dpd_delay": f"{delay}s",
+        # no INITIAL_CONTACT, sent or obeyed: it ends the SAs of the same identities before their
+        # successors are up, so other paths lose theirs and a far end without a guard sends unencrypted data
+        "unique": "never",
         "local": {"auth": "psk", "id": encode_id(connection.local_id)},
         "remote": {"auth": "psk", "id": encode_id(connection.remote_id)},
     }

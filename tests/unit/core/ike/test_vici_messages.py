@@ -345,7 +345,7 @@ def test_nothing_but_the_secrets_data_carries_the_key() -> None:
 def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
     of = connection()
     encoded = spell(of)
-    assert encoded.child == "iscsi-ipsec-b3f57c66-dc3e4c6a-beb9b4c9"
+    assert encoded.child == "iscsi-ipsec-b3f57c66-f8817e34-beb9b4c9"
     assert encoded.message == {
         "iscsi-ipsec-10.0.0.20-3260": {
             "version": "2",
@@ -354,10 +354,11 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
             "local": {"auth": "psk", "id": "10.0.0.1"},
             "remote": {"auth": "psk", "id": "10.0.0.20"},
             "proposals": list(of.ike_proposals),
-            "rekey_time": "14794s",
-            "over_time": "1476s",
+            "rekey_time": "14900s",
+            "over_time": "1552s",
             "mobike": "no",
             "dpd_delay": "10s",
+            "unique": "never",
             "children": {
                 encoded.child: {
                     "mode": "transport",
@@ -378,7 +379,7 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
 def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this() -> None:
     (of,) = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5")).connections
     encoded = spell(of)
-    assert encoded.child == "iscsi-ipsec-e2db09e7-3d27666c-6d3658ad"
+    assert encoded.child == "iscsi-ipsec-e2db09e7-d7eba8c1-6d3658ad"
     assert encoded.message == {
         "iscsi-ipsec-10.0.0.1-3260-10.0.0.5": {
             "version": "1",
@@ -388,9 +389,10 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
             "local": {"auth": "psk", "id": "10.0.0.1"},
             "remote": {"auth": "psk", "id": "10.0.0.5"},
             "proposals": list(of.ike_proposals),
-            "rekey_time": "14660s",
-            "over_time": "1551s",
+            "rekey_time": "14561s",
+            "over_time": "1460s",
             "dpd_delay": "10s",
+            "unique": "never",
             "dpd_timeout": "30s",
             "children": {
                 encoded.child: {
@@ -426,8 +428,8 @@ def test_the_names_of_secrets_are_these_alone_and_in_front_of_another() -> None:
 @pytest.mark.parametrize(
     ("previous_key_first", "child"),
     [
-        (False, "iscsi-ipsec-f0e3731d-dc3e4c6a-beb9b4c9"),
-        (True, "iscsi-ipsec-75aad8d0-dc3e4c6a-beb9b4c9"),
+        (False, "iscsi-ipsec-f0e3731d-f8817e34-beb9b4c9"),
+        (True, "iscsi-ipsec-75aad8d0-f8817e34-beb9b4c9"),
     ],
 )
 def test_the_names_of_a_connection_in_a_rotation_are_these(previous_key_first: bool, child: str) -> None:
