@@ -434,3 +434,12 @@ def test_a_previous_key_whose_time_is_over_is_told_with_the_moment() -> None:
         line=4,
         severity=Severity.WARNING,
     )
+
+
+def test_placeholder_and_empty_key_problems_name_the_keys_line() -> None:
+    draft = parse_key_file('group = true\n\nkey = "x"\n', "x.toml", "x")
+    sample = placeholder_problem(draft, Secret(PLACEHOLDER + b"-to-something"))
+    assert sample is not None
+    assert (sample.code, sample.line) == ("placeholder-key", 3)
+    assert placeholder_problem(draft, Secret(b"another")) is None
+    assert (empty_key_problem(draft).code, empty_key_problem(draft).line) == ("empty-key", 3)

@@ -9,7 +9,7 @@ import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role, Start, Tuning
-from iscsi_ipsec.base.portal import NamedPortal, PortalRange, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.portal import NamedPortal, PortalRange
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from tests.support.values import address, choice, identity
@@ -178,59 +178,20 @@ def test_a_key_in_capitals_is_another_key() -> None:
     ]
 
 
-# -- patterns
-
-LONGEST = f"{'a.' * 126}a"
-"""The longest name: 253 characters."""
-
-NEITHER = "is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"
-
-
-@pytest.mark.parametrize(
-    ("text", "printed"),
-    [
-        ("10.0.0.20", "10.0.0.20:3260"),
-        ("10.0.0.20/32", "10.0.0.20:3260"),
-        (" 10.0.0.20:1 ", "10.0.0.20:1"),
-        ("fd00::20", "[fd00::20]:3260"),
-        ("FD00:0::20", "[fd00::20]:3260"),
-        ("[fd00::20]", "[fd00::20]:3260"),
-        ("fd00::/64", "[fd00::/64]:3260"),
-        ("[fd00::/64]:1", "[fd00::/64]:1"),
-        ("0.0.0.0/0", "0.0.0.0/0:3260"),
-        ("san.example.com.", "san.example.com:3260"),
-        ("_iscsi.san", "_iscsi.san:3260"),
-        ("SAN-X.:65535", "san-x:65535"),
-        (LONGEST, f"{LONGEST}:3260"),
-    ],
-)
-def test_a_portal_pattern_is_read_in_every_form(text: str, printed: str) -> None:
-    assert str(parse_portal_pattern(text)) == printed
+def test_parse_portal_file_takes_flags_as_one_text_and_reports_an_unknown_id_type_once() -> None:
+    text = 'portals = ["10.0.0.1"]\nsecurity_flags = "VALID"\n'
+    assert parse_portal_file(text, "x.toml", "x").choice is not None
+    with pytest.raises(ConfigError) as caught:
+        parse_portal_file(text + 'target_id = "san"\ntarget_id_type = "ID_FQDNN"\n', "x.toml", "x")
+    assert [problem.code for problem in caught.value.problems] == ["bad-id-type"]
 
 
 @pytest.mark.parametrize(
-    ("texts", "reported"),
-    [
-        (["", "10.0.0", "1", "10.0.0.0/33", "-san", "a..b", "a" * 64, "san/24", "san example", "10.0.0.20:3260:1x", f"{LONGEST}b"], NEITHER),
-        (["[10.0.0.20", "[fd00::20", "[fd00::20]3260", "[fd00::20]/64"], "is not a portal (write an IPv6 one as [fd00::20]:3260)"),
-        (["[fd00::]:3260/64"], ": write the prefix inside the brackets, [fd00::/64]:3260"),
-        ([":", "10.0.0.20:", "10.0.0.20:x", "10.0.0.20:١", "10.0.0.20:0", "10.0.0.20:65536", "[fd00::20]:3260]"], ": the port must be 1 to 65535"),
-        (["0.0.0.0", "::", "224.0.0.1", "[ff02::1]:3260"], "is not the address of a host"),  # noqa: S104  # what must be refused
-        (["10.0.0.1/8"], "has bits set behind the prefix (did you mean 10.0.0.0/8?)"),
-        (["[fd00::1/64]:1"], "has bits set behind the prefix (did you mean fd00::/64?)"),
-        (["::ffff:10.0.0.0/120"], "is a network of IPv4-mapped addresses; write it as IPv4"),
-        (["fe80::1%eth0", "[fe80::1%eth0]:3260"], "has a zone; link-local portals cannot be protected by address"),
-    ],
+    "line", ['target_id = "fd00::1%x . 3260 }"', 'role = "target"\ninitiators = ["fd00::1%x . 3260 }"]', 'role = "target"\ninitiators = ["fd00::%x/64"]']
 )  # fmt: skip
-def test_what_is_no_portal_is_told_with_what_would_be_one(texts: list[str], reported: str) -> None:
-    for text in texts:
-        with pytest.raises(ValueError, match=r".") as caught:
-            parse_portal_pattern(text)
-        assert str(caught.value) == f"{text!r}{'' if reported[0] == ':' else ' '}{reported}"
-
-
-def test_one_portal_is_asked_for_by_address() -> None:
-    assert str(parse_portal("fd00::20")) == "[fd00::20]:3260"
-    for text in ("10.0.0.0/24", "san.example.com"):
-        with pytest.raises(ValueError, match="not the address of one portal"):
-            parse_portal(text)
+def test_parse_portal_file_refuses_a_peer_with_a_zone(line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_portal_file(f'portals = ["10.0.0.1"]\n{line}\n', "x.toml", "x")
+    (problem,) = caught.value.problems
+    assert problem.code == "bad-id"
+    assert "zone" in problem.message

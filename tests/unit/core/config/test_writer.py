@@ -13,7 +13,14 @@ from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
 from iscsi_ipsec.base.portal import parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeyFileRef, PreviousDraft
+from iscsi_ipsec.core.config.key_file import (
+    CredentialRef,
+    KeyDraft,
+    KeyFileRef,
+    PreviousDraft,
+    parse_key_file,
+)
+from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.writer import (
     description_of,
     file_name,
@@ -162,3 +169,15 @@ def test_a_key_keeps_its_files_name_from_one_version_to_the_next(kind: IdType, t
 
 def test_a_group_keys_file_has_a_name_of_its_own() -> None:
     assert file_name(None) == "group"
+
+
+def test_shown_key_text_names_the_key_file() -> None:
+    draft = parse_key_file('group = true\nkey_file = "a.key"\n', "x.toml", "x")
+    assert 'key_file = "a.key"' in shown_key_text(draft).splitlines()
+
+
+def test_make_portal_text_writes_initiators_as_they_are_read() -> None:
+    text = 'portals = ["10.0.0.1"]\nrole = "target"\ninitiators = ["10.0.0.0/24", "db1.lab", "a@b.lab"]\n'
+    policy = parse_portal_file(text, "portal.d/x.toml", "x")
+    assert policy.role is Role.TARGET
+    assert parse_portal_file(make_portal_text(policy), "portal.d/x.toml", "x") == policy

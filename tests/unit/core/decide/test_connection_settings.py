@@ -8,6 +8,7 @@ import pytest
 
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Start, Tuning
 from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.connection_settings import connection_name
 from iscsi_ipsec.core.decide.desired import PortalView
 from tests.support.values import (
     SOURCE,
@@ -19,6 +20,7 @@ from tests.support.values import (
     group,
     per_id,
     policy,
+    portal,
     record,
     view_of,
 )
@@ -118,3 +120,7 @@ def test_tuning_of_prefers_the_policy_to_its_preset_and_both_to_the_defaults() -
 @pytest.mark.parametrize("preset", ["rfc7146", "rfc3723", "ontap", "windows", "equallogic", "mds"])
 def test_every_preset_alone_makes_a_connection(preset: str) -> None:
     assert connection_of(derived(group(), policy(preset=preset))).key.name == "group"
+
+
+def test_connection_name_is_made_of_portal_interface_and_peer() -> None:
+    assert connection_name(portal("10.0.0.20")) == "iscsi-ipsec-10.0.0.20-3260"

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from iscsi_ipsec.base.portal import PortalRange, parse_portal_pattern
-from iscsi_ipsec.core.guard.ruleset import guard_table
+from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern
+from iscsi_ipsec.core.guard.ruleset import HOLDING, guard_table, held_portals, parse_elements
 from tests.support.values import portal
 
 
@@ -200,3 +200,38 @@ def test_an_opened_portal_is_let_pass_before_its_network_drops_it_but_after_a_cl
     for chain in TEXTS["everywhere but two"].split("chain ")[1:]:
         order = [chain.index(what) for what in ("@portals4", "@served4", "@open4", "meta nfproto ipv4 tcp")]
         assert order == sorted(order)
+
+
+def test_held_portals_counts_only_sets_that_hold_portals_closed() -> None:
+    inside, other = portal("10.0.0.20"), portal("10.0.0.99")
+    sets: dict[str, frozenset[Portal]] = {
+        HOLDING[0]: frozenset({inside}),
+        "somebody_elses": frozenset({other}),
+    }
+    assert held_portals(sets) == {inside}
+
+
+def test_parse_elements_skips_an_address_with_a_zone() -> None:
+    text = "set portals6 {\n elements = { fd00::1%x . 3260, fd00::2 . 3260 } }"
+    assert parse_elements(text) == ((portal("fd00::2"),), ())
+
+
+# -- read back
+
+
+def test_parse_elements_reads_the_portals_of_a_guard_back_from_its_text() -> None:
+    guarded = (parse_portal("10.0.0.20"), parse_portal("10.0.0.21:3261"), parse_portal("[fd00::20]:3260"))
+    served = (parse_portal("10.9.0.1"),)
+    assert parse_elements(guard_table(guarded, served, ["ipsec0"])) == (guarded, served)
+
+
+def test_parse_elements_reads_ports_from_1_to_65535_only() -> None:
+    text = "set portals4 { elements = { %s } }"
+    for port, read in ((0, False), (1, True), (65535, True), (65536, False)):
+        found, _ = parse_elements(text % f"10.0.0.1 . {port}")
+        assert [str(portal) for portal in found] == ([f"10.0.0.1:{port}"] if read else [])
+
+
+def test_parse_elements_finds_no_portals_in_a_text_that_is_no_guard() -> None:
+    assert parse_elements("set portals4 { elements = { x . y, 10.0.0.1 . 99999, 10.0.0.1 . z } }") == ((), ())
+    assert parse_elements("") == ((), ())

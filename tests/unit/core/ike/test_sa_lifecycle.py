@@ -338,3 +338,10 @@ def test_a_memory_of_attempts_is_not_changed_in_place() -> None:
     before = {"c": RetryState(CHILD, 1, 0.0)}
     act([targets()], [], before, 50.0)
     assert before == {"c": RetryState(CHILD, 1, 0.0)}
+
+
+def test_an_ike_sa_that_is_already_ending_is_not_ended_again() -> None:
+    new = ike_sa(child_sa(CHILD), unique_id=1)
+    ending = ike_sa(child_sa(OLD_SETTINGS), unique_id=2, state="DELETING")
+    ended = [op for op in act([targets()], [new, ending])[0] if isinstance(op, TerminateIke)]
+    assert ended == []

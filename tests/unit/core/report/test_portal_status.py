@@ -12,7 +12,7 @@ import pytest
 from iscsi_ipsec.base.charon_sa import ChildSa
 from iscsi_ipsec.base.policy import EspMode, IkeMode
 from iscsi_ipsec.core.decide.desired import Desired
-from iscsi_ipsec.core.ike.ike_failures import WRONG_KEY, as_passing
+from iscsi_ipsec.core.ike.ike_failures import NO_PROPOSAL, WRONG_KEY, as_passing
 from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
 from iscsi_ipsec.core.report.portal_status import Observed, PortalRows, cipher, portal_rows
 from iscsi_ipsec.core.report.schema import has_errors, problem_row
@@ -21,6 +21,7 @@ from tests.support.values import (
     SOURCE,
     child_sa,
     choice,
+    connection_of,
     derived,
     encoded,
     group,
@@ -514,3 +515,19 @@ def test_a_previous_key_in_use_is_told_with_its_file_and_who_needs_the_new_one()
         message="the SA was authenticated by the previous key, which goes out of use at 2030-01-01T00:00:00Z",
         hint="give the target the new key before that",
     )
+
+
+def test_row_reports_a_failing_renewal_while_the_sa_still_protects() -> None:
+    reported = row(WANTED, good(), causes={CONN: NO_PROPOSAL})
+    assert reported["protected"] is True
+    assert reported["problem"]["code"] == "no-proposal"
+    assert "renewing it fails" in reported["problem"]["message"]
+
+
+def test_row_compares_a_cipher_only_where_its_keyword_is_known() -> None:
+    """One that has no keyword here cannot be compared, and is not called wrong."""
+    offered = {part for proposal in connection_of(WANTED).esp_proposals for part in proposal.split("-")}
+    unknown = row(WANTED, good(encr="CAMELLIA_CBC", encr_keysize=256))
+    assert unknown["problem"] is None
+    chacha = row(WANTED, good(encr="CHACHA20_POLY1305", encr_keysize=256))
+    assert (chacha["problem"] is None) == ("chacha20poly1305" in offered)

@@ -327,3 +327,23 @@ def test_no_input_makes_a_parser_fail(kind: str, text: str) -> None:
 )  # fmt: skip
 def test_no_wmi_object_makes_the_parser_fail(document: object) -> None:
     KINDS["json"](json.dumps(document), Rules(), Harvest("in"))
+
+
+def test_parse_takes_the_key_of_a_login_without_flags_without_a_policy() -> None:
+    text = "iscsicli LoginTarget iqn.x T 10.0.0.9 3260 * * 0 0 * * * * * u p 1 a-key-of-some-length 0\n"
+    harvest = parse(text, "x", Rules())
+    assert [str(key.portal) for key in harvest.keys] == ["10.0.0.9:3260"]
+    assert harvest.portals == []
+
+
+def test_parse_takes_a_wmi_object_with_escaped_names_without_a_line() -> None:
+    whole = {"IdType": 2, "Id": "db1", "Key": "a-key-of-some-length", "SecurityFlags": 0}
+    text = json.dumps(whole).replace("IdType", "\\u0049dType")
+    assert [key.line for key in parse(text, "x", Rules()).keys] == [0]
+
+
+@pytest.mark.parametrize("outer", ["224.0.0.1", "0.0.0.0", "fe80::1%eth0", "x"])  # noqa: S104  # refused
+def test_parse_refuses_an_outer_address_that_no_host_can_have(outer: str) -> None:
+    harvest = parse(f"iscsicli TunnelAddr * * 10.0.0.2 {outer} *\n", "x", Rules())
+    assert harvest.portals == []
+    assert len(harvest.problems) == 1
