@@ -12,7 +12,8 @@ from iscsi_ipsec.adapters.nft import Guard, GuardState
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.status_report import StatusReporter

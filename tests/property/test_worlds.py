@@ -16,7 +16,10 @@ from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry
-from iscsi_ipsec.core.decide.world import Lookup, World, matches, wanted_names, wanted_sources
+from iscsi_ipsec.core.decide.known_portals import wanted_names
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.policy_match import matches
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
@@ -86,7 +89,7 @@ def test_what_was_derived_before_never_shows_in_what_is_derived_now(one: World, 
         for of in (one, dataclasses.replace(one, **{name: getattr(other, name)})):
             lookup = Lookup(of, lookup)
             assert deriver.derive(lookup) == derive(Lookup(of))
-            assert lookup.wanted_sources == wanted_sources(Lookup(of))
+            assert lookup.wanted_sources == Lookup(of).wanted_sources
 
 
 @lightly
@@ -101,8 +104,8 @@ def test_an_explicit_key_always_beats_the_group_key(of: World) -> None:
         if policy and policy.psk == connection.key.name:
             continue
         portal = view.binding.portal
-        explicit = [k for k in of.keys if isinstance(k, PerIdKey) and lookup.applies(k, portal)]
-        explicit += [k for k, _ in lookup.may_apply(portal)]
+        explicit = [k for k in of.keys if isinstance(k, PerIdKey) and lookup.keys.applies(k, portal)]
+        explicit += [k for k, _ in lookup.keys.may_apply(portal)]
         if view.role is Role.TARGET:
             peer = connection.remote_id
             own = {k.id for k in explicit}
@@ -328,7 +331,7 @@ def test_the_order_of_files_changes_nothing(data: st.DataObject) -> None:
 @given(worlds())
 def test_deriving_asks_only_for_routes_that_were_announced(of: World) -> None:
     lookup = Lookup(of)
-    announced = wanted_sources(lookup)
+    announced = lookup.wanted_sources
     asked: list[Any] = []
     sources = of.sources
 

@@ -19,7 +19,8 @@ from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.ike.vici_messages import (
     EncodedConnection,
     EncodedSecret,

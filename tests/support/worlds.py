@@ -16,7 +16,8 @@ from iscsi_ipsec.base.policy import EspMode, IkeMode, PortalPolicy, Role, Start,
 from iscsi_ipsec.core.config.presets import PRESETS
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.ike.charon_diff import Operation
 from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, EncodedSecret
 from tests.support.values import (

@@ -26,7 +26,9 @@ from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.derive import Deriver
 from iscsi_ipsec.core.decide.desired import Connection, Desired, Rotation, RotationId
-from iscsi_ipsec.core.decide.world import Lookup, World, wanted_names
+from iscsi_ipsec.core.decide.known_portals import wanted_names
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.ike.vici_messages import (
     EncodedConnection,
     EncodedSecret,

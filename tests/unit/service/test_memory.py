@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.core.decide.derive import Deriver
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.ike.vici_messages import encode_connection, encode_secret
 from iscsi_ipsec.service.config_files import FileReader
 from iscsi_ipsec.service.paths import Paths

@@ -36,7 +36,8 @@ from iscsi_ipsec.core.config.writer import (
     make_portal_text,
     shown_key_text,
 )
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.report.schema import problem_row
 from iscsi_ipsec.core.windows.importer import KINDS, parse, take_default
 from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rules
@@ -222,7 +223,7 @@ def _portals(
             problems += [_fault(file, found.line, problem.message) for problem in err.problems]
             continue
         others = Lookup(World(policies=tuple(p for p in existing if p.path != path)))
-        other = others.policy_for(found.portal, Role.INITIATOR)
+        other = others.policies.policy_for(found.portal, Role.INITIATOR)
         if other and any(isinstance(p, PortalRange) and p.single == found.portal for p in other.patterns):
             problems.append(_fault(file, found.line, f"{other.path} already names {found.portal}"))
             continue

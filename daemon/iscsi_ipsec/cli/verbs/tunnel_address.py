@@ -25,7 +25,8 @@ from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import require_access
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.writer import description_of, make_portal_text
-from iscsi_ipsec.core.decide.world import Lookup, World
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.service.paths import Paths, add_options
 
 MARK = "made by iscsi-ipsec tunnel-address"
@@ -59,7 +60,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
     path = file_of(paths, portal, runtime=options.runtime)
     policies = read_policies(paths)
     _refuse_admins(policies, portal, path)
-    base = Lookup(World(policies=tuple(p for p in policies if p.path != path))).policy_for(
+    base = Lookup(World(policies=tuple(p for p in policies if p.path != path))).policies.policy_for(
         portal, Role.INITIATOR
     )
     if base and base.choice and base.choice.esp is EspMode.TRANSPORT:

@@ -10,7 +10,6 @@ the match on the other id before one's own.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
@@ -19,16 +18,16 @@ from iscsi_ipsec.base.identity import Peer
 from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.keys import GroupKey
 from iscsi_ipsec.base.memo import Memo
-from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import IkeMode, PortalPolicy, Role
-from iscsi_ipsec.base.portal import PortalPattern, PortalRange, sorted_portals
+from iscsi_ipsec.base.portal import sorted_portals
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.closed_networks import clear_exceptions, closed_networks
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView, RotationId
 from iscsi_ipsec.core.decide.initiator import initiator_view
-from iscsi_ipsec.core.decide.key_choice import pick_choice
+from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.secret_owners import (
     Owned,
     Secrets,
@@ -38,7 +37,7 @@ from iscsi_ipsec.core.decide.secret_owners import (
     with_owners,
 )
 from iscsi_ipsec.core.decide.target import target_views
-from iscsi_ipsec.core.decide.world import Lookup, PortalBinding
+from iscsi_ipsec.core.decide.world import PortalBinding
 
 
 def derive(lookup: Lookup) -> Desired:
@@ -80,9 +79,9 @@ class Deriver:
         world = lookup.world
         common = (
             world.settings, world.broken, world.names, world.local_addresses,
-            world.user_space_esp, world.fast_aes, lookup.unresolved,
+            world.user_space_esp, world.fast_aes, lookup.keys.unresolved,
         )  # fmt: skip
-        choosable = (lookup.named, lookup.groups, lookup.by_address)
+        choosable = (lookup.keys.named, lookup.keys.groups, lookup.keys.by_address)
         # compared once here; for each portal it is then enough that they are the same objects
         if common != self._common:
             self._common, self._views = common, {}
@@ -101,12 +100,12 @@ class Deriver:
         self, lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]
     ) -> tuple[object, ...]:
         world, portal = lookup.world, binding.portal
-        policy = lookup.policy_for(portal, Role.INITIATOR)
+        policy = lookup.policies.policy_for(portal, Role.INITIATOR)
         outer = policy.tunnel_outer_remote if policy else None
         return (
             origins,
             policy,
-            lookup.key_by_name.get(policy.psk) if policy and policy.psk is not None else self._choosable,
+            lookup.keys.by_name.get(policy.psk) if policy and policy.psk is not None else self._choosable,
             world.sources.get((portal.address, binding.oif)),
             world.sources.get((outer, binding.oif)) if outer else None,
             (portal, Role.INITIATOR) in world.previously_managed,
@@ -125,8 +124,8 @@ def _decide(
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     owned = tuple(with_owners(connections))
-    closed = _networks(settings, policies, broken, closed=True)
-    wide = _networks(settings, policies, broken, closed=False)
+    closed = closed_networks(settings, policies, broken, closed=True)
+    wide = closed_networks(settings, policies, broken, closed=False)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
     problems.extend(_link_local_problems(records))
@@ -138,58 +137,10 @@ def _decide(
         guarded=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         local_portals=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.TARGET}),
         networks=closed,
-        clear_exceptions=_clear_exceptions(views, closed, wide),
+        clear_exceptions=clear_exceptions(views, closed, wide),
         problems=tuple(dict.fromkeys(problems)),
     )
     return desired, owned
-
-
-EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
-
-
-def _networks(
-    settings: Settings, policies: Iterable[PortalPolicy], broken: Iterable[BrokenFile], *, closed: bool
-) -> tuple[PortalRange, ...]:
-    """Where portals that nobody has named yet stay closed (or may be reached in clear).
-
-    Networks of policies; everywhere, and nothing open, if IPsec is required.
-    """
-    if settings.require_ipsec:
-        return EVERYWHERE if closed else ()
-    named = [
-        pattern
-        for policy in policies
-        if policy.role is Role.INITIATOR
-        for pattern in policy.patterns
-        if _is_network(pattern) and pick_choice(settings, policy, None, []).required is closed
-    ]
-    for file in broken:
-        if file.role is Role.INITIATOR and file.is_policy and closed:
-            named += filter(_is_network, file.patterns)
-    return tuple(pattern for pattern in named if isinstance(pattern, PortalRange))
-
-
-def _is_network(pattern: PortalPattern) -> bool:
-    return isinstance(pattern, PortalRange) and not pattern.single
-
-
-def _clear_exceptions(
-    views: Iterable[PortalView], closed: tuple[PortalRange, ...], wide: Iterable[PortalRange]
-) -> tuple[PortalRange, ...]:
-    """What may be reached in clear although it lies in a closed network: the narrower policy decides."""
-    clear_exceptions = [
-        PortalRange(ipaddress.ip_network(view.binding.portal.address), view.binding.portal.port)
-        for view in views
-        if not view.closed and view.choice and view.role is Role.INITIATOR
-    ]
-    for clear in wide:
-        holes = [
-            c.network
-            for c in closed
-            if c.port == clear.port and c.network.prefixlen >= clear.network.prefixlen
-        ]
-        clear_exceptions += [PortalRange(piece, clear.port) for piece in subtract(clear.network, holes)]
-    return tuple(clear_exceptions)
 
 
 def _refuse_shared_pairs(views: tuple[PortalView, ...]) -> list[PortalView]:

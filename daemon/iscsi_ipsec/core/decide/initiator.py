@@ -13,24 +13,28 @@ from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
     connection_name,
     esp_mode,
-    esp_proposals,
     host_selector,
+)
+from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
+from iscsi_ipsec.core.decide.key_choice import pick_key, route_hint
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.setting_precedence import (
+    esp_proposals,
     ike_proposals,
+    pick_choice,
     proposal_reasons,
     tuning_of,
 )
-from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
-from iscsi_ipsec.core.decide.key_choice import pick_choice, pick_key, route_hint
-from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, World
+from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 
 def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> PortalView:
     """Decide about one portal as seen from one interface."""
     world, portal = lookup.world, binding.portal
     reasons: list[str] = []
-    policy = lookup.policy_for(portal, Role.INITIATOR)
+    policy = lookup.policies.policy_for(portal, Role.INITIATOR)
     previously_managed = (portal, Role.INITIATOR) in world.previously_managed
-    broken = lookup.broken_for(portal)
+    broken = lookup.policies.broken_for(portal)
     if policy:
         reasons.append(f"policy {policy.path} applies")
     if broken and broken.is_policy:
@@ -47,7 +51,7 @@ def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, .
         return dataclasses.replace(view, reasons=tuple(reasons))
     source = world.sources.get((portal.address, binding.oif))
     try:
-        picked = pick_key(lookup, portal, policy, source, reasons)
+        picked = pick_key(lookup.keys, portal, policy, source, reasons)
         if picked is None and policy is None:
             if broken:
                 return broken_view(view, broken, previously_managed, reasons)

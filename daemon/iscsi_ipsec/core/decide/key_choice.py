@@ -1,4 +1,4 @@
-"""Which key and which flags a portal gets.
+"""Which key a portal gets.
 
 The rules, in the order in which they are tried (contract for admins:
 iscsi-ipsec.toml(5), "Which key"):
@@ -15,55 +15,79 @@ for it. Each rule that decided leaves a sentence in ``reasons``.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import TypeVar
 
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
-from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy
-from iscsi_ipsec.base.portal import Portal
-from iscsi_ipsec.core.config import presets
-from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
-from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.base.policy import PortalPolicy
+from iscsi_ipsec.base.portal import NamedPortal, Portal
 from iscsi_ipsec.core.decide.desired import Refused
-from iscsi_ipsec.core.decide.world import Lookup
+from iscsi_ipsec.core.decide.policy_match import matches
+from iscsi_ipsec.core.decide.world import World
 
 K = TypeVar("K", PerIdKey, GroupKey)
-
-BUILT_IN = dataclasses.replace(default_choice(), esp=None)
-"""The choice where nobody said anything: the outer address decides about the ESP mode."""
 
 _NAMED_AT_MOST = 5
 
 
+class KeyIndex:
+    """The keys of one world by what they are asked for, and which of them apply to a portal."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.by_name = {key.name: key for key in world.keys}
+        self.all = tuple(sorted(world.keys, key=attrgetter("path")))
+        self.groups = tuple(k for k in self.all if isinstance(k, GroupKey))
+        self.named = tuple(k for k in self.all if isinstance(k, PerIdKey) and not k.id.is_address)
+        self.by_address: dict[str, list[PerIdKey]] = {}
+        for key in self.all:
+            if isinstance(key, PerIdKey) and key.id.is_address:
+                self.by_address.setdefault(key.id.text, []).append(key)
+        self.unresolved = tuple(
+            (key, pattern)
+            for key in self.all
+            for pattern in key.portals
+            if isinstance(pattern, NamedPortal) and pattern.host not in world.names
+        )
+
+    def applies(self, key: Key, portal: Portal) -> bool:
+        """Whether the key's ``portals`` let it be used for this portal."""
+        return not key.portals or any(matches(self._world, pattern, portal) for pattern in key.portals)
+
+    def may_apply(self, portal: Portal) -> Iterator[tuple[PerIdKey, str]]:
+        """Explicit keys that will apply should a name in their ``portals`` turn out to be this portal's, and the name."""
+        for key, pattern in self.unresolved:
+            if isinstance(key, PerIdKey) and pattern.port == portal.port and not self.applies(key, portal):
+                yield key, pattern.host
+
+
 def pick_key(
-    lookup: Lookup, portal: Portal, policy: PortalPolicy | None, source: Address | None, reasons: list[str]
+    keys: KeyIndex, portal: Portal, policy: PortalPolicy | None, source: Address | None, reasons: list[str]
 ) -> Key | None:
     """The portal's key, or None where none applies; :class:`Refused` where the files contradict each other."""
     if policy and policy.psk is not None:
-        return _named_by_policy(lookup, portal, policy, policy.psk, reasons)
+        return _named_by_policy(keys, portal, policy, policy.psk, reasons)
     if source is not None:
-        mine = [k for k in lookup.by_address.get(str(source), ()) if lookup.applies(k, portal)]
+        mine = [k for k in keys.by_address.get(str(source), ()) if keys.applies(k, portal)]
         by_source = exactly_one(mine, f"for the identity {source}", portal)
         if by_source:
             reasons.append(f"key {by_source.path}: its identity is the source address {source}")
             return by_source
     else:
-        _refuse_without_route(lookup, portal, policy)
-    if lookup.by_address:
+        _refuse_without_route(keys, portal, policy)
+    if keys.by_address:
         reasons.append(f"no address key is for the source address {source or '(no route)'}")
     doubts = [
-        (k, host) for k, host in lookup.may_apply(portal) if not k.id.is_address or k.id.text == str(source)
+        (k, host) for k, host in keys.may_apply(portal) if not k.id.is_address or k.id.text == str(source)
     ]
-    named = exactly_one(
-        (k for k in lookup.named if lookup.applies(k, portal)), "with a name as identity", portal
-    )
+    named = exactly_one((k for k in keys.named if keys.applies(k, portal)), "with a name as identity", portal)
     if named:
         _refuse_in_doubt([(k, host) for k, host in doubts if k.id.is_address], portal)
         reasons.append(f"key {named.path}: the only one with a name as identity")
         return named
-    group = exactly_one((k for k in lookup.groups if lookup.applies(k, portal)), "for the group", portal)
+    group = exactly_one((k for k in keys.groups if keys.applies(k, portal)), "for the group", portal)
     if group or policy:
         _refuse_in_doubt(doubts, portal)
     reasons.append(
@@ -83,9 +107,9 @@ def _refuse_in_doubt(doubts: list[tuple[PerIdKey, str]], portal: Portal) -> None
         )  # fmt: skip
 
 
-def _refuse_without_route(lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> None:
+def _refuse_without_route(keys: KeyIndex, portal: Portal, policy: PortalPolicy | None) -> None:
     """Without a source address an address key may or may not be the right one: no other key may stand in for it."""
-    if any(lookup.applies(key, portal) for keys in lookup.by_address.values() for key in keys):
+    if any(keys.applies(key, portal) for found in keys.by_address.values() for key in found):
         raise Refused(
             "no-route",
             f"the kernel has no route to {portal}, so the key of the source address cannot be chosen",
@@ -104,16 +128,16 @@ def route_hint(portal: Portal, policy: PortalPolicy | None) -> str:
 
 
 def _named_by_policy(
-    lookup: Lookup, portal: Portal, policy: PortalPolicy, name: str, reasons: list[str]
+    keys: KeyIndex, portal: Portal, policy: PortalPolicy, name: str, reasons: list[str]
 ) -> Key:
-    key = lookup.key_by_name.get(name)
+    key = keys.by_name.get(name)
     if key is None:
         raise Refused(
             "missing-key", f'the policy names the key "{name}", but no file of that name is in force',
             f"add psk.d/{name}.toml or change psk", policy.path,
         )  # fmt: skip
-    if not lookup.applies(key, portal):
-        _refuse_in_doubt([(k, host) for k, host in lookup.may_apply(portal) if k is key], portal)
+    if not keys.applies(key, portal):
+        _refuse_in_doubt([(k, host) for k, host in keys.may_apply(portal) if k is key], portal)
         raise Refused(
             "key-not-for-portal", f'the policy names the key "{name}", whose portals leave out {portal}',
             "add the portal to the key's portals", policy.path,
@@ -139,23 +163,3 @@ def exactly_one(keys: Iterable[K], what: str, portal: Portal) -> K | None:
             "say which with psk in a policy, or narrow the keys with portals",
         )
     return first
-
-
-def pick_choice(
-    settings: Settings, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
-) -> IpsecChoice:
-    """The flags in force: the policy's, its preset's, the key's, the settings', the built-in ones."""
-    sources: list[tuple[str, IpsecChoice | None]] = []
-    if policy:
-        sources.append((f"the policy {policy.path}", policy.choice))
-    if policy and policy.preset:
-        sources.append((f"the preset {policy.preset}", presets.PRESETS[policy.preset].choice))
-    if key:
-        sources.append((f"the key {key.path}", key.choice))
-    for name, choice in (*sources, ("the settings' defaults", settings.default_choice)):
-        if choice:
-            flags = encode(choice)
-            reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
-            return choice
-    reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
-    return BUILT_IN

@@ -26,16 +26,21 @@ from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.connection_settings import (
     connection_name,
     esp_mode,
-    esp_proposals,
     host_selector,
-    ike_proposals,
-    proposal_reasons,
-    tuning_of,
 )
 from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.initiator import broken_view, clear_view, uncovered_view
-from iscsi_ipsec.core.decide.key_choice import exactly_one, pick_choice
-from iscsi_ipsec.core.decide.world import Lookup, PortalBinding, World, served_by
+from iscsi_ipsec.core.decide.key_choice import exactly_one
+from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.policy_match import served_by
+from iscsi_ipsec.core.decide.setting_precedence import (
+    esp_proposals,
+    ike_proposals,
+    pick_choice,
+    proposal_reasons,
+    tuning_of,
+)
+from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 _LABEL_BYTES = 64
 
@@ -116,7 +121,7 @@ def _portal_views(
             lookup, base, policy, _Admission(keys[0].id, keys[0]), alone=_is_alone(lookup, policy, peers)
         )
     if group:
-        own = [keys[0].id for keys in peers.values()] + [key.id for key, _ in lookup.may_apply(portal)]
+        own = [keys[0].id for keys in peers.values()] + [key.id for key, _ in lookup.keys.may_apply(portal)]
         own += _ends(_under_other_keys(ours, group))
         for peer in _group_peers(policy, own):
             nobody = False
@@ -169,12 +174,12 @@ def _explicit_peers(
 ) -> dict[tuple[IdType, str], list[PerIdKey]]:
     peers: dict[tuple[IdType, str], list[PerIdKey]] = {}
     local = _local_id(portal, policy).match_key
-    for key in lookup.keys:
+    for key in lookup.keys.all:
         if (
             isinstance(key, PerIdKey)
             and key.id.match_key != local
             and policy.psk in (None, key.name)
-            and lookup.applies(key, portal)
+            and lookup.keys.applies(key, portal)
         ):
             peers.setdefault(key.id.match_key, []).append(key)
     return peers
@@ -195,7 +200,9 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
     """The group key, where the policy confines it to named initiators."""
     if not policy.initiators:
         return None
-    groups = [k for k in lookup.groups if lookup.applies(k, portal) and policy.psk in (None, k.name)]
+    groups = [
+        k for k in lookup.keys.groups if lookup.keys.applies(k, portal) and policy.psk in (None, k.name)
+    ]
     return exactly_one(groups, "for the group", portal)
 
 

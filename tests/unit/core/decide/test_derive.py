@@ -11,9 +11,10 @@ from iscsi_ipsec.base.policy import IkeMode, Role, Tuning
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.core.decide.derive import EVERYWHERE, Deriver, derive
+from iscsi_ipsec.core.decide.closed_networks import EVERYWHERE
+from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Desired
-from iscsi_ipsec.core.decide.world import Lookup
+from iscsi_ipsec.core.decide.lookup import Lookup
 from tests.support.values import (
     CLEAR,
     SOURCE,

@@ -12,7 +12,7 @@ from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Tuning
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import PortalView
-from iscsi_ipsec.core.decide.key_choice import BUILT_IN
+from iscsi_ipsec.core.decide.setting_precedence import BUILT_IN
 from iscsi_ipsec.core.decide.world import PortalBinding
 from tests.support.values import (
     CLEAR,

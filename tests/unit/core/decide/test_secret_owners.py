@@ -9,7 +9,7 @@ import pytest
 
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.decide.derive import Deriver, derive
-from iscsi_ipsec.core.decide.world import Lookup
+from iscsi_ipsec.core.decide.lookup import Lookup
 from tests.support.values import (
     SOURCE,
     TARGET,

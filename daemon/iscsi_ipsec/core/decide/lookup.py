@@ -1,0 +1,44 @@
+"""One world, arranged for the questions that are asked of it for each portal.
+
+Law: an index. What the answers mean is decided in ``policy_match``, ``key_choice`` and ``known_portals``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.core.decide.key_choice import KeyIndex
+from iscsi_ipsec.core.decide.known_portals import candidates, wanted_sources
+from iscsi_ipsec.core.decide.policy_match import PolicyMatch
+from iscsi_ipsec.core.decide.world import PortalBinding, World
+
+
+class Lookup:
+    """``before``: an earlier one; what depends on nothing that differs is taken from there."""
+
+    def __init__(self, world: World, before: Lookup | None = None) -> None:
+        self.world = world
+        self.keys = KeyIndex(world)
+        self.policies: PolicyMatch
+        self.candidates: Mapping[PortalBinding, tuple[str, ...]]
+        self.wanted_sources: frozenset[tuple[Address, str]]
+        if before and _portals_from(before.world) == _portals_from(world):
+            self.policies = before.policies
+            self.candidates, self.wanted_sources = before.candidates, before.wanted_sources
+            return
+        self.policies = PolicyMatch(world)
+        self.candidates = candidates(world)
+        self.wanted_sources = wanted_sources(self.candidates, self.policies)
+
+    def with_sources(self, world: World) -> Lookup:
+        """The same arrangement for a world that differs in nothing but ``sources``."""
+        same = copy.copy(self)
+        same.world = world
+        return same
+
+
+def _portals_from(world: World) -> tuple[object, ...]:
+    """All that the candidates and the policies' arrangement depend on."""
+    return world.records, world.policies, world.broken, world.names, world.sessions, world.previously_managed

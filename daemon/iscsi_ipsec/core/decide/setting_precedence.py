@@ -1,0 +1,91 @@
+"""Which flags and which settings a portal gets.
+
+The order, for flags and for each strongSwan setting alone: the policy, its preset,
+for flags the key, the settings file's ``[defaults]``, what is built in.
+
+Law: pure. Whoever needs a flag or a setting in force asks here; no other module compares two sources of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from iscsi_ipsec.base.keys import Key
+from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Tuning
+from iscsi_ipsec.core.config import presets
+from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
+from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.desired import Refused
+from iscsi_ipsec.core.decide.world import World
+
+BUILT_IN = dataclasses.replace(default_choice(), esp=None)
+"""The choice where nobody said anything: the outer address decides about the ESP mode."""
+
+
+def pick_choice(
+    settings: Settings, policy: PortalPolicy | None, key: Key | None, reasons: list[str]
+) -> IpsecChoice:
+    """The flags in force: the policy's, its preset's, the key's, the settings', the built-in ones."""
+    sources: list[tuple[str, IpsecChoice | None]] = []
+    if policy:
+        sources.append((f"the policy {policy.path}", policy.choice))
+    if policy and policy.preset:
+        sources.append((f"the preset {policy.preset}", presets.PRESETS[policy.preset].choice))
+    if key:
+        sources.append((f"the key {key.path}", key.choice))
+    for name, choice in (*sources, ("the settings' defaults", settings.default_choice)):
+        if choice:
+            flags = encode(choice)
+            reasons.append(f"flags from {name}: 0x{flags:02x} {' '.join(flag_names(flags))}")
+            return choice
+    reasons.append("built-in flags: IKEv2, PFS, transport mode unless an outer address is set")
+    return BUILT_IN
+
+
+def tuning_of(world: World, policy: PortalPolicy | None) -> Tuning:
+    """The policy's settings over its preset's over the defaults."""
+    preset = presets.PRESETS[policy.preset].tuning if policy and policy.preset else Tuning()
+    return (policy.tuning if policy else Tuning()).with_fallback(preset).with_fallback(world.settings.tuning)
+
+
+def esp_proposals(
+    world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
+) -> tuple[str, ...]:
+    """What ESP offers or accepts; :class:`Refused` where given proposals contradict the PFS flag."""
+    if tuning.esp_proposals is None:
+        return presets.default_esp_proposals(
+            choice.ike, pfs=choice.pfs, fast_aes=world.fast_aes, esn=not world.user_space_esp
+        )
+    with_group = [p for p in tuning.esp_proposals if presets.has_dh_group(p)]
+    file = policy.path if policy else ""
+    if choice.pfs and len(with_group) < len(tuning.esp_proposals):
+        raise Refused(
+            "pfs-without-group", "the flags ask for PFS, but an ESP proposal has no DH group: "
+            + ", ".join(p for p in tuning.esp_proposals if p not in with_group),
+            "append one, such as -ecp384 or -modp2048, or unset PFS_ENABLED", file,
+        )  # fmt: skip
+    if not choice.pfs and with_group:
+        raise Refused(
+            "group-without-pfs", "PFS_ENABLED is unset, but an ESP proposal has a DH group: " + ", ".join(with_group),
+            "set PFS_ENABLED, or take the group out", file,
+        )  # fmt: skip
+    return tuning.esp_proposals
+
+
+def ike_proposals(world: World, choice: IpsecChoice, tuning: Tuning) -> tuple[str, ...]:
+    """What phase 1 offers or accepts."""
+    return tuning.ike_proposals or presets.default_ike_proposals(choice.ike, fast_aes=world.fast_aes)
+
+
+def proposal_reasons(world: World, policy: PortalPolicy | None) -> tuple[str, ...]:
+    """Whose the proposals are, for people."""
+    sources: list[tuple[str, Tuning]] = []
+    if policy:
+        sources.append((f"the policy {policy.path}", policy.tuning))
+    if policy and policy.preset:
+        sources.append((f"the preset {policy.preset}", presets.PRESETS[policy.preset].tuning))
+    sources.append(("the settings' defaults", world.settings.tuning))
+    built_in = "the built-in list: RFC 7146 and better, fastest first on this CPU"
+    ike = next((name for name, tuning in sources if tuning.ike_proposals), built_in)
+    esp = next((name for name, tuning in sources if tuning.esp_proposals), built_in)
+    return (f"IKE proposals from {ike}", f"ESP proposals from {esp}")
