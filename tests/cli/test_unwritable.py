@@ -17,6 +17,7 @@ from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.status_report import StatusReporter
+from tests.support.fakes import FakeClock, FakeXfrm
 from tests.support.netlab.space import Namespace
 
 
@@ -43,7 +44,7 @@ def test_a_guard_whose_file_cannot_be_written_is_in_the_kernel_all_the_same(
 def test_a_status_file_that_cannot_be_written_is_logged_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reporter = StatusReporter(Paths(runtime_dir=str(tmp_path / "gone")))
+    reporter = StatusReporter(Paths(runtime_dir=str(tmp_path / "gone")), FakeXfrm(FakeClock()), FakeClock())
     with caplog.at_level(logging.ERROR):
         reporter.write_file({"generation": 1})
     assert "status.json" in caplog.text

@@ -15,6 +15,7 @@ from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey, PreviousKey
 from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, parse_portal, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.derive import derive
@@ -257,3 +258,23 @@ def ike_sa(*children: ChildSa, unique_id: int = 1, conn: str = "c", **more: Any)
 def broken(*portals: str, is_policy: bool = True, role: Role = Role.INITIATOR) -> tuple[BrokenFile, ...]:
     patterns = tuple(map(parse_portal_pattern, portals))
     return (BrokenFile(path="the/file.toml", role=role, is_policy=is_policy, patterns=patterns),)
+
+
+def kernel_policy(source: Address, to: Portal, reqid: int = 7, **more: Any) -> KernelPolicy:
+    """The policy that charon's trap towards a portal installs."""
+    fields: dict[str, Any] = {
+        "direction": "out", "src": ipaddress.ip_network(source), "dst": ipaddress.ip_network(to.address),
+        "proto": 6, "sport": 0, "sport_mask": 0, "dport": to.port, "dport_mask": 0xFFFF, "action": "allow",
+        "priority": 1, "index": 1, "reqid": reqid, "mode": "transport", "tmpl_proto": 50, "tmpl_src": None,
+        "tmpl_dst": None, "restricted": False,
+    }  # fmt: skip
+    return KernelPolicy(**{**fields, **more})
+
+
+def kernel_state(spi: str, reqid: int = 7, **more: Any) -> KernelState:
+    """A state of the SAD, by its SPI in hex; "00000000" is a larval one."""
+    fields: dict[str, Any] = {
+        "src": address(SOURCE), "dst": address(TARGET), "spi": int(spi, 16), "proto": 50, "reqid": reqid,
+        "mode": "transport", "bytes": 0, "packets": 0, "age": 10, "sel": None,
+    }  # fmt: skip
+    return KernelState(**{**fields, **more})

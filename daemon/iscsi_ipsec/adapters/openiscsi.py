@@ -217,6 +217,26 @@ def _read_small(path: str) -> tuple[str, os.stat_result | None]:
     return data.decode("utf-8", "replace"), after if unchanged else None
 
 
+class OpenIscsi:
+    """One host's databases and sysfs; remembers what it read, so that unchanged records are not opened again."""
+
+    def __init__(self, sysfs: str) -> None:
+        self._sysfs = sysfs
+        self._cache = RecordCache()
+
+    def records(self, dirs: Sequence[str]) -> Records:
+        """The records of the databases under ``dirs`` (:func:`read_records`)."""
+        return read_records(dirs, self._cache)
+
+    def firmware(self) -> tuple[NodeRecord, ...]:
+        """The portals that the firmware booted from (:func:`read_firmware`)."""
+        return read_firmware(self._sysfs)
+
+    def sessions(self) -> tuple[IscsiSession, ...]:
+        """Every iSCSI connection of the kernel's initiator (:func:`read_sessions`)."""
+        return read_sessions(self._sysfs)
+
+
 # --- sysfs ------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
-from iscsi_ipsec.adapters.state_db import LastGood, Store
+from iscsi_ipsec.adapters.state_db import LastGood
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
@@ -28,6 +28,7 @@ from iscsi_ipsec.core.config.key_file import previous_over_problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.service.config_content import parse_content, revive
 from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Store
 
 T = TypeVar("T")
 

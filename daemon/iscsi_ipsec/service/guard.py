@@ -13,7 +13,7 @@ import os
 from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.netlink import GuardMonitor
-from iscsi_ipsec.adapters.nft import Guard, GuardState
+from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal, PortalRange
@@ -22,6 +22,7 @@ from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.service.managed_portals import read_text
+from iscsi_ipsec.service.ports import Firewall
 from iscsi_ipsec.service.problems import fields, state_problem
 from iscsi_ipsec.service.resync_schedule import GUARD
 
@@ -34,7 +35,7 @@ GUARD_REASONS = frozenset({GUARD})
 class GuardReconciler:
     """Remembers the table as it was loaded, to see a change by others. ``loads`` counts for tests and metrics."""
 
-    def __init__(self, guard: Guard, path: str) -> None:
+    def __init__(self, guard: Firewall, path: str) -> None:
         self._guard, self._path = guard, path
         self._text = ""
         self._state: GuardState | None = None

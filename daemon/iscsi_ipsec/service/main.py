@@ -1,4 +1,4 @@
-"""The daemon: threads that wake, one loop that works, and its beginning and end.
+"""The daemon's beginning and end: connects the loop with the world, and the threads that wake it.
 
 Law: the main thread owns all state and the command session. Other threads
 only call :meth:`Wakeups.wake` (and leave causes in :class:`IkeFailureLog`). Ending
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -24,35 +23,39 @@ from functools import partial
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import systemd
+from iscsi_ipsec.adapters.block_devices import sessions_below_system
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
+from iscsi_ipsec.adapters.clock import SystemClock
 from iscsi_ipsec.adapters.inotify import FileWatch
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes, kernel
 from iscsi_ipsec.adapters.nft import Guard
-from iscsi_ipsec.adapters.process import forbid_dumps, return_free_memory, return_large_blocks
+from iscsi_ipsec.adapters.openiscsi import OpenIscsi
+from iscsi_ipsec.adapters.process import forbid_dumps, return_large_blocks
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
-from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.wakeups import Wakeups
-from iscsi_ipsec.core.config.settings import LOG_LEVELS, Settings
+from iscsi_ipsec.core.config.settings import LOG_LEVELS
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
+from iscsi_ipsec.service.loop import Loop
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
 from iscsi_ipsec.service.paths import Paths, add_options, paths_of
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.problems import fields, unlisted_problem
 from iscsi_ipsec.service.reconciler import Reconciler
-from iscsi_ipsec.service.resync_schedule import RELOAD, RESYNC, START
-from iscsi_ipsec.service.status_report import StatusReporter, summary
+from iscsi_ipsec.service.resync_schedule import RELOAD
+from iscsi_ipsec.service.status_report import StatusReporter
 
 _log = logging.getLogger(__name__)
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_PERMITTED = 0, 1, 2, 5
 
-MAX_SETTLING = 20
-"""A burst of changes is gathered for at most this many settle times."""
+LOCK_PATIENCE = 1.0
+"""Seconds for which a lock that another process has is tried again: a command holds it for an instant."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,24 +83,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     systemd.set_up_logging(options.log_level or "info")
     paths = paths_of(options)
-    try:
-        _make_folders(paths)
-        with _only_instance(paths):
+    with contextlib.ExitStack() as stack:
+        # only what happens before the first pass is "cannot start": an error of a later one is a bug, with its traceback
+        about = fields(note="cannot-start")
+        try:
+            _make_folders(paths)
+            stack.enter_context(_only_instance(paths))
             store = Store(paths.store_file)
-            if options.unload_all:
-                return _unload_all(_with_socket(paths, ""))
-            return _Daemon(paths, store, options.log_level).run(signals)
-    except PermissionError as err:
-        about = fields(note="cannot-start")
-        _log.error("cannot start: %s: %s (run it as root)", err.filename, err.strerror, extra=about)
-        return EXIT_NOT_PERMITTED
-    except BlockingIOError:
-        about = fields(note="cannot-start")
-        _log.error("cannot start: another instance runs on %s", paths.runtime_dir, extra=about)
-        return EXIT_FAILED
-    except (OSError, StateUnavailable) as err:
-        _log.error("cannot start: %s", err, extra=fields(note="cannot-start"))
-        return EXIT_FAILED
+            daemon = None if options.unload_all else _Daemon(paths, store, options.log_level)
+        except PermissionError as err:
+            _log.error("cannot start: %s: %s (run it as root)", err.filename, err.strerror, extra=about)
+            return EXIT_NOT_PERMITTED
+        except BlockingIOError:
+            _log.error("cannot start: another instance runs on %s", paths.runtime_dir, extra=about)
+            return EXIT_FAILED
+        except (OSError, StateUnavailable, ConfigError) as err:
+            _log.error("cannot start: %s", err, extra=about)
+            return EXIT_FAILED
+        return daemon.run(signals) if daemon else _unload_all(_with_socket(paths, ""))
 
 
 class _Daemon:
@@ -131,29 +134,41 @@ class _Daemon:
             GuardMonitor(wake),
             PolicyMonitor(wake),
         )
-        policies = kernel.Policies().read
+        xfrm, clock = kernel.Xfrm(), SystemClock()
         self._observer = Observer(
             paths=paths,
             reader=reader,
             store=store,
             routes=self._routes,
             resolver=self._resolver,
+            open_iscsi=OpenIscsi(paths.sysfs_dir),
+            system_disks=partial(sessions_below_system, paths.sysfs_dir),
             fast_aes=kernel.has_aes_instructions(),
         )
         self._reconciler = Reconciler(
             observer=self._observer,
             reader=reader,
-            managed=ManagedPortals(paths, store),
+            managed=ManagedPortals(paths, store, clock),
             guard=GuardReconciler(Guard(), paths.guard_file),
             earlier=PreexistingSessions(paths.earlier_file),
             charon=self._charon,
             failure_log=self._failure_log,
-            without_log=events.without_log,
-            charon_settled=systemd.charon_settled,
-            policies=policies,
-            progress=systemd.watchdog,
+            charon_log=events,
+            service_manager=systemd,
+            xfrm=xfrm,
+            clock=clock,
         )
-        self._reporter = StatusReporter(paths, policies)
+        self._reporter = StatusReporter(paths, xfrm, clock)
+        self._loop = Loop(
+            run_pass=self._reconciler.run,
+            report=self._reporter.write,
+            watched=self._folders,
+            set_log_level=self._set_level,
+            watch=self._watch,
+            wakeups=self._wakeups,
+            service_manager=systemd,
+            clock=clock,
+        )
 
     def run(self, signals: Sequence[signal.Signals]) -> int:
         """Loop until a signal ends it."""
@@ -161,39 +176,7 @@ class _Daemon:
         for producer in self._producers:
             producer.start()
         _log.info("iscsi-ipsecd %s started", __version__)
-        reasons = frozenset({START})
-        ready, line, regular = False, "", 0.0
-        folders: frozenset[tuple[str, bool]] = frozenset()
-        while not self._stopping.is_set():
-            _log.debug("pass for: %s", ", ".join(sorted(reasons)))
-            # watched before it is read: what changes meanwhile wakes the next pass
-            if self._watch.ensure(folders) or (self._watch.problems and RESYNC in reasons):
-                reasons |= {FileWatch.reason}
-            if reasons & {START, RESYNC}:
-                regular = time.monotonic()
-            outcome = self._reconciler.run(reasons)
-            status = self._reporter.write(outcome, self._watch.problems)
-            config = outcome.snapshot.config
-            folders, watched = self._folders(config), folders
-            self._set_level(config.settings.log_level)
-            if (
-                not ready
-                and outcome.settled
-                and (status["guard"]["installed"] or not status["guard"]["wanted"])
-            ):
-                ready, line = True, summary(status)
-                systemd.ready(line)
-                # what was made so far stays: with 10,000 keys each full search for garbage in it takes 50 ms
-                gc.collect()
-                gc.freeze()
-            elif ready and line != summary(status):
-                line = summary(status)
-                systemd.status(line)
-            return_free_memory()
-            if folders != watched:
-                reasons = frozenset({FileWatch.reason})
-            else:
-                reasons = self._wait(outcome.recheck_in, regular, config.settings)
+        self._loop.run(self._stopping.is_set)
         self._end()
         return EXIT_FINE
 
@@ -206,36 +189,6 @@ class _Daemon:
         }
         flat = {(folder, False) for folder in (*config.watched, self._paths.requests_dir)}
         return frozenset(trees | flat)
-
-    def _wait(self, recheck_in: float, regular: float, settings: Settings) -> frozenset[str]:
-        """Sleep until there is something to do, petting systemd's watchdog; gather what comes in a burst.
-
-        ``recheck_in`` is in seconds from now, ``regular`` when the last regular pass began.
-        """
-        interval = systemd.watchdog_interval()
-        due = regular + settings.resync_interval
-        end = min(time.monotonic() + recheck_in, due)
-        while not self._stopping.is_set():
-            if interval:
-                systemd.watchdog()
-            left = end - time.monotonic()
-            if left <= 0:
-                return frozenset({RESYNC if time.monotonic() >= due else "due"})
-            reasons = self._wakeups.wait(min(left, interval or left))
-            if reasons & GuardMonitor.reasons:
-                return reasons  # a portal may be open
-            if reasons:
-                return self._gather(reasons, settings.settle_time)
-        return frozenset()
-
-    def _gather(self, reasons: frozenset[str], settle_time: float) -> frozenset[str]:
-        """Wait until nothing new came for the settle time, but not for ever."""
-        for _ in range(MAX_SETTLING):
-            more = self._wakeups.wait(settle_time) if settle_time else frozenset()
-            if not more or self._stopping.is_set():
-                break
-            reasons |= more
-        return reasons
 
     def _await_signals(self, signals: Sequence[signal.Signals]) -> None:
         while True:
@@ -272,8 +225,19 @@ def _make_folders(paths: Paths) -> None:
 @contextlib.contextmanager
 def _only_instance(paths: Paths) -> Iterator[None]:
     """Hold the lock that tells the command that we run; :class:`BlockingIOError` if another has it."""
-    with open(paths.lock_file, "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # opened without truncating: whoever does not get the lock must not empty the file of who has it
+    fd = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(fd, "r+", encoding="ascii") as lock:
+        end = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.02)
+        lock.truncate()
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield

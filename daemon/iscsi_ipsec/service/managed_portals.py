@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 
-from iscsi_ipsec.adapters.state_db import ManagedRecord, Store
+from iscsi_ipsec.adapters.state_db import ManagedRecord
 from iscsi_ipsec.base.errors import StateUnavailable
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
@@ -19,6 +18,7 @@ from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.desired import PortalView
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Clock, Store
 from iscsi_ipsec.service.problems import fields, state_problem
 
 _log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class ManagedPortals:
     What cannot be stored is held all the same, and stored when that works again.
     """
 
-    def __init__(self, paths: Paths, store: Store) -> None:
-        self._paths, self._store = paths, store
+    def __init__(self, paths: Paths, store: Store, clock: Clock) -> None:
+        self._paths, self._store, self._clock = paths, store, clock
         self._held: dict[Portal, ManagedRecord] | None = None
         self._unsaved: dict[Portal, ManagedRecord] = {}
         self._previously_managed: frozenset[tuple[Portal, Role]] | None = None
@@ -67,7 +67,7 @@ class ManagedPortals:
     def _from_guard_file(self) -> dict[Portal, ManagedRecord]:
         guarded, served = ruleset.parse_elements(read_text(self._paths.guard_file))
         records = [
-            ManagedRecord(portal=portal, role=role, since=int(time.time()), why="the guard held it")
+            ManagedRecord(portal=portal, role=role, since=self._now(), why="the guard held it")
             for portals, role in ((guarded, Role.INITIATOR), (served, Role.TARGET))
             for portal in portals
         ]
@@ -82,7 +82,7 @@ class ManagedPortals:
                 why = view.policy or view.key_path
                 self._previously_managed = None
                 previously_managed[portal] = self._unsaved[portal] = ManagedRecord(
-                    portal=portal, role=view.role, since=int(time.time()), why=why
+                    portal=portal, role=view.role, since=self._now(), why=why
                 )
         self._seen = views
         if not self._unsaved:
@@ -92,6 +92,9 @@ class ManagedPortals:
             self._unsaved.clear()
         except StateUnavailable as err:
             problems.append(state_problem(err))
+
+    def _now(self) -> int:
+        return self._clock.unix_ns() // 10**9
 
     def grant_releases(self, problems: list[Problem]) -> None:
         """Do what ``iscsi-ipsec release`` asked for: each request is a file that holds one portal."""

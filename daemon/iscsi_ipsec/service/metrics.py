@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from socket import IPPROTO_ESP
 from typing import Any, Protocol
 
 from iscsi_ipsec.adapters.atomic_write import write_atomic
-from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.report.prometheus_text import Family, Kind, exposed
+from iscsi_ipsec.service.ports import Clock, Xfrm
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +56,9 @@ class Metrics:
     Series of portals are made anew when a row differs, those of the daemon each time.
     """
 
-    def __init__(
-        self,
-        path: str,
-        clock: Callable[[], float] = time.monotonic,
-        policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies,
-    ) -> None:
-        self._path, self._clock, self._policies = path, clock, policies
-        self._look_at = clock()
+    def __init__(self, path: str, xfrm: Xfrm, clock: Clock) -> None:
+        self._path, self._xfrm, self._clock = path, xfrm, clock
+        self._look_at = clock.monotonic()
         self._in_kernel: tuple[KernelPolicy, ...] = ()
         self._selected, self._demanded = Memo(_selected), Memo(_demanded)
         self._per_portal = Memo(portal_exposition)
@@ -88,11 +82,11 @@ class Metrics:
 
     def _count_in_kernel(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Connections whose policy is in the kernel, which is asked now and then."""
-        began = self._clock()
+        began = self._clock.monotonic()
         if began >= self._look_at:
             with contextlib.suppress(KernelUnavailable):
-                self._in_kernel = tuple(self._policies())
-            pause = (self._clock() - began) * KERNEL_LOOK_SHARE
+                self._in_kernel = self._xfrm.policies()
+            pause = (self._clock.monotonic() - began) * KERNEL_LOOK_SHARE
             self._look_at = began + min(max(KERNEL_LOOK, pause), KERNEL_LOOK_AT_MOST)
         demanded = self._demanded(self._in_kernel)
         return sum(selector in demanded for selector in self._selected(rows))

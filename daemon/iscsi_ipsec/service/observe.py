@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from iscsi_ipsec.adapters import openiscsi
-from iscsi_ipsec.adapters.block_devices import sessions_below_system
 from iscsi_ipsec.adapters.inotify import FileWatch
-from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
-from iscsi_ipsec.adapters.resolver import ResolveFailure, Resolver
-from iscsi_ipsec.adapters.state_db import Store
+from iscsi_ipsec.adapters.netlink import RouteMonitor
+from iscsi_ipsec.adapters.openiscsi import Records
+from iscsi_ipsec.adapters.resolver import ResolveFailure
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.iscsi import NodeRecord
@@ -37,8 +35,9 @@ from iscsi_ipsec.core.ike.vici_messages import (
     presented_ids,
 )
 from iscsi_ipsec.core.report.system_disks import disk_problems
-from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
+from iscsi_ipsec.service.config_files import ConfigFiles
 from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
 from iscsi_ipsec.service.resync_schedule import FILES, ROUTES
 from iscsi_ipsec.service.source_addresses import SourceAddresses
@@ -97,7 +96,7 @@ class _Records:
     """What was read of open-iscsi's databases in these folders, and the same with interfaces named."""
 
     dirs: tuple[str, ...]
-    found: openiscsi.Records
+    found: Records
     bound: tuple[NodeRecord, ...]
 
 
@@ -112,23 +111,26 @@ class Observer:
         self,
         *,
         paths: Paths,
-        reader: FileReader,
+        reader: Files,
         store: Store,
-        routes: Routes,
-        resolver: Resolver,
+        routes: Routing,
+        resolver: Names,
+        open_iscsi: OpenIscsi,
+        system_disks: Callable[[], Mapping[str, frozenset[int]]],
         fast_aes: bool,
         plugins: frozenset[str] = frozenset(),
     ) -> None:
         self._paths, self._reader, self._store = paths, reader, store
         self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
         self.plugins = plugins
-        self._record_cache = openiscsi.RecordCache()
+        self._open_iscsi, self._system_disks = open_iscsi, system_disks
         self._records: _Records | None = None
         self._wanted_names = Memo(wanted_names)
         self._sources = SourceAddresses(routes)
         self._local: frozenset[Address] = frozenset()
         self._deriver = Deriver()
         self._decided: _Decided | None = None
+        self._digest_key: bytes | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
 
     def save(self, snapshot: Snapshot, problems: list[Problem]) -> None:
@@ -158,7 +160,7 @@ class Observer:
         if reasons & ROUTE_REASONS or not self._local:
             self._sources.forget(reasons)
             self._local = self._local_addresses(problems)
-        records = self._open_iscsi(config, reasons)
+        records = self._known_records(config, reasons)
         problems.extend(records.found.problems)
         world = World(
             settings=config.settings,
@@ -166,7 +168,7 @@ class Observer:
             policies=config.policies,
             broken=config.broken,
             records=records.bound,
-            sessions=openiscsi.read_sessions(self._paths.sysfs_dir),
+            sessions=self._open_iscsi.sessions(),
             local_addresses=self._local,
             previously_managed=previously_managed,
             user_space_esp="kernel-libipsec" in self.plugins,
@@ -194,7 +196,7 @@ class Observer:
             problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
         )
 
-    def _open_iscsi(self, config: ConfigFiles, reasons: frozenset[str]) -> _Records:
+    def _known_records(self, config: ConfigFiles, reasons: frozenset[str]) -> _Records:
         """The records of its databases and of the firmware; the very same as long as they say the same."""
         dirs = self.nodes_dirs(config)
         known = self._records
@@ -205,8 +207,8 @@ class Observer:
             and not reasons & (FILE_REASONS | ROUTE_REASONS)
         ):
             return known
-        found = openiscsi.read_records(dirs, self._record_cache)
-        firmware = openiscsi.read_firmware(self._paths.sysfs_dir)
+        found = self._open_iscsi.records(dirs)
+        firmware = self._open_iscsi.firmware()
         bound = (*(self._bound(record) for record in found.records), *firmware)
         if known and known.bound == bound:
             bound = known.bound
@@ -216,14 +218,14 @@ class Observer:
     def _disk_problems(self, world: World, desired: Desired) -> tuple[Problem, ...]:
         if not world.sessions:
             return ()
-        disks = sessions_below_system(self._paths.sysfs_dir)
+        disks = self._system_disks()
         return disk_problems(disks, world.sessions, frozenset(desired.guarded))
 
     def presented_in(self, snapshot: Snapshot, secrets: frozenset[str]) -> dict[RotationId, bool]:
         """Whether the previous key goes first, of each rotation that these secrets in charon tell it of."""
         presented_keys = {}
         for rotation in snapshot.desired.rotations:
-            new, old = presented_ids(rotation, self._store.digest_key())
+            new, old = presented_ids(rotation, self._key_of_digests())
             if {new, old} & secrets:
                 presented_keys[rotation.rotation_id] = new not in secrets
         return presented_keys
@@ -231,7 +233,7 @@ class Observer:
     def _decide(self, generation: int, lookup: Lookup, wanted: frozenset[tuple[Address, str]]) -> _Decided:
         """Derive and spell, keeping what is spelled already."""
         world, desired = lookup.world, self._deriver.derive(lookup)
-        digest_key = self._store.digest_key()
+        digest_key = self._key_of_digests()
         # by the identities of entries, which what is spelled keeps alive
         known = {id(encoded.entry): encoded for encoded in self._decided.secrets} if self._decided else {}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
@@ -255,6 +257,12 @@ class Observer:
             connections=tuple(known for _, _, known in connections.values()),
         )
         return self._decided
+
+    def _key_of_digests(self) -> bytes:
+        """Read once: names in charon rest on it, and a disk that fails later must not stop a pass."""
+        if self._digest_key is None:
+            self._digest_key = self._store.digest_key()
+        return self._digest_key
 
     def _local_addresses(self, problems: list[Problem]) -> frozenset[Address]:
         try:

@@ -6,7 +6,6 @@ Law: ``core.ike.key_rotation`` decides; a decision becomes messages to charon in
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from iscsi_ipsec.core.ike.key_rotation import PresentedKey, choose_presented_key
 from iscsi_ipsec.core.ike.sa_lifecycle import SaOperation, TerminateIke, carrying
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.observe import Snapshot
+from iscsi_ipsec.service.ports import Clock
 from iscsi_ipsec.service.problems import fields
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class PresentedKeys:
         self,
         failure_log: IkeFailureLog,
         do: Callable[[SaOperation], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
         self._failure_log, self._do, self._clock = failure_log, do, clock
         self._presented: dict[RotationId, PresentedKey] = {}
@@ -38,7 +38,7 @@ class PresentedKeys:
 
     def learn(self, previous_key_first: dict[RotationId, bool]) -> None:
         """Take over what charon holds, so that after a start nothing is loaded anew for our sake."""
-        self.learnt, now = True, self._clock()
+        self.learnt, now = True, self._clock.monotonic()
         self._presented = {
             c: PresentedKey(previous_key_first=previous_first, since=now, doubts=0)
             for c, previous_first in previous_key_first.items()
@@ -58,14 +58,14 @@ class PresentedKeys:
 
     def due(self) -> float | None:
         """Seconds until another key may have to go first."""
-        return None if self._due is None else self._due - self._clock()
+        return None if self._due is None else self._due - self._clock.monotonic()
 
     def choose(self, snapshot: Snapshot, sas: tuple[IkeSa, ...]) -> bool:
         """Decide which keys go first from now on; whether that differs from what is loaded."""
         rotations = snapshot.rotations()
         self._failure_log.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
         self._presented, self._due = choose_presented_key(
-            rotations, self._presented, sas, self._failure_log.doubts(), self._clock()
+            rotations, self._presented, sas, self._failure_log.doubts(), self._clock.monotonic()
         )
         turned = [
             r
@@ -75,7 +75,7 @@ class PresentedKeys:
         for rotation in turned:
             self._follow(rotation, sas)
         if turned:
-            self._due = self._clock()
+            self._due = self._clock.monotonic()
         return bool(turned)
 
     def _follow(self, rotation: Rotation, sas: tuple[IkeSa, ...]) -> None:

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import is_
 
-from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, kernel
+from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
@@ -26,7 +23,6 @@ from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
-from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.ike.charon_diff import Operation, plan
 from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, Cause
@@ -36,33 +32,30 @@ from iscsi_ipsec.core.ike.loaded_state import (
     rotations_by_name,
 )
 from iscsi_ipsec.core.report.portal_status import Observed
-from iscsi_ipsec.service.config_files import FileReader
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer, Snapshot
+from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, Files, ServiceManager, Xfrm
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.presented_keys import PresentedKeys
 from iscsi_ipsec.service.problems import fields, unlisted_problem
-from iscsi_ipsec.service.resync_schedule import CHARON, POLICIES, RELOAD, ResyncSchedule
+from iscsi_ipsec.service.resync_schedule import (
+    CHARON,
+    POLICIES,
+    RELOAD,
+    ResyncSchedule,
+    seconds_until_next_pass,
+)
 from iscsi_ipsec.service.sas import SaReconciler
 
 _log = logging.getLogger(__name__)
 
-UNSETTLED_LOOK = 0.2
-"""Seconds until charon's unit is asked again whether it has finished starting."""
-
 UNSETTLED_AT_MOST = 20.0
 """Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
 
-NAMES_AGAIN = 6.0
-"""Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
-
 FORGETTING = frozenset({"charon-down", IkeFailureLog.wiped, RELOAD})
 """Wakeups after which charon may hold less than it confirmed."""
-
-AFTERLOOK = 2.0
-"""Seconds after which a change is looked at once more: a late swanctl --load-all makes no event."""
 
 
 CONNECTION_REASONS = frozenset({"charon-up", "charon-down", IkeFailureLog.wiped, CHARON})
@@ -117,23 +110,21 @@ class Reconciler:
         self,
         *,
         observer: Observer,
-        reader: FileReader,
+        reader: Files,
         managed: ManagedPortals,
         guard: GuardReconciler,
         earlier: PreexistingSessions,
         charon: Charon,
         failure_log: IkeFailureLog,
-        without_log: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-        charon_settled: Callable[[], bool],
-        policies: Callable[[], tuple[KernelPolicy, ...]] = kernel.policies,
-        progress: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        charon_log: CharonLog,
+        service_manager: ServiceManager,
+        xfrm: Xfrm,
+        clock: Clock,
     ) -> None:
         self._observer, self._reader, self._managed = observer, reader, managed
         self._guard, self._earlier, self._charon, self._failure_log = guard, earlier, charon, failure_log
-        self._without_log, self._charon_settled = without_log, charon_settled
-        self._progress, self._clock = progress, clock
-        self._sas = SaReconciler(charon, policies, clock)
+        self._charon_log, self._service_manager, self._clock = charon_log, service_manager, clock
+        self._sas = SaReconciler(charon, xfrm, clock)
         self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
@@ -147,12 +138,12 @@ class Reconciler:
 
     def run(self, reasons: frozenset[str]) -> Outcome:
         """One whole pass. Raises only what is a bug."""
-        begun = self._clock()
+        begun = self._clock.monotonic()
         outcome = self._pass(self._turns.inputs_due(reasons, self._size))
         self._size = len(outcome.snapshot.config.rows) + len(outcome.snapshot.desired.portals)
         self.counters.passes += 1
         self.counters.initiations = self._sas.initiations
-        self.counters.last_seconds = self._clock() - begun
+        self.counters.last_seconds = self._clock.monotonic() - begun
         self.counters.seconds += self.counters.last_seconds
         self.counters.failures = self._failure_log.failures()
         return outcome
@@ -249,10 +240,10 @@ class Reconciler:
 
     def _has_settled(self) -> bool:
         """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
-        if self._charon_settled():
+        if self._service_manager.charon_settled():
             self._unsettled_since = None
             return True
-        now = self._clock()
+        now = self._clock.monotonic()
         if self._unsettled_since is None:
             self._unsettled_since = now
         return now - self._unsettled_since > UNSETTLED_AT_MOST
@@ -260,24 +251,19 @@ class Reconciler:
     def _recheck_in(
         self, snapshot: Snapshot, changed: bool, settled: bool, state: CharonState | None
     ) -> float:
-        if not settled:
-            return UNSETTLED_LOOK
-        again = snapshot.config.settings.resync_interval
-        if state is None:
-            again = min(again, 1.0)
-        if changed:
-            again = min(again, AFTERLOOK)
-        seconds_until_error = self._failure_log.seconds_until_error()
-        if seconds_until_error is not None:
-            again = min(again, seconds_until_error + 0.05)
-        if any(problem.code == "name-not-resolved" for problem in snapshot.problems):
-            again = min(again, NAMES_AGAIN)
-        for due in (self._sas.due(), self._presented.due()):
-            if due is not None:
-                again = min(again, max(0.05, due))
-        if snapshot.config.expires_in is not None:
-            again = min(again, snapshot.config.expires_in)
-        return again
+        return seconds_until_next_pass(
+            snapshot.config.settings.resync_interval,
+            charon_settled=settled,
+            charon_reachable=state is not None,
+            changed=changed,
+            unresolved_names=any(problem.code == "name-not-resolved" for problem in snapshot.problems),
+            due=(
+                self._failure_log.seconds_until_error(),
+                self._sas.due(),
+                self._presented.due(),
+                snapshot.config.expires_in,
+            ),
+        )
 
     def _observed(
         self, snapshot: Snapshot, state: CharonState | None, sas: tuple[IkeSa, ...], guard: GuardState | None
@@ -325,8 +311,10 @@ class Reconciler:
         bulk = len(operations) > BULK
         going = {op.item for op in operations if op.command.startswith("unload-")}
         self._failure_log.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
-        with self._without_log() if bulk else contextlib.nullcontext():
-            results = self._charon.apply(((op.command, op.message) for op in operations), self._progress)
+        with self._charon_log.without_log() if bulk else contextlib.nullcontext():
+            results = self._charon.apply(
+                ((op.command, op.message) for op in operations), self._service_manager.watchdog
+            )
         done = Counter[str]()
         confirmed = set(self._confirmed)
         level = logging.DEBUG if bulk else logging.INFO

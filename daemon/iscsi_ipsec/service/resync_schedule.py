@@ -1,4 +1,4 @@
-"""What a pass looks at: everything that woke it asks for, and what is looked at from time to time.
+"""Decides which inputs a pass re-reads (those its wakeups name, and a periodic resync), and when the next pass is due.
 
 Law: a wakeup says what may have changed, and what has a messenger of its own (inotify, netlink,
 charon's log) is looked at when that calls. Messengers lose messages, so the regular pass looks
@@ -9,6 +9,7 @@ in charon are compared in every pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 START: Final = "start"
@@ -52,3 +53,46 @@ class ResyncSchedule:
         part = PARTS[self._next]
         self._next = (self._next + 1) % len(PARTS)
         return reasons | {part}
+
+
+CHARON_STARTING_RECHECK = 0.2
+"""Seconds until strongSwan's unit is asked again whether it has finished starting."""
+
+CHARON_AWAY_RECHECK = 1.0
+"""Seconds until a charon that cannot be reached is tried again."""
+
+AFTER_CHANGE_RECHECK = 2.0
+"""Seconds after which a change is compared once more: a late swanctl --load-all makes no event."""
+
+UNRESOLVED_NAME_RECHECK = 6.0
+"""Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
+
+SLACK = 0.05
+"""Seconds after a moment at which something is due, so that the pass finds it due."""
+
+
+def seconds_until_next_pass(
+    resync_interval: float,
+    *,
+    charon_settled: bool,
+    charon_reachable: bool,
+    changed: bool,
+    unresolved_names: bool,
+    due: Iterable[float | None],
+) -> float:
+    """How long the loop may sleep after a pass if nothing wakes it.
+
+    ``due`` are the seconds until something in particular is due: the next attempt to bring an SA up,
+    a cause that becomes an error, the end of a previous key; None: nothing is.
+    """
+    if not charon_settled:
+        return CHARON_STARTING_RECHECK
+    limits = [resync_interval]
+    if not charon_reachable:
+        limits.append(CHARON_AWAY_RECHECK)
+    if changed:
+        limits.append(AFTER_CHANGE_RECHECK)
+    if unresolved_names:
+        limits.append(UNRESOLVED_NAME_RECHECK)
+    limits += [max(0.0, seconds) + SLACK for seconds in due if seconds is not None]
+    return min(limits)

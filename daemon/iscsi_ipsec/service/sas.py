@@ -7,17 +7,13 @@ and done. A refusal of charon's is told and waits for the next pass.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
-from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, KernelUnavailable
 from iscsi_ipsec.base.memo import Memo
-from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
+from iscsi_ipsec.base.xfrm import KernelState
 from iscsi_ipsec.core.ike.kernel_drift import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from iscsi_ipsec.core.ike.loaded_state import sa_targets
 from iscsi_ipsec.core.ike.sa_lifecycle import (
@@ -31,6 +27,7 @@ from iscsi_ipsec.core.ike.sa_lifecycle import (
     plan_sas,
 )
 from iscsi_ipsec.service.observe import Snapshot
+from iscsi_ipsec.service.ports import Charon, Clock, Xfrm
 from iscsi_ipsec.service.problems import fields
 
 _log = logging.getLogger(__name__)
@@ -44,13 +41,8 @@ class SaReconciler:
     so that a removed key's SAs end at once. ``initiations`` counts for tests and metrics.
     """
 
-    def __init__(
-        self,
-        charon: Charon,
-        policies: Callable[[], tuple[KernelPolicy, ...]] = kernel.policies,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._charon, self._policies, self._clock = charon, policies, clock
+    def __init__(self, charon: Charon, xfrm: Xfrm, clock: Clock) -> None:
+        self._charon, self._xfrm, self._clock = charon, xfrm, clock
         self._attempts: dict[str, RetryState] = {}
         self._acquire_pending = False
         self._orphaned: frozenset[str] = frozenset()
@@ -65,7 +57,9 @@ class SaReconciler:
         """Do what these SAs call for; return those that there are then."""
         targets = self._sa_targets(snapshot, state)
         self._note_revoked(snapshot, sas)
-        operations, self._attempts = plan_sas(targets, sas, self._attempts, self._clock(), self._revoked)
+        operations, self._attempts = plan_sas(
+            targets, sas, self._attempts, self._clock.monotonic(), self._revoked
+        )
         for operation in operations:
             self.execute(operation)
         return self._charon.sas() if operations else sas
@@ -82,7 +76,7 @@ class SaReconciler:
         """Seconds until SAs have to be looked at even if nothing happens."""
         grace = LARVAL_GRACE if self._acquire_pending else None
         attempt = next_due(self._attempts)
-        retry = None if attempt is None else attempt - self._clock()
+        retry = None if attempt is None else attempt - self._clock.monotonic()
         return min((due for due in (grace, retry) if due is not None), default=None)
 
     def without_lost_traps(self, snapshot: Snapshot, state: CharonState) -> CharonState:
@@ -94,10 +88,10 @@ class SaReconciler:
         # in this order: an SA that comes up in between has its policies, and is not judged
         sas = self._charon.sas()
         try:
-            policies = self._policies()
+            policies = self._xfrm.policies()
         except KernelUnavailable:  # a kernel without XFRM has no traps either
             return state
-        states = _states()
+        states = self._states()
         self._orphaned = orphaned_sas(snapshot.desired.connections, sas, policies, states)
         self._end_missing(snapshot, missing_sas(snapshot.desired.connections, sas, states))
         lost = self._lost(snapshot.desired.connections, policies) & state.conns.keys()
@@ -133,14 +127,14 @@ class SaReconciler:
         """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
         if missing:
             first = {ike.unique_id for ike in missing}
-            for ike in missing_sas(snapshot.desired.connections, self._charon.sas(), _states()):
+            for ike in missing_sas(snapshot.desired.connections, self._charon.sas(), self._states()):
                 if ike.unique_id in first:
                     self.execute(
                         TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel")
                     )
 
     def _sa_targets(self, snapshot: Snapshot, state: CharonState) -> tuple[SaTarget, ...]:
-        asked = _asked_for()
+        asked = self._asked_for()
         waiting = {address for address, age in asked.items() if age >= LARVAL_GRACE}
         # a failure may come before the grace is over, and no event comes after it
         young = asked.keys() - waiting
@@ -177,14 +171,12 @@ class SaReconciler:
         )
         self._keys_used = now_used
 
+    def _asked_for(self) -> dict[Address, int]:
+        """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
+        return {state.dst: state.age for state in self._states() if state.larval}
 
-def _asked_for() -> dict[Address, int]:
-    """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
-    return {state.dst: state.age for state in _states() if state.larval}
-
-
-def _states() -> tuple[KernelState, ...]:
-    try:
-        return kernel.states()
-    except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
-        return ()
+    def _states(self) -> tuple[KernelState, ...]:
+        try:
+            return self._xfrm.states()
+        except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
+            return ()

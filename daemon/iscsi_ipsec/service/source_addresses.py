@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.adapters.netlink import RouteMonitor
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.service.ports import Routing
 from iscsi_ipsec.service.problems import kernel_problem
 from iscsi_ipsec.service.resync_schedule import RELOAD, ROUTES, START
 
@@ -28,7 +29,7 @@ AT_LEAST = 32
 class SourceAddresses:
     """Asks and remembers; of the thread that made ``routes``."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routing) -> None:
         self._routes = routes
         self._known: dict[tuple[Address, str], Address | None] = {}
         self._answered: tuple[object, Mapping[tuple[Address, str], Address | None]] = None, {}

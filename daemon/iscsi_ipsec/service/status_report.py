@@ -12,19 +12,18 @@ from typing import Any
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.atomic_write import Part, RewrittenFile
 from iscsi_ipsec.adapters.charon import default_socket
-from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.report import portal_status
 from iscsi_ipsec.core.report.schema import SCHEMA, problem_row, sentence
 from iscsi_ipsec.service.config_files import FileRow
 from iscsi_ipsec.service.metrics import Metrics
 from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Clock, Xfrm
 from iscsi_ipsec.service.problems import message_id
 from iscsi_ipsec.service.reconciler import Outcome
 
@@ -153,13 +152,11 @@ _LISTS = frozenset({"portals", "keys", "files", "problems"})
 class StatusReporter:
     """Writes the status file and logs each problem once when it appears and once when it is solved."""
 
-    def __init__(
-        self, paths: Paths, policies: Callable[[], Iterable[KernelPolicy]] = kernel.policies
-    ) -> None:
+    def __init__(self, paths: Paths, xfrm: Xfrm, clock: Clock) -> None:
         self._paths = paths
         self._generation = 0
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._metrics = Metrics(paths.metrics_file, policies=policies)
+        self._metrics = Metrics(paths.metrics_file, xfrm, clock)
         self._rows, self._guarded = portal_status.PortalRows(), Memo(_sorted_texts)
         self._in_use, self._marked = Memo(_in_use), Memo(_marked)
         self._portal_list, self._key_list = _JsonList(lambda row, _: row), _JsonList(_key_row)
@@ -224,7 +221,7 @@ class StatusReporter:
         self._told = now
 
 
-def summary(status: dict[str, Any]) -> str:
+def summary(status: Mapping[str, Any]) -> str:
     """One line for systemctl status."""
     rows = [row for row in status["portals"] if row["managed"]]
     protected = sum(1 for row in rows if row["protected"])

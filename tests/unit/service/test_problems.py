@@ -16,6 +16,7 @@ from iscsi_ipsec.service.ike_failure_log import YOUNG, IkeFailureLog
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.problems import message_id
 from iscsi_ipsec.service.status_report import StatusReporter, summary
+from tests.support.fakes import FakeClock, FakeXfrm
 
 CONN = "iscsi-ipsec-10.0.0.20-3260"
 WRONG_KEY = "tried 1 shared key for 'a' - 'b', but MAC mismatched"
@@ -184,7 +185,7 @@ def row(
 @pytest.fixture
 def reporter(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> StatusReporter:
     caplog.set_level(logging.INFO, "iscsi_ipsec")
-    return StatusReporter(Paths(runtime_dir=str(tmp_path)))
+    return StatusReporter(Paths(runtime_dir=str(tmp_path)), FakeXfrm(FakeClock()), FakeClock())
 
 
 def with_portals(count: int) -> dict[str, Any]:

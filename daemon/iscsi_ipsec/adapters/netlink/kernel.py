@@ -83,8 +83,8 @@ _ACTIONS = ("allow", "block")
 T = TypeVar("T")
 
 
-class Policies:
-    """The kernel's policies, again and again: a message that says the same as one of the last dump is not parsed.
+class Xfrm:
+    """The kernel's policies and states, for who asks often: a policy that was in the last dump is not parsed again.
 
     Messages are known by a digest: thousands of them would take as much memory as what they say.
     """
@@ -93,7 +93,7 @@ class Policies:
         self._known: dict[bytes, KernelPolicy | None] = {}
         self._last: tuple[KernelPolicy, ...] = ()
 
-    def read(self) -> tuple[KernelPolicy, ...]:
+    def policies(self) -> tuple[KernelPolicy, ...]:
         """All policies but the sockets' own, the very same tuple as long as they are the same.
 
         Raises :class:`KernelUnavailable` (EPERM: not root).
@@ -114,10 +114,14 @@ class Policies:
             self._last = found
         return self._last
 
+    def states(self) -> tuple[KernelState, ...]:
+        """All states, without their keys. Raises :class:`KernelUnavailable` (EPERM: not root)."""
+        return states()
+
 
 def policies() -> tuple[KernelPolicy, ...]:
     """All policies but the sockets' own. Raises :class:`KernelUnavailable` (EPERM: not root)."""
-    return Policies().read()
+    return Xfrm().policies()
 
 
 def states() -> tuple[KernelState, ...]:

@@ -6,8 +6,11 @@ import argparse
 import sys
 from functools import partial
 
+from iscsi_ipsec.adapters.block_devices import sessions_below_system
 from iscsi_ipsec.adapters.charon import Charon, default_socket
+from iscsi_ipsec.adapters.clock import SystemClock
 from iscsi_ipsec.adapters.netlink import Routes, kernel
+from iscsi_ipsec.adapters.openiscsi import OpenIscsi
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.errors import StateUnavailable
@@ -49,10 +52,12 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         resolver=Resolver(
             lambda _: None, resolve=partial(resolve_through, paths.names_socket), remembered=names
         ),
+        open_iscsi=OpenIscsi(paths.sysfs_dir),
+        system_disks=partial(sessions_below_system, paths.sysfs_dir),
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )
-    previously_managed = ManagedPortals(paths, store).previously_managed([])
+    previously_managed = ManagedPortals(paths, store, SystemClock()).previously_managed([])
     snapshot = observer.observe(frozenset({"start"}), previously_managed)
     if presented_keys := observer.presented_in(
         snapshot, state.secrets or frozenset()

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.service.metrics import Metrics, exposition
+from tests.support.fakes import FakeClock, FakeXfrm
 
 LABELS = ("where", "cause", "version", "code", "severity", "portal", "role", "interface", "direction")
 
@@ -141,8 +142,10 @@ def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_pat
         policy("10.0.0.24", port=860),
         policy("10.0.0.25", direction="in"),
     ]
-    now = [0.0]
-    metrics = Metrics(str(path), clock=lambda: now[0], policies=lambda: in_kernel)
+    clock = FakeClock()
+    xfrm = FakeXfrm(clock)
+    xfrm.policies_now = tuple(in_kernel)
+    metrics = Metrics(str(path), xfrm, clock)
     rows = [
         row(),
         row("[fd00::20]:3260"),
@@ -162,9 +165,9 @@ def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_pat
         ]
 
     assert counted() == ["6.0", "5.0", "2.0"]
-    in_kernel.clear()
+    xfrm.policies_now = ()
     assert counted() == ["6.0", "5.0", "2.0"], "the kernel is not asked in each pass"
-    now[0] += 5.0
+    clock.advance(5.0)
     assert counted() == ["6.0", "5.0", "0.0"]
 
 
@@ -172,18 +175,14 @@ def test_drift_is_what_is_wanted_against_what_charon_and_the_kernel_have(tmp_pat
 def test_the_longer_a_look_at_the_kernel_takes_the_later_the_next_one_comes(
     took: float, later: float, tmp_path: Path
 ) -> None:
-    now, looks = [100.0], []
-
-    def policies() -> tuple[KernelPolicy, ...]:
-        looks.append(now[0])
-        now[0] += took
-        return ()
-
-    metrics = Metrics(str(tmp_path / "metrics.prom"), clock=lambda: now[0], policies=policies)
-    for moment in (100.0, 100.0 + later - 0.01, 100.0 + later):
-        now[0] = moment
+    clock = FakeClock()
+    xfrm, begun = FakeXfrm(clock), clock.at
+    xfrm.slow["policies"] = took
+    metrics = Metrics(str(tmp_path / "metrics.prom"), xfrm, clock)
+    for moment, looks in ((0.0, 1), (later - 0.01, 1), (later, 2)):
+        clock.at = begun + moment
         metrics.write(reported(row()), Counters())
-    assert looks == [100.0, 100.0 + later]
+        assert xfrm.calls["policies"] == looks
 
 
 def test_no_identity_key_name_or_spi_is_in_it() -> None:
@@ -193,7 +192,7 @@ def test_no_identity_key_name_or_spi_is_in_it() -> None:
 
 def test_everyone_may_read_the_file_and_nobody_sees_half_of_it(tmp_path: Path) -> None:
     path = tmp_path / "metrics.prom"
-    Metrics(str(path)).write(reported(row()), Counters())
+    Metrics(str(path), FakeXfrm(FakeClock()), FakeClock()).write(reported(row()), Counters())
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [found.name for found in tmp_path.iterdir()] == ["metrics.prom"]
     assert path.read_bytes() == exposition(reported(row()), Counters(), 1000)
@@ -211,7 +210,7 @@ def test_the_time_of_the_last_success_stands_still_while_something_is_missing(
     tmp_path: Path, worse: dict[str, Any]
 ) -> None:
     path = tmp_path / "metrics.prom"
-    metrics = Metrics(str(path))
+    metrics = Metrics(str(path), FakeXfrm(FakeClock()), FakeClock())
     metrics.write(reported(**worse), Counters())
     assert "iscsi_ipsec_last_success_timestamp_seconds 0.0" in path.read_text()
     metrics.write(reported(), Counters())
@@ -222,7 +221,7 @@ def test_the_time_of_the_last_success_stands_still_while_something_is_missing(
 def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics = Metrics(str(tmp_path / "gone/metrics.prom"))
+    metrics = Metrics(str(tmp_path / "gone/metrics.prom"), FakeXfrm(FakeClock()), FakeClock())
     for _ in range(3):
         metrics.write(reported(), Counters())
     assert len(caplog.records) == 1

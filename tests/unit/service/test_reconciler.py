@@ -1,0 +1,230 @@
+"""One pass with everything that can fail failing: what is done, in which order, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iscsi_ipsec.adapters.netlink import GuardMonitor
+from iscsi_ipsec.core.ike.vici_messages import PREFIX
+from iscsi_ipsec.service.reconciler import BULK, UNSETTLED_AT_MOST
+from iscsi_ipsec.service.resync_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
+from tests.support.fakes import AWAY, NO_BUFFERS, READ_ONLY
+from tests.support.service_host import Host
+from tests.support.values import TARGET, per_id, policy, portal, record, session
+
+KEY = per_id("10.0.0.1", "db1")
+SAN = policy(TARGET)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    host = Host(tmp_path)
+    host.put(KEY, SAN, record(), session())
+    return host
+
+
+@pytest.fixture
+def up(host: Host) -> Host:
+    """Everything is loaded, and the SA is up."""
+    host.run()
+    host.establish()
+    host.run()
+    host.charon.log.clear()
+    return host
+
+
+# -- order
+
+
+def test_the_guard_is_loaded_and_the_portal_remembered_before_charon_hears_of_it(host: Host) -> None:
+    seen: list[tuple[bool, bool]] = []
+    take = host.charon._take
+
+    def watching(command: str, item: str, message: Mapping[str, Any]) -> None:
+        closed = portal() in host.firewall.closed()
+        seen.append((closed, portal() in host.store.portals))
+        take(command, item, message)
+
+    host.charon._take = watching  # type: ignore[method-assign]  # to look at the moment
+    host.run()
+    assert seen
+    assert set(seen) == {(True, True)}
+
+
+def test_secrets_are_loaded_before_the_connection_that_needs_them(host: Host) -> None:
+    host.run()
+    commands = host.charon.commands()
+    assert commands.index("load-shared") < commands.index("load-conn")
+
+
+def test_a_changed_guard_is_put_back_before_anything_is_read(up: Host) -> None:
+    reads: list[bool] = []
+    read = up.files.read
+
+    def watching(*, all_files: bool = True) -> object:
+        reads.append(bool(up.firewall.text))
+        return read(all_files=all_files)
+
+    up.files.read = watching  # type: ignore[method-assign,assignment]  # to look at the moment
+    up.firewall.text = ""
+    up.run(GuardMonitor.gone)
+    assert reads == [True]
+
+
+# -- calm
+
+
+def test_nothing_is_written_when_nothing_changed(up: Host) -> None:
+    loads = up.firewall.calls["load"]
+    for _ in range(20):
+        up.run()
+    assert up.charon.log == []
+    assert up.firewall.calls["load"] == loads
+    assert up.store.calls["set_managed"] == 1
+
+
+def test_a_change_is_compared_once_more_soon(host: Host) -> None:
+    assert host.run().recheck_in == AFTER_CHANGE_RECHECK
+
+
+# -- charon
+
+
+def test_a_charon_that_is_away_leaves_the_guard_and_is_reported(host: Host) -> None:
+    host.charon.fail(AWAY, "observe")
+    outcome = host.run()
+    assert "charon-unreachable" in host.codes(outcome)
+    assert outcome.settled, "READY=1 does not wait for a charon that is away"
+    assert portal() in host.firewall.closed()
+    assert portal() in host.store.portals
+
+
+def test_a_charon_that_is_back_gets_everything_in_the_next_pass(host: Host) -> None:
+    host.charon.fail(AWAY, "observe")
+    host.run()
+    host.charon.recover()
+    outcome = host.run("charon-up")
+    assert len(host.charon.secrets) == len(host.charon.conns) == 1
+    assert "charon-unreachable" not in host.codes(outcome)
+
+
+@pytest.mark.parametrize("effective", [0, 1])
+def test_a_charon_that_dies_within_a_load_is_compared_again_and_completed(host: Host, effective: int) -> None:
+    host.charon.breaks_after = effective
+    assert "charon-unreachable" in host.codes(host.run())
+    host.charon.breaks_after = None
+    host.run("charon-up")
+    assert len(host.charon.secrets) == len(host.charon.conns) == 1
+
+
+def test_a_wiped_charon_is_loaded_again_though_no_file_changed(up: Host) -> None:
+    up.charon.secrets.clear()
+    up.charon.conns.clear()
+    up.run()
+    assert up.charon.commands()[:2] == ["load-shared", "load-conn"]
+
+
+def test_only_names_with_the_prefix_are_ever_unloaded(up: Host) -> None:
+    up.charon.secrets.add("somebody-else")
+    up.charon.conns["site-vpn"] = frozenset({"net"})
+    up.put()
+    up.run()
+    assert up.charon.secrets == {"somebody-else"}
+    assert set(up.charon.conns) == {"site-vpn"}
+    assert all(item.startswith((PREFIX, "ike ")) for _, item in up.charon.log)
+
+
+def test_a_unit_that_is_still_starting_is_waited_for_and_not_for_ever(host: Host) -> None:
+    host.service_manager.settled = False
+    outcome = host.run()
+    assert (outcome.settled, outcome.recheck_in) == (False, CHARON_STARTING_RECHECK)
+    assert host.charon.log == []
+    host.clock.advance(UNSETTLED_AT_MOST + 1)
+    host.run("due")
+    assert "load-conn" in host.charon.commands()
+
+
+def test_a_refused_secret_is_reported_with_its_key(host: Host) -> None:
+    host.run()
+    (secret,) = host.charon.secrets
+    host.charon.secrets.clear()
+    host.charon.refuses[secret] = "unsupported type"
+    outcome = host.run()
+    assert any(p.code == "charon-refused" and "unsupported type" in str(p) for p in outcome.problems)
+
+
+def test_a_large_load_is_sent_without_listening_to_charons_log(host: Host) -> None:
+    host.put(*(per_id(f"10.1.{n // 250}.{n % 250 + 1}") for n in range(BULK + 1)), SAN, record())
+    host.run()
+    assert host.charon.calls["without_log"] == 1
+
+
+# -- the kernel, nft, the store
+
+
+def test_an_nft_that_fails_is_reported_and_tried_again(host: Host) -> None:
+    host.firewall.fail(NO_BUFFERS, "load")
+    outcome = host.run()
+    assert "guard-missing" in host.codes(outcome)
+    assert outcome.guard is None
+    host.firewall.recover()
+    assert host.run("due").guard is not None
+
+
+def test_a_read_only_store_stops_neither_guard_nor_keys(host: Host) -> None:
+    host.store.fail(READ_ONLY, "mend", "set_managed", "put_last_good", "set_names")
+    outcome = host.run()
+    assert "state-unsaved" in host.codes(outcome)
+    assert portal() in host.firewall.closed()
+    assert len(host.charon.conns) == 1
+
+
+def test_a_portal_that_could_not_be_stored_is_stored_when_the_disk_is_back(host: Host) -> None:
+    host.store.fail(READ_ONLY, "mend", "set_managed")
+    host.run()
+    host.store.recover()
+    host.run()
+    assert portal() in host.store.portals
+
+
+def test_a_portal_that_could_not_be_stored_stays_closed_when_its_files_vanish(host: Host) -> None:
+    host.store.fail(READ_ONLY, "mend", "set_managed")
+    host.run()
+    host.put(record())
+    host.run()
+    assert portal() in host.firewall.closed()
+
+
+def test_a_digest_key_that_cannot_be_read_any_more_does_not_stop_a_pass(up: Host) -> None:
+    up.store.fail(READ_ONLY, "digest_key")
+    up.put(KEY, per_id("10.0.0.9", "db9"), SAN, record(), session())
+    up.run("files")
+    assert len(up.charon.secrets) == 2
+
+
+def test_a_reload_reads_every_file_again(up: Host) -> None:
+    up.run(RELOAD)
+    assert up.files.calls["forget"] == 1
+
+
+# -- a restart of the daemon
+
+
+def test_a_restarted_daemon_loads_nothing_and_ends_nothing(up: Host) -> None:
+    up.start()
+    up.run()
+    up.run()
+    assert up.charon.log == []
+
+
+def test_a_restarted_daemon_keeps_a_portal_closed_whose_files_were_lost_meanwhile(up: Host) -> None:
+    up.put(record())
+    up.start()
+    outcome = up.run()
+    assert portal() in up.firewall.closed()
+    (view,) = outcome.snapshot.desired.portals
+    assert (view.managed, view.closed, view.connection) == (True, True, None)
