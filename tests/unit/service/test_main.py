@@ -20,8 +20,9 @@ from iscsi_ipsec.service.paths import Paths
 @pytest.fixture
 def folders(tmp_path: Path) -> Paths:
     paths = Paths(
-        **{f"{name}_dir": str(tmp_path / name) for name in ("config", "runtime", "vendor", "state")}
-    )
+        config_dir=str(tmp_path / "config"), runtime_dir=str(tmp_path / "runtime"),
+        vendor_dir=str(tmp_path / "vendor"), state_dir=str(tmp_path / "state"),
+    )  # fmt: skip
     os.makedirs(paths.runtime_dir)
     return paths
 
