@@ -68,7 +68,7 @@ _iscsi_ipsec()
                 free='status verify explain check plan wait release flags psk group-psk tunnel-address clear-cache import'
                 ;;
             "status "*)
-                options='--json --watch'
+                options='-w --wide --json --watch'
                 free=''
                 ;;
             "verify "*)

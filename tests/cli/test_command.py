@@ -2,147 +2,52 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
 from iscsi_ipsec.adapters import files
-from iscsi_ipsec.cli.main import build_parser, main
-from iscsi_ipsec.core.decide.desired import Desired
-from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
-from iscsi_ipsec.core.report.schema import SCHEMA, problem_row
+from iscsi_ipsec.cli.main import build_parser
+from iscsi_ipsec.core.report.schema import SCHEMA
+from tests.support import reported
 from tests.support.fake_charon import FakeCharon
 from tests.support.netlab.waiting import wait_until
+from tests.support.reported import (
+    FINE,
+    NO_CHARON,
+    NOBODY,
+    NOT_PERMITTED,
+    NOT_RUNNING,
+    ORPHANED,
+    PROBLEMS,
+    USAGE,
+    Instance,
+    needs_root,
+)
 from tests.support.values import (
     CLEAR,
     SOURCE,
-    child_sa,
     choice,
     derived,
-    encoded,
-    ike_sa,
     per_id,
     policy,
     portal,
     record,
-    session,
 )
 
-NOBODY = 65534
-FINE, PROBLEMS, USAGE, NOT_RUNNING, NO_CHARON, NOT_PERMITTED = range(6)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-
+charon, instance, running = (
+    reported.charon,
+    reported.instance,
+    reported.running,
+)  # fixtures, found by their names here
 KEY = 'id_type = "ID_FQDN"\nid = "db1"\nkey = "canary-key-0123456789"\n'
-GOOD = derived(per_id(SOURCE), record(), session())
-ORPHANED = derived(record(), previously_managed=["10.0.0.20"])
-
-
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-class Instance:
-    """Folders of one instance, and what a daemon would leave in them."""
-
-    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.root, self._capsys = root, capsys
-        for folder in ("etc/psk.d", "etc/portal.d", "run/requests", "state"):
-            (root / folder).mkdir(mode=0o700, parents=True)
-        self.socket = str(root / "charon.vici")
-        self._lock: IO[str] | None = None
-
-    @property
-    def places(self) -> list[str]:
-        return [
-            *("--config-dir", str(self.root / "etc"), "--runtime-dir", str(self.root / "run")),
-            *("--vendor-dir", str(self.root / "usr"), "--state-dir", str(self.root / "state")),
-            *("--vici-socket", self.socket, "--sysfs-dir", str(self.root / "sys")),
-        ]
-
-    def call(self, *words: str, places: Sequence[str] | None = None) -> Answer:
-        self._capsys.readouterr()
-        try:
-            code = main([*(self.places if places is None else places), *words])
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-        out, err = self._capsys.readouterr()
-        return Answer(code, out, err)
-
-    def run_daemon(self) -> None:
-        self._lock = (self.root / "run/daemon.lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def end_daemon(self) -> None:
-        if self._lock:
-            self._lock.close()
-
-    def tell(self, desired: Desired = GOOD, **more: Any) -> dict[str, Any]:
-        """Write a status document, as a daemon that sees its portals protected."""
-        conns = encoded(desired)[1]
-        observed = Observed(
-            sas=tuple(ike_sa(child_sa(c.child, n, conn=c.name), conn=c.name) for n, c in enumerate(conns)),
-            sessions=(session(),),
-            loaded=frozenset(c.name for c in conns),
-            guarded=frozenset(desired.guarded),
-            children={c.name: c.child for c in conns},
-            charon_reachable=True,
-        )
-        rows = portal_rows(desired.portals, observed)
-        document: dict[str, Any] = {
-            "schema": SCHEMA, "version": "0", "pid": 1, "generation": 1, "time": 0,
-            "charon": {"socket": self.socket, "reachable": True, "settled": True, "version": "5.9.8", "foreign_connections": 0},
-            "guard": {"wanted": True, "devices": [], "installed": True, "portals": [str(p) for p in desired.guarded], "dropped": 0,
-                      "networks": [*map(str, desired.networks)], "opened": [*map(str, desired.clear_exceptions)]},
-            "portals": rows, "keys": [], "files": [], "problems": [problem_row(p) for p in desired.problems],
-            **more,
-        }  # fmt: skip
-        beside = self.root / "run/.status.json"
-        beside.write_text(json.dumps(document))
-        beside.rename(self.root / "run/status.json")
-        return document
-
-    def write(self, path: str, text: str, mode: int = 0o600) -> Path:
-        at = self.root / path
-        at.write_text(text)
-        at.chmod(mode)
-        return at
-
-
-@pytest.fixture
-def instance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Instance]:
-    instance = Instance(tmp_path, capsys)
-    yield instance
-    instance.end_daemon()
-
-
-@pytest.fixture
-def running(instance: Instance) -> Instance:
-    instance.run_daemon()
-    instance.tell()
-    return instance
-
-
-@pytest.fixture
-def charon(running: Instance) -> Iterator[FakeCharon]:
-    # a Unix socket's path has at most 107 bytes, which pytest's tmp_path may exceed
-    with tempfile.TemporaryDirectory(prefix="vici-") as folder:
-        running.socket = f"{folder}/charon.vici"
-        with FakeCharon(Path(running.socket)) as fake:
-            yield fake
 
 
 @contextmanager
@@ -254,39 +159,6 @@ def test_a_place_behind_the_verb_beats_one_before_it(running: Instance) -> None:
 # -- status
 
 
-def test_status_shows_a_protected_portal_and_nothing_wrong(running: Instance, charon: FakeCharon) -> None:
-    answer = running.call("status")
-    assert (answer.code, answer.err) == (FINE, "")
-    head, row = answer.out.splitlines()[:2]
-    assert head.split() == [
-        "PORTAL",
-        "ROLE",
-        "IDENTITY",
-        "KEY",
-        "IKE",
-        "MODE",
-        "PFS",
-        "CIPHER",
-        "AGE",
-        "BYTES",
-        "SESSIONS",
-        "STATE",
-    ]
-    assert "protected" in row
-    assert "10.0.0.20:3260" in row
-
-
-def test_the_tables_columns_are_aligned(running: Instance, charon: FakeCharon) -> None:
-    running.tell(derived(per_id("a-rather-long-name.example.com"), record(), record("fd00::20"), session()))
-    head, *rows = running.call("status").out.split("\n\n", 1)[0].splitlines()
-    assert len(rows) == 2
-    for title in ("ROLE", "IDENTITY", "KEY", "MODE", "STATE"):
-        column = head.index(title)
-        for row in rows:
-            assert row[column - 2 : column] == "  "
-            assert row[column] != " "
-
-
 def test_no_colour_goes_to_what_is_no_terminal(running: Instance, charon: FakeCharon) -> None:
     running.tell(ORPHANED)
     for words in (["status"], ["explain", "10.0.0.20"], ["flags", "0x57"]):
@@ -300,14 +172,6 @@ def test_errors_are_coloured_on_a_terminal(
     running.tell(ORPHANED)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert "\x1b[31m" in running.call("status").out
-
-
-def test_a_problem_is_told_in_words_and_by_exit_code(running: Instance, charon: FakeCharon) -> None:
-    running.tell(ORPHANED)
-    answer = running.call("status")
-    assert answer.code == PROBLEMS
-    assert "error: 10.0.0.20:3260: no file covers 10.0.0.20:3260" in answer.out
-    assert "iscsi-ipsec release 10.0.0.20:3260" in answer.out
 
 
 def test_an_unreachable_charon_is_exit_code_4(running: Instance) -> None:

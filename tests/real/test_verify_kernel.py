@@ -100,7 +100,7 @@ def test_a_session_to_a_portal_that_nothing_covers_is_in_clear(
 ) -> None:
     daemon.start()
     out = failing(daemon.cli("verify"))
-    assert f"IN CLEAR: session {INITIATOR}:" in out
+    assert f"UNENCRYPTED: session {INITIATOR}:" in out
     assert "missing: out: no policy covers it" in out
 
 
@@ -126,4 +126,4 @@ def test_a_session_whose_policies_were_flushed_and_whose_guard_is_gone_is_in_cle
 ) -> None:
     managed.node.ip("xfrm", "policy", "flush")
     managed.node.run(["nft", "delete", "table", "inet", "iscsi_ipsec"])
-    assert f"IN CLEAR: session {INITIATOR}:" in failing(managed.cli("verify"))
+    assert f"UNENCRYPTED: session {INITIATOR}:" in failing(managed.cli("verify"))

@@ -6,8 +6,6 @@ import argparse
 import enum
 import fcntl
 import json
-import sys
-from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from iscsi_ipsec.base.errors import IscsiIpsecError
@@ -96,26 +94,3 @@ def _shown(value: Any) -> Any:
 def not_permitted(what: str) -> CommandError:
     """The error that the caller is not root."""
     return CommandError(Exit.NOT_PERMITTED, f"you may not read {what}", "run this as root")
-
-
-def print_json(document: object) -> None:
-    """The machine's form of every answer."""
-    json.dump(document, sys.stdout, indent=1)
-    sys.stdout.write("\n")
-
-
-def print_table(
-    head: tuple[str, ...], rows: Iterable[tuple[str, ...]], red: Mapping[int, bool] | None = None
-) -> None:
-    """Aligned columns; rows marked in ``red`` are coloured on a terminal."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for number, line in enumerate(lines):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        bad = bool(red and red.get(number - 1)) and number > 0
-        sys.stdout.write((paint(text, 31) if bad else text) + "\n")
-
-
-def paint(text: str, colour: int) -> str:
-    """The text in an ANSI colour where the output is a terminal."""
-    return f"\x1b[{colour}m{text}\x1b[0m" if sys.stdout.isatty() else text

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.process import forbid_dumps
@@ -13,7 +18,7 @@ from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecEr
 from iscsi_ipsec.base.printable import printable
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 from iscsi_ipsec.cli.examples import add_examples
-from iscsi_ipsec.service.paths import add_options, paths_of
+from iscsi_ipsec.service.paths import OPTIONS, add_options, paths_of
 
 _VERBS = {
     verb: f"iscsi_ipsec.cli.verbs.{verb.replace('-', '_')}"
@@ -34,10 +39,21 @@ _EPILOG = """first steps:
 exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 4 charon unreachable, 5 not permitted"""
 
+_OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Why a write to standard output fails where that is a file."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n  see: {self.prog} --help\n")
+
 
 def build_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
     """The command line with these verbs; the whole is also read by the tests of the manual."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="iscsi-ipsec",
         description="Shows and checks what iscsi-ipsecd does to keep iSCSI sessions inside IPsec.",
         epilog=_EPILOG,
@@ -49,6 +65,7 @@ def build_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
     for verb in verbs:
         import_module(_VERBS[verb]).add(subparsers)
     for name, subparser in subparsers.choices.items():
+        subparser.prog = f"iscsi-ipsec {name}"
         add_options(subparser, again=True)
         add_examples(name, subparser)
     return parser
@@ -58,8 +75,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process' exit code."""
     forbid_dumps()  # some verbs hold keys
     arguments = sys.argv[1:] if arguments is None else arguments
-    # a verb loads what it needs; without one all are asked, for what they say of themselves
-    options = build_parser([verb for verb in _VERBS if verb in arguments] or _VERBS).parse_args(arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # the reader went away, e.g. head(1)
+        return Exit.FINE
+    except OSError as err:
+        if err.errno not in _OUTPUT_ERRORS or err.filename is not None:
+            raise  # a verb explains what it opens
+        _drop_output()
+        return _fail(Exit.PROBLEMS, f"cannot write the answer: {err.strerror}", "")
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # as a shell reports it
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    verb = _verb_in(arguments)
+    if verb is not None and verb not in _VERBS:
+        close = difflib.get_close_matches(verb, _VERBS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(_VERBS)}"
+        return _fail(Exit.USAGE, f'there is no verb "{verb}"', hint)
+    # a verb loads what it needs; without one all are asked for the help
+    options = build_parser([verb] if verb else _VERBS).parse_args(arguments)
     try:
         return int(options.run(options, paths_of(options)))
     except CommandError as err:
@@ -74,9 +113,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(Exit.NOT_PERMITTED, str(err), "run this as root")
     except IscsiIpsecError as err:
         return _fail(Exit.PROBLEMS, str(err), "")
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away, e.g. head(1)
-        return Exit.FINE
+
+
+def _verb_in(arguments: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor an option's value."""
+    is_value = False
+    for word in arguments:
+        if is_value:
+            is_value = False
+        elif not word.startswith("-"):
+            return word
+        elif word.startswith("--") and "=" not in word:
+            is_value = any(option.startswith(word) for option in OPTIONS)
+    return None
+
+
+def _drop_output() -> None:
+    """Have nothing left to write at the end of the process, which would fail again."""
+    with open(os.devnull, "w", encoding="ascii") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 def _fail(code: Exit, message: str, hint: str) -> int:

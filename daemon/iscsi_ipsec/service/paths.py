@@ -74,28 +74,37 @@ class Paths:
         return f"{self.state_dir}/guard.nft"
 
 
+OPTIONS = (
+    "--config-dir", "--runtime-dir", "--vendor-dir", "--state-dir", "--vici-socket", "--sysfs-dir", "--nodes-dir",
+)  # fmt: skip
+"""The options that :func:`add_options` adds; each takes a value."""
+
+
 def add_options(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
-    """Add the options that :func:`paths_of` reads; ``again``: behind a verb, where absence must not reset them."""
+    """Add the options that :func:`paths_of` reads.
+
+    ``again``: behind a verb, where absence must not reset them and the help leaves them out.
+    """
     base = Paths()
-    group = parser.add_argument_group("places")
-
-    def add(option: str, default: str, text: str) -> None:
-        group.add_argument(option, default=argparse.SUPPRESS if again else default, metavar="PATH", help=text)
-
-    add("--config-dir", base.config_dir, f"the admin's files ({base.config_dir})")
-    add(
-        "--runtime-dir",
-        base.runtime_dir,
+    group = parser.add_argument_group(None if again else "places")
+    texts = (
+        f"the admin's files ({base.config_dir})",
         f"status, and files that need not survive a reboot ({base.runtime_dir})",
+        f"policies from packages ({base.vendor_dir})",
+        f"last good files and the guard ({base.state_dir})",
+        "charon's VICI socket (where strongSwan has it)",
+        f"where the kernel shows iSCSI sessions ({base.sysfs_dir})",
+        "open-iscsi's database; may be repeated (/etc/iscsi and /var/lib/iscsi)",
     )
-    add("--vendor-dir", base.vendor_dir, f"policies from packages ({base.vendor_dir})")
-    add("--state-dir", base.state_dir, f"last good files and the guard ({base.state_dir})")
-    add("--vici-socket", "", "charon's VICI socket (where strongSwan has it)")
-    add("--sysfs-dir", base.sysfs_dir, f"where the kernel tells of iSCSI sessions ({base.sysfs_dir})")
-    group.add_argument(
-        "--nodes-dir", action="append", default=argparse.SUPPRESS if again else None, metavar="PATH",
-        help="open-iscsi's database; may be repeated (/etc/iscsi and /var/lib/iscsi)",
-    )  # fmt: skip
+    defaults = (base.config_dir, base.runtime_dir, base.vendor_dir, base.state_dir, "", base.sysfs_dir, None)
+    for option, default, text in zip(OPTIONS, defaults, texts, strict=True):
+        group.add_argument(
+            option,
+            action="append" if option == "--nodes-dir" else "store",
+            default=argparse.SUPPRESS if again else default,
+            metavar="PATH",
+            help=argparse.SUPPRESS if again else text,
+        )
 
 
 def paths_of(arguments: argparse.Namespace) -> Paths:

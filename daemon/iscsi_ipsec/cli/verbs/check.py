@@ -11,7 +11,8 @@ from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.config.key_file import (
     KeyFileRef,
     KeySource,

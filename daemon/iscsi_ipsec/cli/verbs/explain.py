@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json, read_status
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.report.schema import sentence
 from iscsi_ipsec.service.paths import Paths
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.config.security_flags import SecurityFlags, flag_names, interpret, parse_flags
 from iscsi_ipsec.service.paths import Paths
 

@@ -22,8 +22,9 @@ from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder, require_access
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.cli.verbs.tunnel_address import make_portal_folder, read_policies
 from iscsi_ipsec.core.config.key_file import KeyDraft

@@ -15,7 +15,8 @@ from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.errors import StateUnavailable
 from iscsi_ipsec.base.printable import printable
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json, try_status
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, try_status
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import FileReader
 from iscsi_ipsec.service.managed_portals import ManagedPortals

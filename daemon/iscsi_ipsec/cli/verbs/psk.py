@@ -14,8 +14,9 @@ from typing import Any
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.cli import key_change, key_input
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json, print_table
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import Shelf, Stored, checked_name
+from iscsi_ipsec.cli.output import print_json, print_table
 from iscsi_ipsec.core.config import fields
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyFileRef, moment_text
 from iscsi_ipsec.core.config.security_flags import encode, flag_names

@@ -1,11 +1,13 @@
-"""``status``: one row per portal, then every problem with what to do."""
+"""``status``: one row per portal, then what is wrong with the host and what to do about it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import signal
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from iscsi_ipsec.adapters import openiscsi
@@ -14,38 +16,25 @@ from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.charon_sa import ChildSa
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.cli.daemon_client import (
-    CommandError,
-    Exit,
-    Verbs,
-    paint,
-    print_json,
-    print_table,
-    read_status,
-)
-from iscsi_ipsec.core.report.schema import has_errors, sentence, session_row
+from iscsi_ipsec.cli import status_view
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
+from iscsi_ipsec.cli.output import has_colour, paint, plural, print_json, print_table, width
+from iscsi_ipsec.core.report.schema import has_errors, session_row
 from iscsi_ipsec.service.paths import Paths
 
-_HEAD = (
-    "PORTAL",
-    "ROLE",
-    "IDENTITY",
-    "KEY",
-    "IKE",
-    "MODE",
-    "PFS",
-    "CIPHER",
-    "AGE",
-    "BYTES",
-    "SESSIONS",
-    "STATE",
-)
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 def add(subparsers: Verbs) -> None:
     """Describe the verb."""
-    parser = subparsers.add_parser("status", help="one row per portal, and every problem in words")
+    parser = subparsers.add_parser(
+        "status", help="one row per portal, and every problem in words",
+        description="Shows each portal's state, then every problem, errors first, with what to do about it."
+        " Exit 1 if there is an error, or a session whose data is unencrypted.",
+    )  # fmt: skip
+    parser.add_argument(
+        "-w", "--wide", action="store_true", help="all columns, uncut, and each problem by itself"
+    )
     parser.add_argument("--json", action="store_true", help="the daemon's whole status document")
     parser.add_argument("--watch", action="store_true", help="show it anew every second until interrupted")
     parser.set_defaults(run=run)
@@ -59,13 +48,16 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         while True:
-            sys.stdout.write(_CLEAR_SCREEN if sys.stdout.isatty() else "")
+            shown = io.StringIO()
             try:
-                _show(options, paths)
+                with contextlib.redirect_stdout(_Painted(shown)):
+                    _show(options, paths)
             except CommandError as err:
                 if err.code is not Exit.NOT_RUNNING:
                     raise
-                sys.stdout.write(f"{err.message}\n")  # it may be back in a moment: an upgrade, a restart
+                shown.write(f"{err.message}\n")  # it may be back in a moment: an upgrade, a restart
+            # in one piece, so that a terminal never shows half of it
+            sys.stdout.write((_CLEAR_SCREEN if has_colour(sys.stdout) else "") + shown.getvalue())
             sys.stdout.flush()
             if signal.sigtimedwait({signal.SIGINT}, 1):
                 return Exit.FINE
@@ -75,66 +67,92 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
 
 def _show(options: argparse.Namespace, paths: Paths) -> Exit:
     document = read_status(paths)
-    reachable = _refresh(document, paths)
+    reachable = refresh(document, paths)
     if options.json:
         print_json(document)
     else:
-        _print(document)
+        _print(document, wide=options.wide)
     if not reachable:
         return Exit.NO_CHARON
-    return Exit.PROBLEMS if has_errors(document["problems"]) else Exit.FINE
+    bare = any(map(status_view.is_unencrypted, document["portals"]))
+    return Exit.PROBLEMS if bare or has_errors(document["problems"]) else Exit.FINE
 
 
-def _refresh(document: dict[str, Any], paths: Paths) -> bool:
-    """Bring ages and counts up to now; False where charon does not answer."""
+def refresh(document: dict[str, Any], paths: Paths) -> bool:
+    """Bring sessions, ages and counts up to now; False where charon does not answer."""
     with contextlib.suppress(KernelUnavailable):  # then the daemon's last look has to do
         guard = Guard().installed()
         document["guard"]["installed"] = guard is not None
         document["guard"]["dropped"] = sum(guard.dropped.values()) if guard else None
+    refresh_sessions(document, paths)
     try:
         charon = Charon(paths.vici_socket or document["charon"]["socket"])
-        children = {child.unique_id: child for ike in charon.sas() for child in ike.children}
+        children = [child for ike in charon.sas() for child in ike.children]
         charon.close()
     except CharonUnavailable:
         document["charon"]["reachable"] = False
         return False
+    for row in document["portals"]:
+        if row["sa"]:
+            _refresh_row(row["sa"], children)
+    return True
+
+
+def refresh_sessions(document: dict[str, Any], paths: Paths) -> None:
+    """The kernel's iSCSI sessions of this moment."""
     by_portal: dict[str, list[dict[str, Any]]] = {}
     for session in openiscsi.read_sessions(paths.sysfs_dir):
         by_portal.setdefault(str(session.remote), []).append(session_row(session))
     for row in document["portals"]:
         row["sessions"] = by_portal.get(row["portal"], []) if row["role"] == Role.INITIATOR.value else []
-        if row["sa"]:
-            _refresh_row(row, children.get(row["sa"]["child_id"]))
-    return True
 
 
-def _refresh_row(row: dict[str, Any], child: ChildSa | None) -> None:
-    if child is not None:  # a vanished one is told by the daemon's next pass
-        row["sa"].update(age=child.age, bytes_in=child.bytes_in, bytes_out=child.bytes_out, state=child.state)
+def _refresh_row(sa: dict[str, Any], children: Iterable[ChildSa]) -> None:
+    """The numbers of the SA, or of the one that has replaced it since; a vanished one is the next pass's business."""
+    same = [c for c in children if c.unique_id == sa["child_id"]]
+    successors = [c for c in children if c.child_name == sa["child"] and c.reqid == sa["reqid"]]
+    if not (same or successors):
+        return
+    child = same[0] if same else min(successors, key=lambda c: c.age)
+    sa.update(
+        child_id=child.unique_id, age=child.age, bytes_in=child.bytes_in, bytes_out=child.bytes_out,
+        state=child.state, spi_in=child.spi_in, spi_out=child.spi_out,
+    )  # fmt: skip
 
 
-def _print(document: dict[str, Any]) -> None:
-    rows = document["portals"]
+def _print(document: dict[str, Any], *, wide: bool) -> None:
+    rows, out = document["portals"], sys.stdout.write
     if rows:
-        print_table(_HEAD, [_cells(row) for row in rows], {n: _is_bad(row) for n, row in enumerate(rows)})
+        print_table(
+            status_view.WIDE if wide else status_view.NARROW,
+            [status_view.cells(row, wide=wide) for row in rows],
+            [status_view.colour_of(row) for row in rows],
+            None if wide else width(),
+        )
     else:
-        sys.stdout.write("no portals yet: open-iscsi has no records and no policy names an address\n")
-    guard, charon = document["guard"], document["charon"]
-    sys.stdout.write(f"\nguard   {_guard_words(guard)}\n")
-    sys.stdout.write(
+        out(
+            "no portals yet: open-iscsi has no records and no policy names an address\n"
+            "  name one in a file of /etc/iscsi-ipsec/portal.d, or run: iscsiadm -m discovery -t st -p ADDRESS\n"
+        )
+    charon, keys = document["charon"], document["keys"]
+    out(f"\nportals {status_view.totals(rows)}\n")
+    out(f"guard   {status_view.guard_text(document['guard'])}\n")
+    out(
         f"charon  strongSwan {charon['version']} at {charon['socket']}\n"
         if charon["reachable"]
         else f"charon  unreachable at {charon['socket']}\n"
     )
-    sys.stdout.write(
-        f"keys    {len(document['keys'])}, {sum(1 for k in document['keys'] if k['in_use'])} in use"
-        f"{_rotations(document['keys'])}\n"
-    )
-    if document["problems"]:
-        sys.stdout.write("\n")
-    for problem in document["problems"]:
-        colour = 31 if problem["severity"] == "error" else 33
-        sys.stdout.write(paint(f"{problem['severity']}: {sentence(problem)}", colour) + "\n")
+    out(f"keys    {len(keys)}, {sum(1 for k in keys if k['in_use'])} in use{_rotations(keys)}\n")
+    problems = status_view.unencrypted_problems(rows) + document["problems"]
+    if not problems:
+        return
+    out("\n")
+    for text, colour in status_view.problem_lines(problems, wide=wide):
+        out(paint(text, colour) + "\n")
+    errors = sum(1 for problem in problems if problem["severity"] == "error")
+    out(f"\n{plural(errors, 'error')}, {plural(len(problems) - errors, 'warning')}")
+    portal = next((p["portal"] for p in problems if p["portal"]), None)
+    out(f"; more about one: iscsi-ipsec explain '{portal}'\n" if portal else "\n")
 
 
 def _rotations(keys: list[dict[str, Any]]) -> str:
@@ -143,59 +161,14 @@ def _rotations(keys: list[dict[str, Any]]) -> str:
     return f", {len(until)} with a previous key until {max(until)}" if until else ""
 
 
-def _guard_words(guard: dict[str, Any]) -> str:
-    if not guard["wanted"]:
-        return "off (guard = false): a lost SA may mean clear text"
-    if not guard["installed"]:
-        return "MISSING: a lost SA may mean clear text"
-    return f"in place for {len(guard['portals'])} portals, {guard['dropped']} packets dropped"
+class _Painted(io.TextIOBase):
+    """Text that is collected and painted as if for the terminal where it goes."""
 
+    def __init__(self, into: io.StringIO) -> None:
+        self._into, self._terminal = into, sys.stdout.isatty()
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    sa = row["sa"]
-    interface = f" ({row['interface']})" if row["interface"] else ""
-    return (
-        row["portal"] + interface,
-        row["role"],
-        row["identity"] or "-",
-        row["key"] or "-",
-        row["ike"] or "-",
-        (sa["mode"] if sa else row["mode"]) or "-",
-        "-" if row["pfs"] is None else "yes" if row["pfs"] else "no",
-        sa["cipher"] if sa else "-",
-        _span(sa["age"]) if sa else "-",
-        _size(sa["bytes_in"] + sa["bytes_out"]) if sa else "-",
-        str(len(row["sessions"])),
-        state_word(row),
-    )
+    def write(self, text: str) -> int:
+        return self._into.write(text)
 
-
-def state_word(row: dict[str, Any]) -> str:
-    """The row's state in one word or two."""
-    if row["protected"]:
-        return "protected" if not row["problem"] else f"protected, {row['problem']['code']}"
-    if row["problem"]:
-        return str(row["problem"]["code"])
-    if not row["managed"]:
-        return "in clear (not managed)"
-    return "ready" if row["ready"] else "not ready"
-
-
-def _is_bad(row: dict[str, Any]) -> bool:
-    return bool(row["problem"]) and row["problem"]["severity"] == "error"
-
-
-def _span(seconds: int) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "K", "M", "G"):
-        if size < 1024:
-            return f"{size:.0f}{unit}" if unit == "B" else f"{size:.1f}{unit}"
-        size /= 1024
-    return f"{size:.1f}T"
+    def isatty(self) -> bool:
+        return self._terminal

@@ -13,7 +13,8 @@ from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import ISCSI_PORT, Flow, Portal, parse_portal
 from iscsi_ipsec.base.printable import printable
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, paint, print_json, read_status
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
+from iscsi_ipsec.cli.output import GREEN, RED, paint, print_json
 from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, Verdict, verify_flow, verify_portal
 from iscsi_ipsec.service.paths import Paths
@@ -110,9 +111,9 @@ def _print(verdicts: tuple[Verdict, ...]) -> None:
         sys.stdout.write("no iSCSI session and no closed portal: nothing to prove\n")
     for verdict in verdicts:
         word = (
-            paint("proven", 32)
+            paint("proven", GREEN)
             if verdict.proven
-            else paint("IN CLEAR" if verdict.clear else "NOT PROVEN", 31)
+            else paint("UNENCRYPTED" if verdict.clear else "NOT PROVEN", RED)
         )
         sys.stdout.write(f"{word}: {printable(verdict.subject)}\n")
         for line in verdict.evidence:

@@ -7,7 +7,8 @@ import sys
 import time
 
 from iscsi_ipsec.base.portal import parse_portal
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, print_json
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.cli.waiting import POLL, missing, shortened
 from iscsi_ipsec.service.paths import Paths
