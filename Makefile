@@ -35,6 +35,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) $(LINT_PACKAGES) $(DEB_PACKAGES) lintian system
 help:
 	@echo 'make demo       a real iSCSI login through ESP in network namespaces, and its proof'
 	@echo 'make test       every test that needs no VM: lint, types, unit, wire, real charon, package'
+	@echo 'make unit       the tests of pure code and of the loop, in seconds; nothing installed but .venv'
 	@echo 'make test-vm    the end-to-end suite on two virtual machines'
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
@@ -141,6 +142,11 @@ coverage: $(VENV_STAMP)
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report --include='*/iscsi_ipsec/core/*' --show-missing --skip-covered --fail-under=100
 	$(RUN) -m coverage report --show-missing --skip-covered --fail-under=95
+
+# no Debian package is needed; a test that finds its program missing (nft) is skipped
+.PHONY: unit
+unit: $(VENV_STAMP)
+	$(RUN) -m pytest --numprocesses auto --dist loadfile --hypothesis-profile=quick tests/unit tests/property
 
 .PHONY: test
 test: lint

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.errors import ConfigError
@@ -23,6 +23,7 @@ from iscsi_ipsec.core.config.key_file import CredentialRef, KeyFileRef, parse_ke
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.security_flags import KNOWN_BITS, SecurityFlags, flag_names, interpret
 from iscsi_ipsec.core.config.settings import parse_settings
+from tests.support.examples import examples
 
 PARSERS: dict[str, Callable[[str], object]] = {
     "key": lambda text: parse_key_file(text, "psk.d/x.toml", "x"),
@@ -84,7 +85,7 @@ def refusal(parse: Callable[[str], object], text: str) -> ConfigError | None:
 
 
 @each_parser
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(text=st.text(max_size=60) | noise | tomlish)
 def test_any_text_parses_or_is_a_config_error(parse: Callable[[str], object], text: str) -> None:
     refusal(parse, text)
@@ -162,7 +163,7 @@ def spoilt_key_files(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(spoilt_key_files())
 def test_no_error_about_a_spoilt_key_file_quotes_the_key(text: str) -> None:
     assume(stands_only_where_keys_stand(text))
@@ -175,7 +176,7 @@ def test_no_error_about_a_spoilt_key_file_quotes_the_key(text: str) -> None:
         assert CANARY not in repr(draft) + str(draft) + f"{draft}"
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(noise, noise)
 def test_a_key_pasted_without_quotes_is_never_quoted_back(before: str, after: str) -> None:
     text = f"{before}\nkey = {CANARY}{after}\n"
@@ -221,7 +222,7 @@ def spell_flags(value: int, as_names: bool, long: bool) -> str:
     return "[" + ", ".join(f'"{prefix}{name}"' for name in flag_names(SecurityFlags(value))) + "]"
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     id=st.none() | identities,
     by_hex=st.booleans(),
@@ -274,7 +275,7 @@ def test_a_valid_key_file_comes_back_as_its_values(
     assert (key.name, key.path) == ("db1", "psk.d/db1.toml")
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     portals=st.lists(portal_texts, min_size=1, max_size=4),
     role=st.none() | st.sampled_from(Role),
@@ -311,7 +312,7 @@ def test_a_valid_portal_file_comes_back_as_its_values(
     assert policy.tuning.esp_rekey_time == rekey
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.text(max_size=40) | portal_texts | st.from_regex(r"\[?[0-9a-fA-F:.%/]{1,30}\]?(:[0-9]{1,6})?"))
 def test_a_portal_pattern_is_refused_or_prints_as_what_parses_to_itself(text: str) -> None:
     try:
@@ -322,7 +323,7 @@ def test_a_portal_pattern_is_refused_or_prints_as_what_parses_to_itself(text: st
     assert "%" not in str(pattern)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.sampled_from(IdType), st.text(max_size=30) | labels | st.ip_addresses().map(str), st.booleans())
 def test_an_identity_is_refused_or_one_of_its_type(type: IdType, text: str, raw: bool) -> None:
     try:

@@ -7,7 +7,7 @@ import ipaddress
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.identity import IkeId, Peer
@@ -25,11 +25,12 @@ from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
 from iscsi_ipsec.core.report.schema import problem_row
+from tests.support.examples import examples
 from tests.support.values import encoded
 from tests.support.worlds import CANARY, ModelCharon, shuffled, some_turned, worlds
 
 # deriving is quick; the time goes into drawing
-lightly = settings(max_examples=30, deadline=None)
+lightly = examples(30)
 
 FOREIGN_SECRETS = {"vpn-key": ((), b""), "iscsi": ((), b"")}
 FOREIGN_CONNS = {"vpn": frozenset({"net"}), "my-iscsi-ipsec-10.0.0.20-3260": frozenset({"x"})}

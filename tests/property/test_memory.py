@@ -62,7 +62,7 @@ def previously_managed(folder: Path, keys: int, portals: int) -> int:
 
 @pytest.mark.parametrize(
     ("fewer", "more", "limit"),
-    [((200, 0), (600, 0), 1_900), ((200, 50), (200, 200), 5_700)],
+    [((100, 0), (300, 0), 1_900), ((100, 25), (100, 100), 5_700)],
     ids=["a key", "a portal"],
 )
 def test_each_takes_no_more_than_this(

@@ -1,0 +1,8 @@
+"""What holds for all tests: how many examples a property is tried with."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# for `make unit`: every law, with fewer examples (--hypothesis-profile=quick)
+settings.register_profile("quick", max_examples=10)
