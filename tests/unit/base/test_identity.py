@@ -15,7 +15,7 @@ FQDN, USER_FQDN = IdType.ID_FQDN, IdType.ID_USER_FQDN
     ("type", "text"),
     [(FQDN, "SAN-X.lab"), (FQDN, "a" * 255), (FQDN, "a" * 253 + ":"), (USER_FQDN, "X@Y.lab"), (USER_FQDN, f"{'a' * 253}@b")],
 )  # fmt: skip
-def test_a_name_is_kept_as_it_is_written(type: IdType, text: str) -> None:
+def test_ike_id_keeps_a_name_as_it_is_written(type: IdType, text: str) -> None:
     assert IkeId.parse(type, text) == IkeId.from_bytes(type, text.encode()) == IkeId(type, text)
 
 
@@ -34,7 +34,9 @@ def test_a_name_is_kept_as_it_is_written(type: IdType, text: str) -> None:
         (IdType.ID_IPV6_ADDR, ["x", "10.0.0.1"], "{!r} is not an IPv6 address"),
     ],
 )  # fmt: skip
-def test_what_is_no_identity_of_its_type_is_told(type: IdType, texts: list[str], reported: str) -> None:
+def test_parse_says_why_a_text_is_no_identity_of_its_type(
+    type: IdType, texts: list[str], reported: str
+) -> None:
     for text in texts:
         with pytest.raises(ValueError, match=r".") as caught:
             IkeId.parse(type, text)
@@ -49,6 +51,8 @@ def test_what_is_no_identity_of_its_type_is_told(type: IdType, texts: list[str],
         (FQDN, b"\xc3", "the id's bytes are not ASCII"),
     ],
 )
-def test_bytes_that_are_no_identity_of_their_type_are_told(type: IdType, data: bytes, reported: str) -> None:
+def test_from_bytes_says_why_bytes_are_no_identity_of_their_type(
+    type: IdType, data: bytes, reported: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reported)}$"):
         IkeId.from_bytes(type, data)

@@ -31,40 +31,40 @@ def padded(frame: bytes) -> bytes:
         )
     )
 )
-def test_each_message_comes_out_as_it_was_framed(parts: list[tuple[int, int, int, bytes]]) -> None:
+def test_messages_gives_each_message_as_it_was_framed(parts: list[tuple[int, int, int, bytes]]) -> None:
     data = b"".join(padded(message(k, p, flags=f, sequence=s)) for k, f, s, p in parts)
     assert list(messages(data)) == parts
 
 
 @given(st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=9))))
-def test_each_attribute_comes_out_as_it_was_framed(parts: list[tuple[int, bytes]]) -> None:
+def test_attributes_gives_each_attribute_as_it_was_framed(parts: list[tuple[int, bytes]]) -> None:
     assert list(attributes(b"".join(padded(attribute(*part)) for part in parts))) == parts
 
 
 @pytest.mark.parametrize("flag", [0x8000, 0x4000, 0xC000])
-def test_flags_in_an_attributes_type_are_taken_off(flag: int) -> None:
+def test_attributes_removes_the_flags_from_a_type(flag: int) -> None:
     """NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
     assert list(attributes(attribute(flag | 5, b"x"))) == [(5, b"x")]
 
 
-def test_the_last_one_needs_no_padding() -> None:
+def test_messages_and_attributes_need_no_padding_at_the_end() -> None:
     assert list(messages(message(1, b"abcde"))) == [(1, 0, 0, b"abcde")]
     assert list(attributes(attribute(1, b"abcde"))) == [(1, b"abcde")]
 
 
-def test_one_without_a_payload_is_whole() -> None:
+def test_messages_and_attributes_take_one_without_a_payload() -> None:
     assert list(messages(message(1, b""))) == [(1, 0, 0, b"")]
     assert list(attributes(attribute(1, b""))) == [(1, b"")]
 
 
 @pytest.mark.parametrize("cut", [1, 4])
-def test_what_is_cut_short_ends_it(cut: int) -> None:
+def test_messages_and_attributes_end_at_one_that_is_cut_short(cut: int) -> None:
     assert [payload for _, _, _, payload in messages((message(1, b"abcd") * 2)[:-cut])] == [b"abcd"]
     assert [value for _, value in attributes((attribute(1, b"abcd") * 2)[:-cut])] == [b"abcd"]
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_split_into_messages_and_attributes(data: bytes) -> None:
+def test_messages_and_attributes_split_any_bytes(data: bytes) -> None:
     for _, _, _, payload in messages(data):
         assert payload in data
     for _, value in attributes(data):
@@ -72,7 +72,7 @@ def test_any_bytes_split_into_messages_and_attributes(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 3])
-def test_a_length_of_nothing_does_not_loop(length: int) -> None:
+def test_messages_and_attributes_end_at_a_length_of_zero(length: int) -> None:
     assert list(messages(struct.pack("=I", length) + bytes(60))) == []
     assert list(attributes(struct.pack("=H", length) + bytes(60))) == []
 
@@ -80,5 +80,5 @@ def test_a_length_of_nothing_does_not_loop(length: int) -> None:
 @pytest.mark.parametrize(
     ("said", "code"), [(0, 0), (-errno.EPERM, errno.EPERM), (-errno.ENETUNREACH, errno.ENETUNREACH)]
 )
-def test_an_error_is_told_as_its_errno(said: int, code: int) -> None:
+def test_error_code_is_the_errno_of_an_error(said: int, code: int) -> None:
     assert error_code(struct.pack("=i", said) + b"the request that it answers") == code

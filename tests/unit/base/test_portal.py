@@ -8,7 +8,7 @@ import re
 import pytest
 
 from iscsi_ipsec.base.identity import IkeId
-from iscsi_ipsec.base.portal import Portal, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern, sorted_portals
 
 ZONED = "fd00::1%x . 3260 } } ; flush ruleset #"
 
@@ -78,3 +78,27 @@ def test_parse_portal_refuses_networks_and_names() -> None:
     for text in ("10.0.0.0/24", "san.example.com"):
         with pytest.raises(ValueError, match="not the address of one portal"):
             parse_portal(text)
+
+
+# -- values
+
+
+def test_portal_range_contains_portals_of_its_network_and_port_only() -> None:
+    range_ = parse_portal_pattern("10.0.0.0/24")
+    assert isinstance(range_, PortalRange)
+    inside = {text: range_.contains(parse_portal(text)) for text in ("10.0.0.0", "10.0.0.255", "10.0.1.0", "10.0.0.1:3261", "::a00:1")}  # fmt: skip
+    assert inside == {"10.0.0.0": True, "10.0.0.255": True, "10.0.1.0": False, "10.0.0.1:3261": False, "::a00:1": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "single"), [("10.0.0.1/32", True), ("fd00::1", True), ("10.0.0.0/31", False)]
+)
+def test_single_is_the_one_portal_of_a_full_length_prefix(text: str, *, single: bool) -> None:
+    range_ = parse_portal_pattern(text)
+    assert isinstance(range_, PortalRange)
+    assert range_.single == (parse_portal(text) if single else None)
+
+
+def test_sorted_portals_orders_by_version_address_and_port_as_numbers() -> None:
+    texts = ["10.0.0.3:3260", "10.0.0.20:3260", "10.0.0.20:10000", "[fd00::2]:3260", "[fd00::10]:3260"]
+    assert [*map(str, sorted_portals(map(parse_portal, reversed(texts))))] == texts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from iscsi_ipsec.base.printable import printable
-from iscsi_ipsec.base.problem import Problem
 
 
 @pytest.mark.parametrize(
@@ -20,17 +19,6 @@ from iscsi_ipsec.base.problem import Problem
         ("\U000e0041", r"\U000e0041"),
     ],
 )
-def test_only_visible_characters_are_shown_as_they_are(text: str, shown: str) -> None:
+def test_printable_escapes_everything_but_visible_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
-
-
-def test_a_problem_cannot_hold_what_a_terminal_obeys() -> None:
-    problem = Problem(code="x", message="a\x1b[2J", hint="b\n", file="/etc/c\x07", portal="d\r", line=1)
-    assert str(problem).isprintable()
-    assert (problem.message, problem.hint, problem.file, problem.portal) == (
-        r"a\x1b[2J",
-        r"b\n",
-        r"/etc/c\x07",
-        r"d\r",
-    )
