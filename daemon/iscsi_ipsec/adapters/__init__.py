@@ -1,4 +1,4 @@
-"""The edges of the world, one foreign library or interface each.
+"""Reaches the outside world, one foreign library or interface per module.
 
 Law: an adapter turns foreign data into types of ``base`` and foreign
 exceptions into errors of ``base.errors``; it decides nothing, and no adapter

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and a key is never readable on its way.
+"""Writes files atomically: no reader ever sees half of one, and a key is never readable on its way.
 
 Law: temp file in the same folder, fsync, rename, fsync of the folder. On any
 error the old file is untouched and the temp file is gone. Names of temp files

@@ -1,4 +1,4 @@
-"""Which iSCSI sessions a mounted file system rests on, by the mount table and sysfs. Read only.
+"""Finds the iSCSI sessions below a mounted file system, from the mount table and sysfs. Read only.
 
 Law: nothing here decides what that means (:mod:`~iscsi_ipsec.core.report.system_disks`). What vanishes while
 it is read is not there.

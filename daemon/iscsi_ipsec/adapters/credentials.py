@@ -1,4 +1,4 @@
-"""Keys from systemd credentials (systemd.exec(5), CREDENTIALS; systemd-creds(1)).
+"""Reads keys from systemd credentials (systemd.exec(5), CREDENTIALS; systemd-creds(1)).
 
 A plain credential lies in ``$CREDENTIALS_DIRECTORY``, as it was when the
 service started. An encrypted one in a credstore is decrypted whenever it is

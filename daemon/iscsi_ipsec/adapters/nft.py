@@ -1,4 +1,4 @@
-"""The guard in the kernel: the nftables table ``inet iscsi_ipsec``, through the ``nft`` program.
+"""Loads, reads and deletes the nftables table ``inet iscsi_ipsec`` with the ``nft`` program.
 
 Law: the text that is loaded comes from ``core.guard.ruleset``; nothing here decides what
 the guard holds. ``nft`` is called as a program because it is the one interface

@@ -1,4 +1,4 @@
-"""open-iscsi's database and the kernel's sessions, read only.
+"""Reads open-iscsi's database and the kernel's iSCSI sessions; writes neither.
 
 Law: files are read, never locked: a stale ``lock.write`` stalls every
 iscsiadm for half a minute, so we take no part in that lock and let ``# END

@@ -1,4 +1,4 @@
-"""This process: its memory is closed to others, and no larger than need be.
+"""Forbids core dumps of this process, and returns freed memory to the system.
 
 Law: dumps are forbidden first, before a key is read; a system that refuses anything here is no reason not to run.
 """

@@ -1,4 +1,4 @@
-"""Names to addresses, in the background.
+"""Resolves names to addresses in the background.
 
 Law: the loop never waits for DNS, which may be down or may itself need the
 network that we are to protect. Answers are remembered; a name that fails

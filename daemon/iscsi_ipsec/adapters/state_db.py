@@ -1,4 +1,4 @@
-"""What must outlive us: the last good text of every file, which portals are managed, and what names meant.
+"""Stores what must outlive the daemon: last good files, managed portals, addresses of names.
 
 Law: an SQLite file and a digest key, root only, nothing else. The store
 decides nothing: what to keep and when a portal is released is its caller's.

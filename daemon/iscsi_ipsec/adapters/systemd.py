@@ -1,4 +1,4 @@
-"""What systemd wants to hear from us, and the little that we ask it.
+"""Notifies systemd, asks it about strongSwan's units, and logs to the journal.
 
 Law: one-line verbs; nothing here fails a pass. Without systemd (containers,
 tests, a terminal) every verb is silent and every question has a harmless answer.

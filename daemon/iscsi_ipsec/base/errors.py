@@ -1,4 +1,4 @@
-"""The error tree, cut by who must act.
+"""The error tree, divided by who must act.
 
 * :class:`ConfigError`: the admin; carries :class:`~iscsi_ipsec.base.problem.Problem` rows.
 * :class:`CharonRefused`: charon read our message and said no; trying again alone won't help.

@@ -1,4 +1,4 @@
-"""Values that are made of other values, and made anew only when one of these differs.
+"""Memoises a function's last result; calls it again when an argument changes.
 
 Law: what goes in is immutable and all that the result depends on, so that equal parts give an
 equal result. Parts that are the very same objects are equal without being looked into: where

@@ -1,4 +1,4 @@
-"""How netlink frames what it carries: messages in a datagram, attributes in a message.
+"""Parses netlink framing: messages in a datagram, attributes in a message.
 
 Law: pure, takes any bytes, and ends quietly at what is cut short. Layouts:
 include/uapi/linux/netlink.h.

@@ -1,4 +1,4 @@
-"""Arithmetic of networks: taking smaller ones out of larger ones."""
+"""Subtracts and merges IP networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of others, made fit to be shown.
+"""Escapes text from outside before a terminal or a log shows it.
 
 Law: whatever came from a peer, a file's name or a program passes through here before a
 terminal or a log gets it: a name may hold what a terminal obeys, a line break that makes

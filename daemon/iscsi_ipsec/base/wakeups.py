@@ -1,4 +1,4 @@
-"""Wakeups: how other threads tell the main loop to look again.
+"""Wakes the main loop from other threads.
 
 Law: a wakeup carries no data beyond the reason's name, which is only for the
 log. The loop re-reads the world, so a lost or doubled wakeup costs time and

@@ -1,4 +1,4 @@
-"""How the command learns about the daemon: its lock, its status file, and the kernel beside it."""
+"""Reads what the daemon reports: its lock, its status file, and the kernel beside it."""
 
 from __future__ import annotations
 

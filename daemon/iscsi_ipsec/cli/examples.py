@@ -1,4 +1,4 @@
-"""What ``--help`` shows at its end: commands that work, and what each is for.
+"""The examples at the end of each verb's ``--help``.
 
 Law: data. A test parses every line with the command's own parser, so an
 example can't fall behind a change of the options.

@@ -1,4 +1,4 @@
-"""Setting and removing a key file, for ``psk`` and ``group-psk`` alike, and waiting until that is in force.
+"""Sets and removes key files for ``psk`` and ``group-psk``, and waits until that is in force.
 
 Law: a key is read last, when nothing else can refuse the file any more, and written whole.
 """

@@ -1,4 +1,4 @@
-"""Keys that the command keeps encrypted, as credentials of systemd (systemd-creds(1)).
+"""Keeps keys encrypted, as credentials of systemd (systemd-creds(1)).
 
 Law: a credential that must stay valid is not overwritten, and only those that were made here are removed.
 """

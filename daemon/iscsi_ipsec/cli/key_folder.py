@@ -1,4 +1,4 @@
-"""The key files of one instance, as the command finds them: what is there, and what may be written beside it.
+"""Lists the key files of one instance, and decides what may be written beside them.
 
 Law: a file is only written where the daemon will take it: into a folder that
 only root can change, under a name that no other file hides, for an identity

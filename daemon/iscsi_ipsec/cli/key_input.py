@@ -1,4 +1,4 @@
-"""Where the command takes a key from: standard input, a file, a prompt or the kernel's random numbers.
+"""Takes a key from standard input, a file, a prompt or the kernel's random numbers.
 
 Law: never from the command line, which every user of the machine can read in
 /proc; and a word of the command line is never repeated where a key may have

@@ -1,4 +1,4 @@
-"""What the command prints: JSON, tables that fit the terminal, and colours where they are wanted.
+"""Prints JSON, tables that fit the terminal, and colours where they are wanted.
 
 Law: colour only on a terminal, never with NO_COLOR (no-color.org) or TERM=dumb; what does not fit is shortened,
 and never the first two columns.

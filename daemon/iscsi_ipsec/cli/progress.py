@@ -1,4 +1,4 @@
-"""What a verb that takes its time shows meanwhile: one line on a terminal's stderr, painted over, gone at the end.
+"""Shows progress in one line on a terminal's stderr, and wipes it at the end.
 
 Law: nothing of it where stderr is no terminal, so that logs and pipes hold results only.
 """

@@ -1,4 +1,4 @@
-"""Waiting for the daemon: what is not in place yet, from its status file, and the loop that polls it."""
+"""Polls the daemon's status file until nothing is missing."""
 
 from __future__ import annotations
 

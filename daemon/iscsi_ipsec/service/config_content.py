@@ -1,4 +1,4 @@
-"""What one file says: its text as a value, with the keys that it has or names.
+"""Parses one file and fetches the keys that it holds or names.
 
 Law: whether the file may be read at all has been found out before; the files that it names are
 read no less carefully.

@@ -1,4 +1,4 @@
-"""The admin's files, read and parsed: what is in force of each, and what is wrong with any.
+"""Reads the admin's files: what is in force of each, and what is wrong with any.
 
 Law: a file that cannot be used never makes things worse. Its last good
 content stays in force, the other files go on, and a problem says what to do.

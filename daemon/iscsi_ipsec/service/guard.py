@@ -1,4 +1,4 @@
-"""Keeps the guard: nftables' table as wanted, in the kernel and in the file that boot loads.
+"""Keeps the guard in force: the nftables table in the kernel, and the file that is loaded at boot.
 
 Law: the table is replaced in one transaction and never taken away but by the
 setting ``guard = false``; someone else's change is put right.

@@ -1,4 +1,4 @@
-"""What charon said about failing negotiations, kept until the connection is up.
+"""Collects from charon's log why negotiations fail, until the connection is up.
 
 The one thing that cannot be read again later: charon tells causes only in
 its log. Losing a line costs a less exact message, nothing else.

@@ -1,4 +1,4 @@
-"""Portals that were managed once, and so stay closed until an admin releases them.
+"""Remembers portals that were managed once: they stay closed until an admin releases them.
 
 Law: the store is asked once and then followed; a portal is remembered before
 its connection exists, and forgotten only on request.

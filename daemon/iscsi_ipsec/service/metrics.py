@@ -1,4 +1,4 @@
-"""``metrics.prom``: the state as numbers, for node_exporter's textfile collector.
+"""Writes ``metrics.prom`` for node_exporter's textfile collector.
 
 Law: everyone may read the file, so it holds no key, no identity, no SPI. Its
 only open-ended label is the portal; SAs come and go and have none.

@@ -1,4 +1,4 @@
-"""The program behind ``iscsi-ipsec-names.service``: names in, addresses out, and no rights at all.
+"""The program behind ``iscsi-ipsec-names.service``: resolves names without any right.
 
 The daemon may use no network but the kernel's own sockets, so it cannot ask DNS. Whatever the
 C library does with an answer from the network happens here, as nobody in particular.

@@ -1,4 +1,4 @@
-"""Looking: everything a pass must know, read and decided, before anything is changed.
+"""Observes: reads and decides everything a pass must know before anything is changed.
 
 Law: looking changes nothing outside of caches; the ``plan`` verb looks with the
 same code as the daemon. Only :meth:`Observer.save` writes.

@@ -1,4 +1,4 @@
-"""Where everything is, and the options that move it, common to the daemon and the command."""
+"""The paths of one instance, and the options that change them, for daemon and command."""
 
 from __future__ import annotations
 

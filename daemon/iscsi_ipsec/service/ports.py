@@ -1,4 +1,4 @@
-"""The ports of the loop: how the daemon reaches the world.
+"""The ports of the loop: the Protocols through which the daemon reaches the world.
 
 Law: Protocols only. ``service.main`` connects them with the adapters; tests connect them with
 fakes that fail on purpose (``tests/support/fakes.py``). Whatever is asked through a port can fail:

@@ -1,4 +1,4 @@
-"""Remembers, for as long as the host is up, which portals were closed and which sessions are older.
+"""Remembers, until the next boot, which portals were closed and which sessions are older than that.
 
 Law: the file lies in the runtime folder, since sessions end with the boot that they belong to. A
 daemon that finds none is the first of this boot: whatever is connected then was there before it.

@@ -1,4 +1,4 @@
-"""Which of two valid keys goes first while a key is rotated: what is remembered of it, and what follows.
+"""Remembers which of two valid keys is presented during a rotation, and acts on a change of it.
 
 Law: ``core.ike.key_rotation`` decides; a decision becomes messages to charon in the pass after it.
 """

@@ -1,4 +1,4 @@
-"""Problems and journal fields that several parts of a pass tell in the same words."""
+"""Problems and journal fields that several parts of a pass report in the same words."""
 
 from __future__ import annotations
 

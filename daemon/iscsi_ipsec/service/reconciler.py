@@ -1,4 +1,4 @@
-"""One pass: look at everything, decide, make charon and the kernel agree, tell.
+"""One pass: observe, decide, make charon and the kernel agree, report.
 
 Law: level-triggered. Nothing is done because something happened; a pass
 compares what is wanted with what is, and whatever was missed, wiped or

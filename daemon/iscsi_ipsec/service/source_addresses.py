@@ -1,4 +1,4 @@
-"""The addresses that packets to portals leave with, as the kernel's routes have it.
+"""Remembers the source addresses towards portals, as the kernel's routes give them.
 
 Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
 addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and

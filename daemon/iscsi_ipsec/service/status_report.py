@@ -1,4 +1,4 @@
-"""What a pass tells: ``status.json``, one log line per change, systemd's status line."""
+"""Reports a pass: ``status.json``, one log line per change, systemd's status line."""
 
 from __future__ import annotations
 

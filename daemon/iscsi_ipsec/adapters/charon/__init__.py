@@ -1,4 +1,4 @@
-"""charon by its VICI socket.
+"""Talks to charon through its VICI socket.
 
 Law: this package is the only place that knows :mod:`vici` and the field names
 of charon's answers. ``wire`` frames and times out, ``answers`` takes the answer to each

@@ -1,4 +1,4 @@
-"""What is asked, and what came in answer: commands without a message, streams of events, refusals.
+"""Sends requests and takes their answers off the session: single ones, streams of events, refusals.
 
 Law: an answer is taken off the session whole, in its turn, and what makes no sense there is
 :class:`CharonUnavailable`; what it means is left to the caller.

@@ -1,4 +1,4 @@
-"""The command session: look at charon, and make it hold something else.
+"""The command session: lists what charon holds, and changes it.
 
 Law: it decides nothing. Callers hand over complete messages and get frozen
 values back. VICI answers carry no request ids, so a session on which anything

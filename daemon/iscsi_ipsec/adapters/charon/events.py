@@ -1,4 +1,4 @@
-"""charon's events, on a session of their own, in a thread of their own.
+"""Receives charon's events in a thread and a session of their own.
 
 Law: events are hints. The thread reconnects for ever; after each connection
 it calls ``on_up`` *after* it has subscribed, so whoever then looks at the

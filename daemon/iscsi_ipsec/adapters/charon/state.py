@@ -1,4 +1,4 @@
-"""What charon answers about SAs, turned into values of ``base.charon_sa``.
+"""Parses charon's answers about SAs into values of ``base.charon_sa``.
 
 Law: pure. The field names are those of strongSwan 5.9.8,
 src/libcharon/plugins/vici/vici_query.c (``list_ike``, ``list_child``). A field

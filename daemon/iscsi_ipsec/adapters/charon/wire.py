@@ -1,4 +1,4 @@
-"""One VICI connection: framing with deadlines, and nothing that means something.
+"""One VICI connection: framing with deadlines, without any meaning.
 
 Law: the packet types and the encoding of messages are :mod:`vici`'s; the
 socket is ours, because the library drops the socket's timeout after the first

@@ -1,4 +1,4 @@
-"""Reading the admin's files without trusting the file system.
+"""Reads the admin's files without trusting the file system.
 
 Law: nothing here parses what a file says. A file is opened only when every
 folder above it can be changed by root (or our own user) alone, without

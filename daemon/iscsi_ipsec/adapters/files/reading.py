@@ -1,4 +1,4 @@
-"""Reading a file whole, without following a link out of its folder and without blocking.
+"""Reads a file whole, without following a link out of its folder and without blocking.
 
 Law: what was opened is checked again by its descriptor, and what changes meanwhile is read again.
 """

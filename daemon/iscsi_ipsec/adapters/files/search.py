@@ -1,4 +1,4 @@
-"""Which files there are: the search path, listed, and what hides what.
+"""Lists the files of the search path, and what hides what.
 
 Law: opens no file; one ``stat`` for each, and nothing anew that is as it was.
 """

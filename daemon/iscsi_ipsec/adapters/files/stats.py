@@ -1,4 +1,4 @@
-"""What tells that a file was changed.
+"""The part of ``stat`` by which a changed file is recognised.
 
 Law: looks, and opens nothing.
 """

@@ -1,4 +1,4 @@
-"""Who could have changed a file, or read it: folders, links, owners, modes.
+"""Checks who could have changed or read a file: folders, links, owners, modes.
 
 Law: only root, or our own user, may be able to. What is found otherwise is refused with one
 problem, whose hint is the command that mends it.

@@ -1,4 +1,4 @@
-"""netlink: which way packets go, the kernel's IPsec databases, and word that something changed.
+"""netlink: routes, the kernel's IPsec databases, and notices of changes.
 
 Law: ``routes``, ``sockets`` and ``kernel`` ask, ``monitor`` listens. ``library`` alone imports
 :mod:`pyroute2`. What is heard is never taken for what is: a monitor only wakes, and the woken one asks again.

@@ -1,4 +1,4 @@
-"""Our own end of a netlink connection: what reads the kernel's tables and what listens have the same.
+"""Opens netlink sockets.
 
 Law: opens a socket, sends nothing.
 """

@@ -1,4 +1,4 @@
-"""The kernel's IPsec databases (SPD and SAD), read through NETLINK_XFRM.
+"""Reads the kernel's IPsec databases (SPD and SAD) through NETLINK_XFRM.
 
 Law: reads only, apart from :func:`esp_supported`'s probe, which the kernel
 refuses by its nature. A dump of states carries their keys. They are neither

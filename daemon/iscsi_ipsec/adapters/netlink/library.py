@@ -1,4 +1,4 @@
-"""The parts of :mod:`pyroute2` that are used, without the others.
+"""Imports the parts of :mod:`pyroute2` that are used, without the others.
 
 Law: nothing here but imports. Whoever imports a part of the library runs its
 ``__init__`` first, which imports all of it, asyncio and OpenSSL with it: 280

@@ -1,4 +1,4 @@
-"""Route lookups and addresses: the messages are :mod:`pyroute2`'s, the socket is ours.
+"""Looks up routes and addresses: the messages are :mod:`pyroute2`'s, the socket is our own.
 
 Law: reads only. A network namespace belongs to a thread, so one
 :class:`Routes` belongs to the thread that made it, and that thread closes it.

@@ -1,4 +1,4 @@
-"""TCP connections as sock_diag tells them: what a user-space initiator's session looks like to the kernel."""
+"""Lists TCP connections through sock_diag; a user-space initiator's session shows to the kernel as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``import``: what Windows' iSCSI initiator was told, as key files and portal policies.
+"""``import``: turns the settings of Windows' iSCSI initiator into key files and portal policies.
 
 Says what it would write, with keys left out; ``--apply`` writes. A file that
 exists is only replaced with ``--force``, and one that is already as it would

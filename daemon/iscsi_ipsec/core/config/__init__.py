@@ -1,4 +1,4 @@
-"""Text of the admin's files in, values or all their problems out; and the way back.
+"""Parses the admin's files into values or a list of all their problems, and writes values as files.
 
 Law: what a file says, never what follows from it: that is ``core.decide``'s.
 """

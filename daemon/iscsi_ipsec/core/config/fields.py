@@ -1,4 +1,4 @@
-"""Fields that several kinds of file share: flags, portals, identities, strongSwan settings."""
+"""Parses the fields that several kinds of file share: flags, portals, identities, strongSwan settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with mistakes that were never good: which portals they mean, as far as that can be read.
+"""Reads from a file with mistakes which portals it names, so that they are closed.
 
 Nothing of such a file is in force. But whoever wrote it wants these portals
 protected, so what no other file covers of them must not run in clear meanwhile.

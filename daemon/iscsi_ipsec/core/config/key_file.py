@@ -1,4 +1,4 @@
-"""Key files (``psk.d/*.toml``): text in, a key or all of its problems out.
+"""Parses key files (``psk.d/*.toml``): text in, a key or all of its problems out.
 
 A key file says whose key it is and where the key's bytes are. They may be in
 another file or a credential, so parsing ends in a draft;

@@ -1,4 +1,4 @@
-"""Portal policies (``portal.d/*.toml``): text in, a policy or all of its problems out."""
+"""Parses portal policies (``portal.d/*.toml``): text in, a policy or all of its problems out."""
 
 from __future__ import annotations
 

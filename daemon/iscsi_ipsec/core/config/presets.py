@@ -1,4 +1,4 @@
-"""What known products need, and what we propose where nobody said anything.
+"""The settings that known products need, and the built-in proposals.
 
 Each preset names its source. A proposal is strongSwan's syntax; several
 algorithms of one kind in a proposal are alternatives in that order, in IKEv2.

@@ -1,4 +1,4 @@
-"""The settings file (``iscsi-ipsecd.toml``): every key, its default and its meaning."""
+"""Parses the settings file (``iscsi-ipsecd.toml``): every key, its default and its meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TOML with line numbers and typed getters that collect problems.
+"""Parses TOML with line numbers, through typed getters that collect problems.
 
 Law: a wrong value never raises here; it becomes a :class:`Problem` and the
 getter returns None, so that a file's mistakes are all told at once. No value

@@ -1,4 +1,4 @@
-"""Key files and portal policies as text: the way back from :mod:`keyfile` and :mod:`portalfile`.
+"""Writes keys and portal policies as TOML that ``key_file`` and ``portal_file`` read back.
 
 Law: pure, and exact: parsing what is made here gives what it was made of. A
 :class:`Secret` leaves only through :func:`make_key_text`; what is for the

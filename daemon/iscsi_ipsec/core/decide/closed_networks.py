@@ -1,4 +1,4 @@
-"""Where portals that nobody has named yet stay closed, and what of that may be reached unencrypted.
+"""Decides where portals that no file names one by one stay closed, and which of them are exempt.
 
 Law: pure; the guard's rules for networks follow from this and from nothing else.
 """

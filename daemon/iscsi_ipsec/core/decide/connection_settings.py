@@ -1,4 +1,4 @@
-"""What the two roles' connections have in common: names, ESP mode, selectors."""
+"""Builds what the connections of both roles share: names, ESP mode, traffic selectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the files, open-iscsi and the kernel say to what must be in charon and nftables.
+"""Derives everything that must be in charon and nftables from one world.
 
 Law: :func:`derive` is a function of :class:`World` alone. Which key a portal
 uses is decided in ``core.decide.key_choice`` and nowhere else; charon is never left

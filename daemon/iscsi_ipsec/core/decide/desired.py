@@ -1,4 +1,4 @@
-"""What must be in charon and nftables, as values; and why, for people.
+"""The types of what must be in charon and nftables, with the reasons for people.
 
 Law: types only. ``core.decide.derive`` fills them, ``core.ike.vici_messages`` spells them for
 charon, ``core.guard.ruleset`` for nftables.

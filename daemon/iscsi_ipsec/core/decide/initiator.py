@@ -1,4 +1,4 @@
-"""Portals that this host reaches as an initiator: each gets a view, and a connection where it may have one."""
+"""Decides for each portal that this host reaches: closed or not, and by which connection."""
 
 from __future__ import annotations
 

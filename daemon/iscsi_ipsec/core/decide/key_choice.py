@@ -1,4 +1,4 @@
-"""Which key a portal gets.
+"""Decides which key a portal gets.
 
 The rules, in the order in which they are tried (contract for admins:
 iscsi-ipsec.toml(5), "Which key"):

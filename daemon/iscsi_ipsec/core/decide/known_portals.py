@@ -1,4 +1,4 @@
-"""Which portals there are for this host as an initiator, and what must be looked up before anything is decided.
+"""Collects the portals that this host knows as an initiator, and the look-ups they need.
 
 Law: pure. Whether a portal is managed, and how, is decided elsewhere.
 """

@@ -1,4 +1,4 @@
-"""One world, arranged for the questions that are asked of it for each portal.
+"""Indexes one world for the questions that are asked about each portal.
 
 Law: an index. What the answers mean is decided in ``policy_match``, ``key_choice`` and ``known_portals``.
 """

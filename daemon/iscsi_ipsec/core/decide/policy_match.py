@@ -1,4 +1,4 @@
-"""Which policy a portal gets.
+"""Decides which policy a portal gets.
 
 The rules (for admins: iscsi-ipsec.toml(5), "Which policy"):
 

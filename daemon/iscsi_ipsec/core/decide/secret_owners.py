@@ -1,4 +1,4 @@
-"""Whose each secret is in charon, which of two valid keys goes first, and which keys only wait for a use.
+"""Assigns each secret its owner identities in charon; loads unused keys ready for use.
 
 Law: pure. charon ranks the match on the other end's id before one's own (get_shared in
 credential_manager.c) and an IKEv2 peer is believed with any key that matches either id; so

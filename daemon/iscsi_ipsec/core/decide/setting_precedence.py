@@ -1,4 +1,4 @@
-"""Which flags and which settings a portal gets.
+"""Decides which flags and which settings a portal gets.
 
 The order, for flags and for each strongSwan setting alone: the policy, its preset,
 for flags the key, the settings file's ``[defaults]``, what is built in.

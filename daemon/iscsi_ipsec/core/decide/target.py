@@ -1,4 +1,4 @@
-"""Portals that this host serves: one connection per initiator that may come in.
+"""Decides for each portal that this host serves: one connection per initiator that may come in.
 
 An IKEv2 responder tries every key that matches either id, so charon can be
 trusted to keep initiators apart only if no secret matches more than one of

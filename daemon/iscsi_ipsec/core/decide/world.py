@@ -1,4 +1,4 @@
-"""All that a decision may depend on.
+"""Everything that a decision may depend on, as one value.
 
 Law: values only. Nothing is decided here.
 """

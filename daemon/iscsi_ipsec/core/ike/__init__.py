@@ -1,4 +1,4 @@
-"""From what must be in charon to messages, and from what charon says to what to do about it.
+"""Turns desired connections into VICI messages, and charon's answers into what to do next.
 
 Law: charon's spelling, names and log lines are known here only. No decision about portals or keys.
 """

@@ -1,4 +1,4 @@
-"""What must be done to charon so that it holds what is wanted: a value, not an action.
+"""Compares what must be in charon with what it lists; the result is a tuple of operations.
 
 Law: pure. A plan is the difference between the names that are wanted and the
 names that charon lists; nothing is remembered, so a wiped or meddled charon

@@ -1,4 +1,4 @@
-"""Why an SA does not come up: charon's log lines, turned into what an admin can act on.
+"""Recognises in charon's log lines why an SA does not come up, in words an admin can act on.
 
 ``initiate`` says only "failed"; the reason is in charon's log (VICI ``log``
 events carry the connection's name). The patterns are the messages of

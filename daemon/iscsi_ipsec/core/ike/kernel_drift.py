@@ -1,4 +1,4 @@
-"""Which connections have lost their policies in the kernel, although charon still believes in them.
+"""Finds connections whose policies or SAs the kernel lost although charon still counts on them.
 
 Law: pure. charon installs the policy of a trap when the connection is loaded,
 and those of an SA when it comes up, and never looks at them again. So after

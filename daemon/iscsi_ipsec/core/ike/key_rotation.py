@@ -1,4 +1,4 @@
-"""Which of two valid keys goes first while a key is rotated.
+"""Chooses which of two valid keys is presented while a key is rotated.
 
 Law: pure. The only memory is :class:`PresentedKey`, which the caller keeps, and time
 comes in as a number. charon proves itself with one key, whatever it accepts:

@@ -1,4 +1,4 @@
-"""What is wanted beside what charon holds, as a pass needs it to keep SAs and to tell.
+"""Pairs desired connections with what charon holds: which are loaded, and which SAs to keep up.
 
 Law: pure functions of immutable values, so that a pass in which nothing differs need not ask them again.
 """

@@ -1,4 +1,4 @@
-"""What must be done about SAs: start what is missing, replace what is outdated, end what nothing asks for.
+"""Decides which SAs to start, replace and end.
 
 Law: pure. The only memory is :class:`RetryState`, which the caller keeps, and
 time comes in as a number. A child's name tells the settings and key under

@@ -1,4 +1,4 @@
-"""Our terms spelled as VICI messages, and the names that make a changed setting visible.
+"""Encodes secrets and connections as VICI messages, under names that change with their content.
 
 VICI lists names only, never a secret's data. So a secret's id carries a keyed
 digest of its owners and data, and a connection's only child carries one of

@@ -1,1 +1,1 @@
-"""open-iscsi's records, from their text."""
+"""Parses open-iscsi's records."""

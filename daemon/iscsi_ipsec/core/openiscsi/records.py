@@ -1,4 +1,4 @@
-"""What a record of open-iscsi's database says, from its text.
+"""Parses one record of open-iscsi's database.
 
 Law: pure text in, values out. Only the keys in ``_NODE_KEYS`` and its
 siblings are ever split from their values, so that a CHAP password never

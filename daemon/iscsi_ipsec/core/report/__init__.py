@@ -1,4 +1,4 @@
-"""What people and tools are shown: rows of the status document, proofs, metrics as text.
+"""Prepares what people and tools are shown: status rows, proofs, metrics.
 
 Law: reads what was decided and observed; decides nothing.
 """

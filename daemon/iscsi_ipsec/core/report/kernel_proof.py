@@ -1,4 +1,4 @@
-"""Proof of protection, session by session, from the kernel and not from charon's word.
+"""Proves protection, session by session, from the kernel and not from charon's word.
 
 A TCP connection is protected if the policy that the kernel applies to it (the
 matching one with the lowest priority number) demands ESP, SAs for it exist in

@@ -1,4 +1,4 @@
-"""The status document: what ``status.json`` holds and people are shown.
+"""Builds the rows of ``status.json``: one per portal, with its SA and its last problem.
 
 Law: pure. A portal is ``protected`` only if charon carries it in the mode
 that was asked for; a silent downgrade is a problem, not a green row.

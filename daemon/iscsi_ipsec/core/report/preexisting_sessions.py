@@ -1,4 +1,4 @@
-"""Connections that are older than their portal's protection.
+"""Finds TCP connections that are older than their portal's protection.
 
 The guard closes a portal from the moment that it is loaded. A TCP connection that was there
 before has logged in, and may have moved data, in clear; that it is inside ESP now is only half

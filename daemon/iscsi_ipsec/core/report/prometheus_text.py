@@ -1,4 +1,4 @@
-"""Numbers as text: Prometheus' exposition format, version 0.0.4.
+"""Formats metrics in Prometheus' text format, version 0.0.4.
 
 Law: knows the format and no number's meaning. Prometheus documents it in
 docs/instrumenting/exposition_formats.md; strings in it are UTF-8.

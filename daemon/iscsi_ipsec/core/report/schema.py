@@ -1,4 +1,4 @@
-"""The rows of the status document that the command makes and reads without the daemon.
+"""The rows of the status document that the command builds and reads without the daemon.
 
 Law: pure, and without what the daemon alone needs: a command that only shows the document loads little.
 """

@@ -1,4 +1,4 @@
-"""File systems that this host cannot do without, on disks that come over iSCSI.
+"""Finds file systems that the host cannot do without, on disks that come over iSCSI.
 
 charon, the daemon and what starts them lie on these. While such a disk waits for an SA, nothing
 that could negotiate one can be loaded; so a managed portal must not serve them, and it is said

@@ -1,1 +1,1 @@
-"""What Windows' iSCSI initiator and iSNS export, as key files and policies of ours."""
+"""Reads the settings of Windows' iSCSI initiator and of iSNS as keys and policies."""

@@ -1,4 +1,4 @@
-"""What Windows' iSCSI initiator was told about IPsec: scripts, WMI objects, the registry, iSNS.
+"""Parses settings of Windows' iSCSI initiator: scripts, WMI objects, the registry, iSNS.
 
 Law: pure. These parsers know the forms; what is in them,
 :mod:`~iscsi_ipsec.core.windows.values` takes over, whose rules and discretion hold here too.

@@ -1,4 +1,4 @@
-"""Command lines of a script as cmd.exe and a C program's start-up code take them apart.
+"""Splits the command lines of a script as cmd.exe and a C program's start-up code do.
 
 Law: pure, and no more than what a script that calls one program needs:
 comments, quotes, carets, ``%%``, several commands on a line, redirections. A

@@ -1,4 +1,4 @@
-"""What is found in Windows' settings, and how its parts become values of ours.
+"""Turns single values of Windows' settings into our types, with every problem on the way.
 
 Law: pure, and discreet: no word of the input is repeated in a message, as
 misplaced words may be keys. Every doubt becomes a :class:`Problem` with its
