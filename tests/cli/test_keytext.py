@@ -27,16 +27,15 @@ from iscsi_ipsec.core.config.writer import (
     make_key_text,
     make_portal_text,
 )
+from tests.support.identities import HOST_ADDRESSES, named
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9-]{0,20}(\.[a-z][a-z0-9-]{0,10}){0,3}", fullmatch=True)
-ADDRESSES = st.ip_addresses().filter(lambda a: not (a.is_unspecified or a.is_multicast))
+ADDRESSES = HOST_ADDRESSES
 IDS = st.one_of(
     ADDRESSES.map(IkeId.address),
-    NAMES.map(lambda n: IkeId.parse(IdType.ID_FQDN, n)),
-    st.from_regex(r"[!$%&()*+./:;<>\[\]^_`|~A-Za-z0-9-]{1,255}", fullmatch=True)
-    .filter(lambda t: "*" not in t)
-    .map(lambda t: IkeId.parse(IdType.ID_FQDN, t)),
-    NAMES.map(lambda n: IkeId.parse(IdType.ID_USER_FQDN, f"who@{n}")),
+    named(NAMES),
+    named(st.from_regex(r"[!$%&()+./:;<>\[\]^_`|~A-Za-z0-9-]{1,255}", fullmatch=True)),
+    named(NAMES.map(lambda n: f"who@{n}"), IdType.ID_USER_FQDN),
 )
 CHOICES = st.none() | st.builds(
     IpsecChoice,
@@ -54,7 +53,7 @@ def patterns(draw: st.DrawFn) -> PortalPattern:
         return NamedPortal(
             draw(st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{1,9}){0,3}", fullmatch=True)), port
         )
-    address = draw(ADDRESSES.filter(lambda a: not getattr(a, "ipv4_mapped", None)))
+    address = draw(ADDRESSES)
     length = draw(st.integers(1, address.max_prefixlen))
     network = ipaddress.ip_network(f"{address}/{length}", strict=False)
     single = network.prefixlen == network.max_prefixlen
@@ -138,8 +137,7 @@ def test_identities_that_differ_get_file_names_that_differ_and_are_safe(ids: lis
     names: dict[str, object] = {}
     for one in [*ids, None]:
         name = file_name(one)
-        match = one.match_key if one else None
-        assert names.setdefault(name, match) == match
+        assert names.setdefault(name, one) == one
         assert not {"/", ":", "\0", " "} & set(name)
         assert not name.startswith(".")
         assert not name.endswith(".toml")

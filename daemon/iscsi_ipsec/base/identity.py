@@ -1,7 +1,7 @@
 """IKE identities: whom a key belongs to, and who a peer says it is.
 
-Law: values only; an identity that IKE could not carry cannot be built. strongSwan's syntax is
-``core.ike.vici_messages``' business.
+Law: values only; an identity that IKE could not carry, or that more than one host could have,
+cannot be built. How one is spelled for charon is ``core.ike.vici_messages``' business.
 """
 
 from __future__ import annotations
@@ -9,11 +9,19 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from iscsi_ipsec.base.addresses import Address, Network, refuse_zone
+from iscsi_ipsec.base.addresses import Address, Network, parse_literal, refuse_zone, why_not_of_one_host
 
 MAX_ID_BYTES = 255
+
+_SWANCTL_PREFIX = re.compile(
+    r"(?:ipv[46](?:net|range)?|rfc822|email|userfqdn|fqdn|dns|asn1[dg]n|xmppaddr|keyid):", re.IGNORECASE
+)
+"""What makes strongSwan read the rest as another type (create_from_string_with_prefix_type, identification.c)."""
+
+_MEANINGFUL = "\"'\\#{}=,"
+"""Characters to which charon's parsers of identities and lists give a meaning of their own."""
 
 
 class IdType(enum.IntEnum):
@@ -29,56 +37,48 @@ class IdType(enum.IntEnum):
 class IkeId:
     """An IKE identity: exactly this type goes into the identification payload.
 
-    ``text`` is the canonical text: an address as :mod:`ipaddress` prints it,
-    a name as written. Build it with :meth:`address`, :meth:`fqdn` or
-    :meth:`user_fqdn`, which refuse what does not fit the type.
+    Compares and hashes as charon compares identities: names without regard to case
+    (equals_strcasecmp in identification.c). ``text`` is as written, and is what is sent and
+    shown; an address as :mod:`ipaddress` prints it. Build it with :meth:`address`,
+    :meth:`parse` or :meth:`from_bytes`, which refuse what does not fit the type, and whatever
+    more than one host could have.
     """
 
     type: IdType
-    text: str
+    text: str = field(compare=False)
+    folded: str = field(init=False, repr=False)
+    """The text by which identities are compared."""
+
+    def __post_init__(self) -> None:
+        lowered = self.text.lower()
+        # most are lower case, and thousands are held
+        object.__setattr__(self, "folded", self.text if lowered == self.text else lowered)
 
     @classmethod
     def address(cls, address: Address) -> IkeId:
-        """The identity of an IP address; raises :class:`ValueError` for one with a zone."""
+        """The identity of an IP address; raises :class:`ValueError` for one that no single host can have."""
         refuse_zone(address)
+        if why := why_not_of_one_host(address):
+            raise ValueError(f"{str(address)!r} {why}")
         kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
         return cls(kind, str(address))
 
     @classmethod
     def parse(cls, type: IdType, text: str) -> IkeId:
-        """Check ``text`` against ``type``; raise :class:`ValueError` saying what is wrong.
-
-        A ``*`` is refused because charon matches it as a wildcard, and so are
-        characters that charon's parser gives a meaning of their own.
-        """
+        """Check ``text`` against ``type``; raise :class:`ValueError` saying what is wrong and what to write."""
         if type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR):
-            want = ipaddress.IPv4Address if type is IdType.ID_IPV4_ADDR else ipaddress.IPv6Address
-            try:
-                address = want(text)
-            except ValueError:
-                version = 4 if type is IdType.ID_IPV4_ADDR else 6
-                raise ValueError(f"{text!r} is not an IPv{version} address") from None
-            return cls.address(address)
-        if not text:
-            raise ValueError("the id is empty")
-        if len(text.encode()) > MAX_ID_BYTES:
-            raise ValueError(f"the id is longer than {MAX_ID_BYTES} bytes")
-        if "*" in text or "?" in text:
-            raise ValueError("the id holds a wildcard, which would match other identities too")
-        if not re.fullmatch(r"[!-~]+", text):
-            raise ValueError(
-                "the id holds a character that is not printable ASCII without spaces (write a name in its xn-- form)"
-            )
-        if any(c in text for c in "\"'\\#{}=,"):
-            raise ValueError("the id holds one of \" ' \\ # { } = , which no name has")
+            return cls.address(_parse_address(type, text))
+        _check_name(text)
         if type is IdType.ID_USER_FQDN:
             user, at, host = text.partition("@")
             if not (user and at and host) or "@" in host:
                 raise ValueError(f"{text!r} is not of the form user@host")
+        elif text.startswith("@"):
+            raise ValueError(f"{text!r} begins with an @: write the name alone, {text.lstrip('@')!r}")
         elif "@" in text:
             raise ValueError(f"{text!r} has an @: is it an ID_USER_FQDN?")
         elif ":" in text and len(text) == MAX_ID_BYTES:
-            # with no room for a prefix, charon would take it for a KEY_ID (see messages.spell_id)
+            # with no room for a prefix, charon would take it for a KEY_ID (see vici_messages.encode_id)
             raise ValueError(f"an id of {MAX_ID_BYTES} bytes cannot hold a colon")
         return cls(type, text)
 
@@ -103,13 +103,63 @@ class IkeId:
         """Whether the type is one of the two address types."""
         return self.type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR)
 
-    @property
-    def match_key(self) -> tuple[IdType, str]:
-        """Equal for identities that charon takes for the same (names ignore case)."""
-        return (self.type, self.text.lower())
-
     def __str__(self) -> str:
         return self.text
+
+
+def _parse_address(type: IdType, text: str) -> Address:
+    version, want = (4, ipaddress.IPv4Address) if type is IdType.ID_IPV4_ADDR else (6, ipaddress.IPv6Address)
+    try:
+        return want(text)
+    except ValueError:
+        pass
+    if prefix := _SWANCTL_PREFIX.match(text):
+        raise ValueError(f"{text!r} begins with {prefix[0]!r}: write the address alone")
+    alone = text.partition("/")[0]
+    if alone != text and parse_literal(alone):
+        raise ValueError(f"{text!r} has a prefix length, but one host has one address: write {alone}")
+    raise ValueError(f"{text!r} is not an IPv{version} address")
+
+
+def _check_name(text: str) -> None:
+    """Refuse what cannot be the name of one host or user, or would not reach charon as that name."""
+    if not text:
+        raise ValueError("the id is empty")
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"the id is longer than {MAX_ID_BYTES} bytes")
+    if "*" in text or "?" in text:
+        raise ValueError(
+            "the id holds a wildcard, which would match other identities too: write the name of one host"
+        )
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(
+            "the id holds a character that is not printable ASCII without spaces (write a name in its xn-- form)"
+        )
+    if prefix := _SWANCTL_PREFIX.match(text):
+        raise ValueError(
+            f"the id begins with {prefix[0]!r}, which is strongSwan's way to give a type: write the name alone, {text[prefix.end() :]!r}"
+        )
+    if text.startswith("%"):
+        raise ValueError("the id begins with %, which stands for anybody: write the name of one host")
+    if any(c in text for c in _MEANINGFUL):
+        raise ValueError("the id holds one of \" ' \\ # { } = , which no name has")
+    if text.endswith("."):
+        raise ValueError(
+            f"the id ends in a dot, which makes it another identity: write {text.rstrip('.')!r}"
+            if text.strip(".") else f"{text!r} is not a name"
+        )  # fmt: skip
+    host = text.rpartition("@")[2]
+    if (address := parse_literal(host)) and (why := why_not_of_one_host(address)):
+        raise ValueError(f"{host!r} {why}")
+    if _is_network(host):
+        raise ValueError(f"{host!r} is a network or range, not the name of one host")
+
+
+def _is_network(text: str) -> bool:
+    """Whether it is an address with a prefix length or mask, or two addresses."""
+    alone, slash, _ = text.partition("/")
+    low, dash, high = text.partition("-")
+    return bool((slash and parse_literal(alone)) or (dash and parse_literal(low) and parse_literal(high)))
 
 
 Peer = IkeId | Network

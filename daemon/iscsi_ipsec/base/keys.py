@@ -5,7 +5,7 @@ Law: values only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from iscsi_ipsec.base.identity import IkeId
@@ -40,6 +40,11 @@ class PerIdKey:
     choice: IpsecChoice | None
     portals: tuple[PortalPattern, ...] = ()
     previous: PreviousKey | None = None
+    id_as_written: str = field(init=False, repr=False)
+    """Makes it another key where only the case of the id differs: ids compare as IKE compares, but are sent as written."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id_as_written", self.id.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ Law: values only. No default here decides anything.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.identity import IkeId, Peer
@@ -104,3 +104,8 @@ class PortalPolicy:
     tunnel_outer_local: Address | None = None
     preset: str | None = None
     tuning: Tuning = Tuning()
+    ids_as_written: tuple[str, ...] = field(init=False, repr=False)
+    """Makes it another policy where only the case of an identity differs, as for keys."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids_as_written", tuple(map(str, (self.target_id, *self.initiators))))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from iscsi_ipsec.base.addresses import Address, Network, refuse_zone
+from iscsi_ipsec.base.addresses import Address, Network, refuse_zone, why_not_of_one_host
 
 ISCSI_PORT = 3260
 """The registered port of iSCSI targets (RFC 7143, section 4.1)."""
@@ -112,8 +112,8 @@ def parse_portal_pattern(text: str) -> PortalPattern:
             if not single:
                 raise ValueError(f"{text!r} is a network of IPv4-mapped addresses; write it as IPv4")
             network = ipaddress.ip_network(network.network_address.ipv4_mapped)
-        if single and (network.is_unspecified or network.is_multicast):
-            raise ValueError(f"{text!r} is not the address of a host")
+        if single and (why := why_not_of_one_host(network.network_address)):
+            raise ValueError(f"{text!r} {why}")
         if "%" in host:
             raise ValueError(f"{text!r} has a zone; link-local portals cannot be protected by address")
         return PortalRange(network, port)

@@ -93,7 +93,7 @@ def run_set(
     options: argparse.Namespace, shelf: Shelf, identity: IkeId | None, name: str, old: Stored | None
 ) -> Exit:
     """Write the key file, and wait for it if asked to."""
-    if old and (old.draft.id and old.draft.id.match_key) != (identity and identity.match_key):
+    if old and old.draft.id != identity:
         whose = f"belongs to {old.draft.id}" if old.draft.id else "is a group key"
         raise CommandError(
             Exit.PROBLEMS, f"{old.draft.path} {whose}", "choose another --name, or remove it first"

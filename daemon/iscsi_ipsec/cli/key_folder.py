@@ -15,7 +15,7 @@ from functools import cached_property
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
-from iscsi_ipsec.base.identity import IdType
+from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.portal import PortalPattern, PortalRange
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, not_permitted
@@ -80,10 +80,10 @@ class Shelf:
         return tuple(stored)
 
     @cached_property
-    def _by_owner(self) -> dict[tuple[IdType, str] | None, list[KeyDraft]]:
-        owners: dict[tuple[IdType, str] | None, list[KeyDraft]] = {}
+    def _by_owner(self) -> dict[IkeId | None, list[KeyDraft]]:
+        owners: dict[IkeId | None, list[KeyDraft]] = {}
         for draft in (stored.draft for stored in self.stored):
-            owners.setdefault(draft.id.match_key if draft.id else None, []).append(draft)
+            owners.setdefault(draft.id, []).append(draft)
         return owners
 
     def refuse_conflict(self, draft: KeyDraft, but: Container[str] = ()) -> None:
@@ -96,7 +96,7 @@ class Shelf:
             raise CommandError(
                 Exit.PROBLEMS, f"{hider} would hide it", "leave out --runtime, or remove that file first"
             )
-        mine = draft.id.match_key if draft.id else None
+        mine = draft.id
         for other in self._by_owner.get(mine, ()):
             if other.name != draft.name and other.name not in but and _overlap(other.portals, draft.portals):
                 whose = str(draft.id) if draft.id else "the group"

@@ -31,11 +31,15 @@ def test_host_address_takes_a_unicast_address(text: str) -> None:
     assert host_address(text) == ipaddress.ip_address(text)
 
 
+def test_host_address_takes_an_ipv4_address_written_as_ipv6() -> None:
+    assert str(host_address("::ffff:10.0.0.20")) == "10.0.0.20"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("san-x", "not an IP address"),
-        *((text, "not the unicast address of one host") for text in ("0.0.0.0", "::", "224.0.0.1", "ff02::1", "fe80::1%eth0")),  # noqa: S104  # what must be refused
+        *((text, "not the unicast address of one host") for text in ("0.0.0.0", "255.255.255.255", "::", "224.0.0.1", "ff02::1", "fe80::1%eth0")),  # noqa: S104  # what must be refused
     ],
 )  # fmt: skip
 def test_host_address_says_why_not_without_repeating_the_text(text: str, why: str) -> None:
@@ -43,9 +47,9 @@ def test_host_address_says_why_not_without_repeating_the_text(text: str, why: st
         host_address(text)
 
 
-def test_is_of_one_host_refuses_zone_multicast_and_unspecified() -> None:
-    texts = ("10.0.0.20", "fe80::1", "fe80::1%eth0", "224.0.0.1", "::")
-    assert [is_of_one_host(ipaddress.ip_address(text)) for text in texts] == [True, True, False, False, False]
+def test_is_of_one_host_refuses_zone_multicast_unspecified_broadcast_and_mapped() -> None:
+    texts = ("10.0.0.20", "fe80::1", "fe80::1%eth0", "224.0.0.1", "::", "255.255.255.255", "::ffff:10.0.0.5")
+    assert [is_of_one_host(ipaddress.ip_address(text)) for text in texts] == [True, True] + [False] * 5
 
 
 def test_refuse_zone_names_the_address() -> None:

@@ -59,7 +59,9 @@ def test_parse_portal_pattern_reads_every_form(text: str, printed: str) -> None:
         (["[10.0.0.20", "[fd00::20", "[fd00::20]3260", "[fd00::20]/64"], "is not a portal (write an IPv6 one as [fd00::20]:3260)"),
         (["[fd00::]:3260/64"], ": write the prefix inside the brackets, [fd00::/64]:3260"),
         ([":", "10.0.0.20:", "10.0.0.20:x", "10.0.0.20:١", "10.0.0.20:0", "10.0.0.20:65536", "[fd00::20]:3260]"], ": the port must be 1 to 65535"),
-        (["0.0.0.0", "::", "224.0.0.1", "[ff02::1]:3260"], "is not the address of a host"),  # noqa: S104  # what must be refused
+        (["0.0.0.0", "::"], "stands for any address: write the address of one host"),  # noqa: S104  # what must be refused
+        (["224.0.0.1", "[ff02::1]:3260"], "is a multicast address: write the address of one host"),
+        (["255.255.255.255"], "is the broadcast address: write the address of one host"),
         (["10.0.0.1/8"], "has bits set behind the prefix (did you mean 10.0.0.0/8?)"),
         (["[fd00::1/64]:1"], "has bits set behind the prefix (did you mean fd00::/64?)"),
         (["::ffff:10.0.0.0/120"], "is a network of IPv4-mapped addresses; write it as IPv4"),

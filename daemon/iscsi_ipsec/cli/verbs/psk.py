@@ -146,11 +146,11 @@ def _of_identity(shelf: Shelf, text: str, kind: IdType | None) -> list[Stored]:
     wanted = set()
     for candidate in [kind] if kind else list(IdType):
         try:
-            wanted.add(IkeId.parse(candidate, text).match_key)
+            wanted.add(IkeId.parse(candidate, text))
         except ValueError as err:
             if kind:
                 raise CommandError(Exit.USAGE, str(err)) from err
-    stored = [s for s in shelf.stored if s.draft.id and s.draft.id.match_key in wanted]
+    stored = [s for s in shelf.stored if s.draft.id in wanted]
     if stored:
         return stored
     group = next((s.draft.path for s in shelf.stored if s.draft.id is None), "")

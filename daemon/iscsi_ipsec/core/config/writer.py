@@ -170,7 +170,7 @@ def file_name(id: IkeId | None) -> str:
     """
     if id is None:
         return GROUP_NAME
-    kind, text = id.match_key
+    kind, text = id.type, id.folded
     plain = (
         _PLAIN.fullmatch(text)
         and len(text) <= _MAX_STEM

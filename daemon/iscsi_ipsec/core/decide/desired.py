@@ -6,7 +6,7 @@ charon, ``core.guard.ruleset`` for nftables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.addresses import Address, Network
 from iscsi_ipsec.base.identity import IkeId, Peer
@@ -20,7 +20,11 @@ from iscsi_ipsec.core.decide.world import PortalBinding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """One connection that charon shall have, in our terms (``core.ike.vici_messages`` spells it for charon)."""
+    """One connection that charon shall have, in our terms (``core.ike.vici_messages`` spells it for charon).
+
+    Identities compare without regard to case, but are sent as written: where only that
+    differs, it is another connection.
+    """
 
     name: str
     binding: PortalBinding
@@ -40,6 +44,10 @@ class Connection:
     user_space_esp: bool
     tuning: Tuning
     key: Key
+    ids_as_written: tuple[str, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids_as_written", (str(self.local_id), str(self.remote_id)))
 
     @property
     def pair(self) -> tuple[Peer, ...]:

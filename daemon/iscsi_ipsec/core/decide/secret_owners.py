@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from iscsi_ipsec.base.identity import IdType, IkeId, Peer
+from iscsi_ipsec.base.identity import IkeId, Peer
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
@@ -101,19 +101,18 @@ class Secrets:
         known = {id(entry.owners[0]): entry for entry in self._waiting}
         own = tuple(key for key in keys if isinstance(key, PerIdKey))
         self._waiting = tuple(_waiting(key, known) for key in own)
-        matches = [key.id.match_key for key in own]
-        count = Counter(matches)
+        count = Counter(key.id for key in own)
         # nobody else has these owners, so there is nothing to unite them with
         alone = (
             entry
-            for match, entry in zip(matches, self._waiting, strict=True)
-            if count[match] == 1 and match not in ends
+            for key, entry in zip(own, self._waiting, strict=True)
+            if count[key.id] == 1 and key.id not in ends
         )
         return (*used, *alone)
 
     def _used(
         self, owned: Owned, rotations: tuple[Rotation, ...]
-    ) -> tuple[tuple[SecretEntry, ...], frozenset[tuple[IdType, str]]]:
+    ) -> tuple[tuple[SecretEntry, ...], frozenset[IkeId]]:
         entries, ends = _used_secrets(owned, rotations)
         self._entries = {entry: self._entries.get(entry, entry) for entry in entries}
         return tuple(self._entries.values()), ends
@@ -129,7 +128,7 @@ def _waiting(key: PerIdKey, known: Mapping[int, SecretEntry]) -> SecretEntry:
 
 def _used_secrets(
     owned: Owned, rotations: tuple[Rotation, ...]
-) -> tuple[tuple[SecretEntry, ...], frozenset[tuple[IdType, str]]]:
+) -> tuple[tuple[SecretEntry, ...], frozenset[IkeId]]:
     """The secrets of connections, and all ids at either end of one."""
     entries: dict[tuple[tuple[Peer, ...], Secret], SecretEntry] = {}
 
@@ -146,11 +145,9 @@ def _used_secrets(
             entries[rotation.owners, secret] = SecretEntry(
                 owners=rotation.owners, secret=secret, keys=rotation.keys, over=over
             )
-    ends = set()
+    ends: set[IkeId] = set()
     for connection, owners in owned:
         if owners not in staged:
             add(owners, connection.key)
-        ends |= {
-            end.match_key for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)
-        }
+        ends |= {end for end in (connection.local_id, connection.remote_id) if isinstance(end, IkeId)}
     return tuple(entries.values()), frozenset(ends)

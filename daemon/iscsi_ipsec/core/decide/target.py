@@ -145,7 +145,7 @@ def _ends(connections: Iterable[Connection]) -> list[IkeId]:
 
 def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
     for connection in _under_other_keys(ours, key):
-        if key.id.match_key in {end.match_key for end in _ends([connection])}:
+        if key.id in _ends([connection]):
             raise Refused(
                 "shared-identity",
                 f"{key.id} is also an end of this host's connection as an initiator, there with the key"
@@ -161,7 +161,7 @@ def _check_portal(portal: Portal, policy: PortalPolicy, taken: list[IkeId], *, a
             "serve one port on each address", policy.path,
         )  # fmt: skip
     local_id = _local_id(portal, policy)
-    if local_id.match_key in {other.match_key for other in taken}:
+    if local_id in taken:
         raise Refused(
             "shared-identity",
             f"this host would answer as {local_id}, which is an end of one of its connections as an initiator: charon would accept the keys of both",
@@ -169,23 +169,21 @@ def _check_portal(portal: Portal, policy: PortalPolicy, taken: list[IkeId], *, a
         )  # fmt: skip
 
 
-def _explicit_peers(
-    lookup: Lookup, portal: Portal, policy: PortalPolicy
-) -> dict[tuple[IdType, str], list[PerIdKey]]:
-    peers: dict[tuple[IdType, str], list[PerIdKey]] = {}
-    local = _local_id(portal, policy).match_key
+def _explicit_peers(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> dict[IkeId, list[PerIdKey]]:
+    peers: dict[IkeId, list[PerIdKey]] = {}
+    local = _local_id(portal, policy)
     for key in lookup.keys.all:
         if (
             isinstance(key, PerIdKey)
-            and key.id.match_key != local
+            and key.id != local
             and policy.psk in (None, key.name)
             and lookup.keys.applies(key, portal)
         ):
-            peers.setdefault(key.id.match_key, []).append(key)
+            peers.setdefault(key.id, []).append(key)
     return peers
 
 
-def _is_alone(lookup: Lookup, policy: PortalPolicy, peers: dict[tuple[IdType, str], list[PerIdKey]]) -> bool:
+def _is_alone(lookup: Lookup, policy: PortalPolicy, peers: dict[IkeId, list[PerIdKey]]) -> bool:
     """Whether at most one peer with a name would come in by main mode, which hides the identity until too late."""
     names = [
         keys[0]
@@ -208,11 +206,11 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
 
 def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
     """Those who may use the group key: named ones without a key of their own, networks without their addresses."""
-    names = {identity.match_key for identity in own}
+    names = set(own)
     taken = [ipaddress.ip_network(identity.text) for identity in own if identity.is_address]
     for peer in policy.initiators:
         if isinstance(peer, IkeId):
-            if peer.match_key not in names:
+            if peer not in names:
                 yield peer
         else:
             yield from subtract(peer, taken)

@@ -119,9 +119,9 @@ def plan_sas(
         current = [ike for ike in mine if any(child.child_name == wanted.child for child in carrying(ike))]
         if current and not wanted.initiator:
             # many peers may share a served connection: one that came anew says nothing of the others
-            came = {ike.remote_id for ike in current}
-            operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id in came])
-            mine = [ike for ike in mine if ike.remote_id not in came]
+            came = {ike.remote_id.lower() for ike in current}  # a name is the same in any case
+            operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id.lower() in came])
+            mine = [ike for ike in mine if ike.remote_id.lower() not in came]
         elif current:
             operations += _end_outdated(wanted, mine)
             continue

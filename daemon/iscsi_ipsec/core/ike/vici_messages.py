@@ -57,8 +57,8 @@ class EncodedSecret:
 
     @property
     def owners(self) -> tuple[str, ...]:
-        """Spelled when they are asked for, as the message is: of 10,000, few are ever sent again."""
-        return tuple(map(encode_id, self.entry.owners))
+        """Encoded when they are asked for, as the message is: of 10,000, few are ever sent again."""
+        return tuple(map(_encode_owner, self.entry.owners))
 
     @property
     def message(self) -> Message:
@@ -123,9 +123,14 @@ def encode_id(identity: Peer) -> str:
     return next(prefix for prefix in prefixes if len(prefix + identity.text) <= _MAX_ENCODED) + identity.text
 
 
+def _encode_owner(owner: Peer) -> str:
+    """The owner of a secret, whom charon finds in any case: equal owners get one name, however a file spells them."""
+    return encode_id(IkeId(owner.type, owner.folded) if isinstance(owner, IkeId) else owner)
+
+
 def encode_secret(entry: SecretEntry, digest_key: bytes) -> EncodedSecret:
     """The ``load-shared`` message of an entry."""
-    context = [b"secret", *(encode_id(owner).encode() for owner in entry.owners)]
+    context = [b"secret", *(_encode_owner(owner).encode() for owner in entry.owners)]
     above = ""
     if entry.over is not None:
         # the order is part of the name: it can't be read back
