@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import signal
 import subprocess
@@ -84,50 +83,3 @@ def test_another_process_of_the_same_user_cannot_read_its_memory_or_environment(
 
     assert readable("") == ["mem", "environ", "maps"]
     assert readable("forbid_dumps(); ") == []
-
-
-def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
-    """Shown to stay otherwise: a block of 8 MB that was freed makes the next ones come from the heap."""
-    program = (
-        "from iscsi_ipsec.adapters.process import return_large_blocks\n"
-        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20\n"
-        "{call}"
-        "bytes(8 << 20)\n"
-        "before = resident()\n"
-        "kept, large = [], []\n"
-        "for number in range(50):\n"
-        "    large.append(b'x' * (1 << 20))\n"
-        "    kept.append(b'y' * 20000)\n"  # behind each a small one, so that the heap cannot shrink
-        "large.clear()\n"
-        "print(resident() - before)\n"
-    )
-
-    def left(call: str) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", program.format(call=call)], capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
-
-    assert left("return_large_blocks()\n") < 10
-    if platform.libc_ver()[0] == "glibc":
-        assert left("") > 40
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library decides itself")
-def test_free_memory_between_what_is_in_use_goes_back_when_it_is_asked_for() -> None:
-    program = (
-        "from iscsi_ipsec.adapters.process import return_free_memory\n"
-        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20\n"
-        "before = resident()\n"
-        "blocks = [b'x' * (50_000 + number) for number in range(1000)]\n"
-        "del blocks[::10]\n"
-        "kept = blocks[::20]\n"
-        "blocks.clear()\n"
-        "print(resident() - before)\n"
-        "return_free_memory()\n"
-        "print(resident() - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert before > 40
-    assert after < 15

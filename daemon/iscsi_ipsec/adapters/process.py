@@ -1,4 +1,4 @@
-"""Forbids core dumps of this process, and returns freed memory to the system.
+"""Forbids core dumps of this process, and others' looks into its memory.
 
 Law: dumps are forbidden first, before a key is read; a system that refuses anything here is no reason not to run.
 """
@@ -11,13 +11,8 @@ import resource
 
 PR_SET_DUMPABLE = 4
 """include/uapi/linux/prctl.h"""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""malloc.h of glibc"""
 
 _libc = ctypes.CDLL(None)
-
-LARGE = 128 * 1024
-"""Bytes; glibc's own value for both before it adapts them."""
 
 
 def forbid_dumps() -> None:
@@ -30,23 +25,3 @@ def forbid_dumps() -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def return_large_blocks() -> None:
-    """Have large blocks of memory go back to the system when they are freed.
-
-    glibc raises both limits to the size of the largest block that was ever freed (mallopt(3)): an
-    answer or a file of megabytes then comes from the heap, and leaves a hole there. Saying the
-    values stops that. All threads share one heap, since one does most of the work. Other C
-    libraries have no such call.
-    """
-    with contextlib.suppress(AttributeError):
-        _libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-        _libc.mallopt(M_TRIM_THRESHOLD, LARGE)
-        _libc.mallopt(M_ARENA_MAX, 1)
-
-
-def return_free_memory() -> None:
-    """Give back what is free now, between what is in use too: a third of a millisecond, and a megabyte after each pass."""
-    with contextlib.suppress(AttributeError):
-        _libc.malloc_trim(0)

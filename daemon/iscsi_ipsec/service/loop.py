@@ -15,7 +15,6 @@ from typing import Any
 
 from iscsi_ipsec.adapters.inotify import FileWatch
 from iscsi_ipsec.adapters.netlink import GuardMonitor
-from iscsi_ipsec.adapters.process import return_free_memory
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.service.config_files import ConfigFiles
@@ -73,7 +72,6 @@ class Loop:
             self._notify(outcome, self._report(outcome, self._watch.problems))
             config = outcome.snapshot.config
             self._set_log_level(config.settings.log_level)
-            return_free_memory()
             before, self._folders = self._folders, self._watched(config)
             if self._folders != before:
                 reasons = frozenset({FileWatch.reason})

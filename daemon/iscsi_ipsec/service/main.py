@@ -30,7 +30,7 @@ from iscsi_ipsec.adapters.inotify import FileWatch
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes, kernel
 from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.adapters.openiscsi import OpenIscsi
-from iscsi_ipsec.adapters.process import forbid_dumps, return_large_blocks
+from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, KernelUnavailable, StateUnavailable
@@ -79,7 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     forbid_dumps()  # a core would hold keys
-    return_large_blocks()
     os.umask(0o077)
     systemd.set_up_logging(options.log_level or "info")
     paths = paths_of(options)

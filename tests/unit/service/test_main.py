@@ -32,7 +32,6 @@ def process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """``main`` changes what belongs to the process: signals, umask, logging, dumps."""
     monkeypatch.setattr("iscsi_ipsec.adapters.systemd.set_up_logging", lambda level: None)
     monkeypatch.setattr(module, "forbid_dumps", lambda: None)
-    monkeypatch.setattr(module, "return_large_blocks", lambda: None)
     umask = os.umask(0o077)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
