@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -200,6 +201,15 @@ def view_of(desired: Desired, of: str = TARGET, oif: str = "") -> PortalView:
     """The only view of a portal (through one interface)."""
     (view,) = [v for v in desired.portals if v.binding.portal == portal(of) and v.binding.oif == oif]
     return view
+
+
+def refused(view: PortalView, code: str, message: str, hint: str, *, file: str = "portal.d/san.toml") -> None:
+    """The portal is closed, and the problem names the file, the matter and the remedy."""
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert (view.problem.code, view.problem.file) == (code, file)
+    assert re.search(message, view.problem.message)
+    assert hint in view.problem.hint
 
 
 def connection_of(desired: Desired, of: str = TARGET, oif: str = "") -> Connection:

@@ -1,39 +1,22 @@
-"""ESP mode, proposals and settings that both roles take from policy, preset and defaults."""
+"""Names of connections and their ESP mode, for both roles."""
 
 from __future__ import annotations
 
-import re
-
-import pytest
-
-from iscsi_ipsec.base.policy import EspMode, IkeMode, Start, Tuning
-from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.core.decide.connection_settings import connection_name
-from iscsi_ipsec.core.decide.desired import PortalView
+from iscsi_ipsec.base.policy import EspMode
+from iscsi_ipsec.core.decide.connection_settings import connection_name, host_selector
 from tests.support.values import (
     SOURCE,
     TARGET,
     address,
     choice,
-    connection_of,
     derived,
-    group,
     per_id,
     policy,
     portal,
     record,
+    refused,
     view_of,
 )
-
-
-def refused(view: PortalView, code: str, message: str, hint: str, *, file: str = "portal.d/san.toml") -> None:
-    """The portal is closed, and the problem names the file, the matter and the remedy."""
-    assert (view.closed, view.connection) == (True, None)
-    assert view.problem is not None
-    assert (view.problem.code, view.problem.file) == (code, file)
-    assert re.search(message, view.problem.message)
-    assert hint in view.problem.hint
-
 
 # -- ESP mode
 
@@ -52,75 +35,14 @@ def test_esp_mode_refuses_transport_mode_on_user_space_esp() -> None:
     refused(view_of(of_policy), "no-transport-mode", "kernel-libipsec", "TUNNEL_MODE_PREFERRED")
 
 
-# -- proposals
-
-
-def test_esp_proposals_without_a_group_are_refused_with_pfs() -> None:
-    tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16",)), flags=choice(pfs=True))
-    refused(view_of(derived(group(), tuned)), "pfs-without-group", "no DH group: aes256gcm16$", "append one")
-
-
-def test_esp_proposals_names_those_without_a_group() -> None:
-    mixed = Tuning(esp_proposals=("aes256gcm16", "aes256gcm16-ecp384"))
-    asked = derived(group(), policy(tuning=mixed, flags=choice(pfs=True)))
-    refused(view_of(asked), "pfs-without-group", "no DH group: aes256gcm16$", "append one")
-
-
-def test_esp_proposals_with_a_group_are_refused_without_pfs() -> None:
-    tuned = policy(tuning=Tuning(esp_proposals=("aes256gcm16-ecp384",)), flags=choice(pfs=False))
-    view = view_of(derived(group(), tuned))
-    refused(view, "group-without-pfs", "has a DH group: aes256gcm16-ecp384$", "take the group out")
-
-
-def test_esp_proposals_of_the_settings_that_contradict_a_keys_flags_are_refused_and_no_policy_is_named() -> (
-    None
-):
-    without = Settings(tuning=Tuning(esp_proposals=("aes256gcm16",)))
-    view = view_of(derived(per_id(SOURCE, flags=choice(pfs=True)), record(), settings=without))
-    refused(view, "pfs-without-group", "no DH group", "append one", file="")
-
-
-@pytest.mark.parametrize("ike", list(IkeMode))
-@pytest.mark.parametrize("pfs", [True, False])
-def test_esp_proposals_by_default_have_a_group_exactly_with_pfs(ike: IkeMode, pfs: bool) -> None:
-    connection = connection_of(derived(per_id(SOURCE, flags=choice(ike, pfs=pfs)), record()))
-    groups = {
-        part
-        for p in connection.esp_proposals
-        for part in p.split("-")
-        if part.startswith(("modp", "ecp", "curve"))
-    }
-    assert bool(groups) is pfs
-    phase1 = {part for p in connection.ike_proposals for part in p.split("-")}
-    assert groups <= phase1
-    assert not groups & {"modp768", "modp1024", "modp1536"}
-
-
-def test_esp_proposals_offer_long_sequence_numbers_to_the_kernels_esp_only() -> None:
-    flags = choice(esp=EspMode.TUNNEL)
-    for in_kernel in (True, False):
-        desired = derived(per_id(SOURCE, flags=flags), record(), user_space_esp=not in_kernel)
-        assert any("-esn" in proposal for proposal in connection_of(desired).esp_proposals) is in_kernel
-
-
-# -- settings
-
-
-def test_tuning_of_prefers_the_policy_to_its_preset_and_both_to_the_defaults() -> None:
-    settings = Settings(tuning=Tuning(esp_rekey_time=111, dpd_delay=7, replay_window=64))
-    tuned = policy(preset="windows", tuning=Tuning(dpd_delay=9, start=Start.START))
-    connection = connection_of(derived(group(), tuned, settings=settings))
-    assert connection.tuning.esp_rekey_time == 3300
-    assert connection.tuning.dpd_delay == 9
-    assert connection.tuning.replay_window == 64
-    assert connection.start is Start.START
-    assert connection.ike_proposals[0] == "aes256-sha384-ecp384"
-
-
-@pytest.mark.parametrize("preset", ["rfc7146", "rfc3723", "ontap", "windows", "equallogic", "mds"])
-def test_every_preset_alone_makes_a_connection(preset: str) -> None:
-    assert connection_of(derived(group(), policy(preset=preset))).key.name == "group"
-
-
 def test_connection_name_is_made_of_portal_interface_and_peer() -> None:
     assert connection_name(portal("10.0.0.20")) == "iscsi-ipsec-10.0.0.20-3260"
+    assert connection_name(portal("[fd00::20]:3261"), "ens4") == "iscsi-ipsec-fd00::20-3261-ens4"
+    assert connection_name(portal("10.0.0.1"), peer="db1") == "iscsi-ipsec-10.0.0.1-3260-db1"
+
+
+def test_host_selector_is_a_network_of_one_address() -> None:
+    assert [host_selector(address(text)) for text in ("10.0.0.1", "fd00::1")] == [
+        "10.0.0.1/32",
+        "fd00::1/128",
+    ]

@@ -1,4 +1,4 @@
-"""Which key and which flags a portal gets, and what is refused where the files leave doubt."""
+"""Which key a portal gets, and what is refused where the files leave doubt."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import pytest
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.keys import GroupKey
-from iscsi_ipsec.base.policy import EspMode, IkeMode
 from iscsi_ipsec.base.problem import Problem
-from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import PortalView
 from tests.support.values import (
     CLEAR,
@@ -260,29 +258,3 @@ def test_pick_key_has_no_doubt_about_a_key_of_another_source_address_or_port() -
 
 def test_pick_key_leaves_a_portal_alone_that_only_an_unresolved_name_could_cover() -> None:
     assert not view_of(derived(per_id("db1", portals=[NOWHERE]), record())).managed
-
-
-# -- which flags
-
-
-def test_pick_choice_prefers_the_policys_flags_to_the_keys() -> None:
-    desired = derived(per_id(SOURCE, flags=choice(IkeMode.MAIN)), policy(flags=choice(IkeMode.V2)))
-    assert connection_of(desired).ike is IkeMode.V2
-
-
-def test_pick_choice_prefers_a_presets_flags_to_the_keys_and_the_policys_to_both() -> None:
-    key = per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE))
-    assert connection_of(derived(key, policy(preset="windows"))).ike is IkeMode.MAIN
-    assert connection_of(derived(key, policy(preset="windows", flags=choice(pfs=False)))).ike is IkeMode.V2
-
-
-def test_pick_choice_prefers_the_keys_flags_to_the_defaults_of_the_settings() -> None:
-    settings = Settings(default_choice=choice(IkeMode.MAIN))
-    flagged = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), settings=settings)
-    assert connection_of(flagged).ike is IkeMode.AGGRESSIVE
-    assert connection_of(derived(per_id(SOURCE), record(), settings=settings)).ike is IkeMode.MAIN
-
-
-def test_pick_choice_falls_back_to_ikev2_transport_and_pfs() -> None:
-    connection = connection_of(derived(per_id(SOURCE), record()))
-    assert (connection.ike, connection.esp, connection.pfs) == (IkeMode.V2, EspMode.TRANSPORT, True)
