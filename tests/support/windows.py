@@ -1,10 +1,11 @@
-"""What tests of the import from Windows share: values that are found, and what is told."""
+"""What tests of the import from Windows share: values that are found, and what is reported."""
 
 from __future__ import annotations
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
 from iscsi_ipsec.base.portal import parse_portal
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.windows.importer import parse
 from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rules
@@ -17,12 +18,20 @@ X47 = IpsecChoice(required=True, ike=IkeMode.MAIN, esp=EspMode.TUNNEL, pfs=False
 NOT_SPECIFIED = "VALID is unset: the flags count as not specified (RFC 4174, 2.4)"
 
 
-def of(text: str) -> Harvest:
-    return parse(text, "in", Rules())
+def of(text: str, rules: Rules | None = None) -> Harvest:
+    return parse(text, "in", rules or Rules())
 
 
 def reported(harvest: Harvest) -> list[tuple[int, str]]:
     return [(problem.line, problem.message) for problem in harvest.problems]
+
+
+def errors(harvest: Harvest) -> list[tuple[int, str]]:
+    return [(p.line, p.message) for p in harvest.problems if p.severity is Severity.ERROR]
+
+
+def warnings(harvest: Harvest) -> list[tuple[int, str]]:
+    return [(p.line, p.message) for p in harvest.problems if p.severity is Severity.WARNING]
 
 
 def portal(line: int, address: str, choice: IpsecChoice | None) -> FoundPortal:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iscsi_ipsec.core.windows.iscsicli_script import Command, commands
 
@@ -50,11 +52,11 @@ DOUBT = "it holds a variable or a single %, which only cmd.exe could replace: wr
         (" & ", []),
     ],
 )
-def test_a_line_is_taken_apart_as_cmd_does(line: str, expected: list[list[str]]) -> None:
+def test_commands_splits_a_line_as_cmd_does(line: str, expected: list[list[str]]) -> None:
     assert list(commands(line)) == [Command(1, tuple(words)) for words in expected]
 
 
-def test_each_command_keeps_the_line_on_which_it_begins() -> None:
+def test_commands_keeps_the_line_on_which_each_begins() -> None:
     script = (
         "rem none here\r\n"
         "a ^\r\n"
@@ -90,7 +92,7 @@ def test_each_command_keeps_the_line_on_which_it_begins() -> None:
 
 
 @pytest.mark.parametrize("word", ["%KEY%", "100%", "%1", "%%%"])
-def test_what_only_cmd_could_replace_is_doubted(word: str) -> None:
+def test_commands_doubts_what_only_cmd_could_replace(word: str) -> None:
     assert list(commands(f"a {word} & b\nc")) == [
         Command(1, ("a", word.replace("%%", "%")), DOUBT),
         Command(1, ("b",), DOUBT),
@@ -105,3 +107,8 @@ def test_commands_takes_a_line_of_200_000_characters_apart_in_linear_time(piece:
     short = sum(1 for command in commands(piece * 12) for _ in command.words)
     long = sum(1 for command in commands(piece * 12 * (count // 12)) for _ in command.words)
     assert long >= short
+
+
+@given(st.text(alphabet='ab "\\^&|<>%@(:\n0', max_size=60))
+def test_commands_takes_any_line_apart(text: str) -> None:
+    assert all(command.words for command in commands(text))

@@ -6,11 +6,14 @@ import ipaddress
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice
 from iscsi_ipsec.base.portal import Portal, parse_portal
 from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config.security_flags import SecurityFlags, interpret
 from iscsi_ipsec.core.windows.values import (
     Harvest,
     NotTakenError,
@@ -36,7 +39,7 @@ def wanted(ike: IkeMode, esp: EspMode | None = None, *, pfs: bool = False) -> Ip
     return IpsecChoice(required=True, ike=ike, esp=esp, pfs=pfs)
 
 
-def test_what_is_told_has_its_file_and_line_and_its_weight() -> None:
+def test_harvest_problems_have_file_line_and_severity() -> None:
     harvest = Harvest("in")
     harvest.error(2, "no way", "go round")
     harvest.error(3, "no way")
@@ -84,7 +87,7 @@ OFF = IpsecChoice(required=False, ike=IkeMode.V2, esp=None, pfs=False)
         ),
     ],
 )
-def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
+def test_take_flags_resolves_conflicting_bits_as_the_rfcs_say_and_reports_it(
     value: int, choice: IpsecChoice | None, reported: list[str]
 ) -> None:
     harvest = Harvest("in")
@@ -114,7 +117,7 @@ def test_bits_that_conflict_are_resolved_as_the_rfcs_have_it_and_told(
         (lambda: address_of("203.0.113.1"), ipaddress.ip_address("203.0.113.1")),
     ],
 )  # fmt: skip
-def test_a_word_becomes_the_value_that_it_means(taken: Callable[[], object], expected: object) -> None:
+def test_words_become_the_values_that_they_mean(taken: Callable[[], object], expected: object) -> None:
     assert taken() == expected
 
 
@@ -134,7 +137,7 @@ LITERAL = warning(
         ("schlüssel", Rules(encoding="cp1252"), b"schl\xfcssel", []),
     ],
 )
-def test_a_key_becomes_its_bytes_as_the_admin_says(
+def test_key_becomes_its_bytes_as_the_admin_says(
     text: str, rules: Rules, key: bytes, reported: list[Problem]
 ) -> None:
     harvest = Harvest("in")
@@ -186,3 +189,20 @@ def test_what_cannot_be_taken_over_is_told_without_a_word_of_it(
     with pytest.raises(NotTakenError) as caught:
         taken(harvest)
     assert (str(caught.value), harvest.problems) == (reported, [])
+
+
+@given(st.integers(0, 0xFF))
+def test_take_flags_makes_of_every_bitmap_what_our_flags_can_say(value: int) -> None:
+    harvest = Harvest("in")
+    choice = take_flags(value, 3, harvest)
+    assert (choice is None) is (not value & 1)
+    assert all(p.line == 3 and p.severity is Severity.WARNING for p in harvest.problems)
+    if choice and choice.required:
+        assert choice.ike is not IkeMode.V2
+    try:
+        plain = interpret(SecurityFlags(value & 0x7F))
+    except ValueError:
+        assert harvest.problems
+        return
+    if choice != plain:
+        assert harvest.problems, "taken over in another form, and not told"

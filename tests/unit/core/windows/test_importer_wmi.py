@@ -1,30 +1,42 @@
-"""What each object, value and row becomes, with all that is in it, and what exactly is told of one that is not taken."""
+"""What WMI objects become, and what is reported of one that is not taken."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from iscsi_ipsec.base.problem import Severity
-from iscsi_ipsec.core.windows.importer import KINDS, kind_of
+from iscsi_ipsec.base.identity import IdType
+from iscsi_ipsec.core.config.security_flags import SecurityFlags, interpret
+from iscsi_ipsec.core.windows.importer import KINDS, parse
 from iscsi_ipsec.core.windows.values import FoundKey, Harvest, Rules
-from tests.support.windows import DB1, KEY, NOT_SPECIFIED, SECRET, X27, X47, of, portal, reported
-
-# -- WMI
+from tests.support.windows import (
+    DB1,
+    KEY,
+    NOT_SPECIFIED,
+    SECRET,
+    X27,
+    X47,
+    errors,
+    of,
+    portal,
+    reported,
+)
 
 WMI = {"AuthMethod": 1, "SecurityFlags": 0x27, "IdType": 2, "Id": "db1.example.com", "Key": KEY}
 PERSISTENT = {"TargetPortal": {"Address": "10.0.0.20", "Port": 3261}, "SecurityFlags": 0x27}
 
 
 @pytest.mark.parametrize("method", [1, "1", "IKE_PRESHARED_KEY_METHOD"])
-def test_the_one_authentication_method_is_known_by_number_and_name(method: object) -> None:
+def test_wmi_object_names_the_authentication_method_by_number_or_name(method: object) -> None:
     harvest = of(json.dumps(WMI | {"AuthMethod": method}))
     assert harvest.keys == [FoundKey(line=1, id=DB1, secret=SECRET, choice=X27)]
     assert harvest.problems == []
 
 
-def test_a_wmi_object_without_method_and_flags_is_a_key_without_flags() -> None:
+def test_wmi_object_without_method_and_flags_is_a_key_without_flags() -> None:
     harvest = of(json.dumps({name: WMI[name] for name in ("IdType", "Id", "Key")}))
     assert harvest.keys == [FoundKey(line=1, id=DB1, secret=SECRET)]
     assert harvest.problems == []
@@ -43,12 +55,12 @@ def test_a_wmi_object_without_method_and_flags_is_a_key_without_flags() -> None:
         {"TargetPortal": "10.0.0.20", "Address": "10.0.0.20", "Port": 3261, "SecurityFlags": 0x27},
     ],
 )
-def test_flags_of_a_wmi_object_are_for_its_portal(item: object) -> None:
+def test_wmi_object_flags_are_for_its_portal(item: object) -> None:
     harvest = of("\n\n" + json.dumps(item))
     assert (harvest.portals, harvest.problems) == ([portal(3, "10.0.0.20:3261", X27)], [])
 
 
-def test_a_portal_of_a_wmi_object_without_a_port_has_iscsi_s() -> None:
+def test_wmi_portal_without_a_port_has_the_port_of_iscsi() -> None:
     harvest = of('{"PortalAddress": "fd00::20", "SecurityFlags": 39}')
     assert (harvest.portals, harvest.problems) == ([portal(1, "[fd00::20]:3260", X27)], [])
 
@@ -80,7 +92,7 @@ def test_a_portal_of_a_wmi_object_without_a_port_has_iscsi_s() -> None:
         ({"SecurityFlags": 1 << 64}, "the security flags are no number of 64 bits"),
     ],
 )
-def test_a_wmi_key_that_is_not_taken_is_told_with_the_line_of_its_type(
+def test_wmi_key_that_is_not_taken_is_reported_with_the_line_of_its_type(
     wrong: dict[str, object], message: str
 ) -> None:
     harvest = of(json.dumps({"a": WMI | wrong}, indent=1))
@@ -100,18 +112,20 @@ def test_a_wmi_key_that_is_not_taken_is_told_with_the_line_of_its_type(
         ({"PortalAddress": "10.0.0.20", "SecurityFlags": 0x26}, NOT_SPECIFIED),
     ],
 )
-def test_a_wmi_portal_that_is_not_taken_is_told_with_its_line(wrong: dict[str, object], message: str) -> None:
+def test_wmi_portal_that_is_not_taken_is_reported_with_its_line(
+    wrong: dict[str, object], message: str
+) -> None:
     harvest = of("[\n\n" + json.dumps({"SecurityFlags": 0x27} | wrong) + "]")
     assert (harvest.portals, reported(harvest)) == ([], [(3, message)])
 
 
 @pytest.mark.parametrize("flags", [{}, {"SecurityFlags": 0}, {"SecurityFlags": "0x0"}])
-def test_a_wmi_portal_whose_flags_say_nothing_is_passed_over(flags: dict[str, object]) -> None:
+def test_wmi_portal_whose_flags_say_nothing_is_ignored(flags: dict[str, object]) -> None:
     harvest = of(json.dumps({"TargetPortal": {"Address": "10.0.0.20"}} | flags))
     assert (harvest.portals, harvest.problems) == ([], [])
 
 
-def test_each_object_keeps_the_line_of_the_member_that_tells_its_class() -> None:
+def test_wmi_object_has_the_line_of_the_member_that_shows_its_class() -> None:
     objects = [WMI, PERSISTENT, {"Other": [WMI]}, PERSISTENT | {"SecurityFlags": 0x47}, WMI]
     text = "\n" + json.dumps(objects, indent=1).replace("IdType", "idTYPE").replace(
         "TargetPortal", "targetportal"
@@ -125,14 +139,14 @@ def test_each_object_keeps_the_line_of_the_member_that_tells_its_class() -> None
     assert [found.choice for found in harvest.portals] == [X27, X47]
 
 
-def test_a_member_whose_name_is_escaped_is_known_and_its_line_is_not() -> None:
+def test_wmi_member_with_an_escaped_name_is_known_without_its_line() -> None:
     text = json.dumps([WMI, PERSISTENT]).replace("IdType", "\\u0049dType").replace("TargetP", "\\u0054argetP")
     harvest = of(text)
     assert harvest.keys == [FoundKey(line=0, id=DB1, secret=SECRET, choice=X27)]
     assert harvest.portals == [portal(0, "10.0.0.20:3261", X27)]
 
 
-def test_twenty_thousand_objects_in_six_megabytes_are_told_each_with_its_line() -> None:
+def test_wmi_objects_by_the_twenty_thousand_are_reported_each_with_its_line() -> None:
     """PowerShell writes a list with each byte on a line; counted from the top for each, the lines would take minutes."""
     count = 20_000
     harvest = of("[" + ",\n".join(['{"IdType": 2,' + " " * 300 + '"Key": ""}'] * count) + "]")
@@ -153,86 +167,103 @@ NO_OBJECT = "no object of a class that tells of keys or portals is in it"
         ('[1, null, {"Id": "db1"}]', 0, NO_OBJECT),
     ],
 )
-def test_json_that_holds_nothing_is_told_with_the_line_where_there_is_one(
+def test_json_that_holds_nothing_is_reported_with_the_line_where_there_is_one(
     text: str, line: int, message: str
 ) -> None:
     assert reported(of(text)) == [(line, message)]
 
 
-# -- the registry, iSNS
+WMI_OBJECT = {
+    "AuthMethod": 1,
+    "SecurityFlags": 0x37,
+    "IdType": 2,
+    "Id": list(b"db1.example.com"),
+    "Key": list(KEY.encode()),
+}
 
 
 @pytest.mark.parametrize(
-    "line",
+    "document",
     [
-        '"DefaultSecurityBitmap"=dword:00000027',
-        '"DefaultSecurityBitmap"=DWORD:27 ',
-        "    DefaultSecurityBitmap    REG_DWORD    0x27",
-        "    defaultSECURITYbitmap\treg_dword\t0X27",
-        "DefaultSecurityBitmap : 39",
-        '    "DefaultSecurityBitmap":  39,',
+        WMI_OBJECT,
+        [WMI_OBJECT],
+        {"AuthInfo": {"PsKey": WMI_OBJECT}},
+        {name.lower(): value for name, value in WMI_OBJECT.items()},
+        WMI_OBJECT | {"Id": {"value": WMI_OBJECT["Id"], "Count": 15}},
+        WMI_OBJECT | {"Id": [*b"db1.example.com", 0]},
+        WMI_OBJECT | {"SecurityFlags": "0x37", "Id": "db1.example.com", "Key": KEY, "IdType": "ID_FQDN"},
     ],
 )
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_default_bitmap_is_read_in_each_form_that_windows_writes(line: str, end: str) -> None:
-    harvest = Harvest("in")
-    KINDS["reg"](f"[HKEY]{end}{line}{end}{end}", Rules(), harvest)
-    assert (harvest.default, harvest.problems) == (X27, [])
-
-
-@pytest.mark.parametrize("value", ["dword:canary", "dword:", "dword:0x27", "hex:27", "", "39 40"])
-def test_a_default_bitmap_that_is_no_number_is_told_with_its_line(value: str) -> None:
-    harvest = of(f'REGEDIT4\n"x"="a\u2028b\x85c"\n"DefaultSecurityBitmap"={value}\n')
-    assert harvest.default is None
-    assert reported(harvest) == [(3, "the DefaultSecurityBitmap is no number")]
-
-
-def test_what_had_to_be_decided_of_a_default_bitmap_is_told_with_its_line() -> None:
-    harvest = of('REGEDIT4\n\n"DefaultSecurityBitmap"=dword:26\n')
-    assert harvest.default is None
-    assert [(p.line, p.message, p.severity) for p in harvest.problems] == [
-        (3, NOT_SPECIFIED, Severity.WARNING)
-    ]
-
-
-def test_a_registry_export_without_the_bitmap_is_told_without_a_line() -> None:
-    harvest = of('REGEDIT4\n"NoDefaultSecurityBitmap"=dword:27\n')
-    assert reported(harvest) == [(0, "DefaultSecurityBitmap is not in it")]
-
-
-def test_rows_of_isns_become_portals_each_with_its_line_and_flags() -> None:
-    harvest = of(
-        "# from the server\n\n10.0.0.20 0x27\r\n[fd00::20]:3261 ; 71# rack\x0c 2\n10.0.0.22, 0\n10.0.0.23,0X47\n"
-    )
+def test_wmi_object_becomes_a_key_in_every_form(document: object) -> None:
+    harvest = of(json.dumps(document, indent=1))
     assert harvest.problems == []
-    assert harvest.portals == [
-        portal(3, "10.0.0.20:3260", X27),
-        portal(4, "[fd00::20]:3261", X47),
-        portal(6, "10.0.0.23:3260", X47),
-    ]
+    (key,) = harvest.keys
+    assert key.id
+    assert (key.id.type, key.id.text, key.secret.reveal()) == (
+        IdType.ID_FQDN,
+        "db1.example.com",
+        KEY.encode(),
+    )
+    assert key.choice == interpret(SecurityFlags(0x37))
+
+
+def test_wmi_object_has_an_address_as_bytes() -> None:
+    four = WMI_OBJECT | {"IdType": 1, "Id": [10, 0, 0, 5]}
+    sixteen = WMI_OBJECT | {"IdType": 5, "Id": [0xFD, *[0] * 14, 0x20]}
+    harvest = of(json.dumps([four, sixteen]))
+    assert [str(key.id) for key in harvest.keys] == ["10.0.0.5", "fd00::20"]
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    "wrong",
     [
-        ("10.0.0.21", "not a portal and a bitmap"),
-        ("10.0.0.21 0x27 0x27", "not a portal and a bitmap"),
-        ("10.0.0.21 canary", "not a portal and a bitmap"),
-        ("san.example.com 0x27", "the portal's address is no IP address; resolve the name first"),
-        ("10.0.0.21 " + "9" * 5000, "the bitmap is no number"),
-        ("10.0.0.21 0x10000000000000000", "the security flags are no number of 64 bits"),
-        ("10.0.0.21 0x26", NOT_SPECIFIED),
+        {"Key": None}, {"Key": []}, {"Key": [300]}, {"Key": ["a"]}, {"Id": [1, 2, 3], "IdType": 1}, {"Id": None},
+        {"IdType": 11}, {"IdType": True}, {"AuthMethod": 2}, {"SecurityFlags": None}, {"SecurityFlags": [1]},
+        {"Id": list(b"\xff\xfe")}, {"SecurityFlags": -1},
     ],
+)  # fmt: skip
+def test_wmi_object_that_is_wrong_is_reported_with_its_line(wrong: dict[str, object]) -> None:
+    text = json.dumps([WMI_OBJECT, WMI_OBJECT | wrong], indent=1)
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if '"IdType"' in line]
+    harvest = of(text)
+    assert [line for line, _ in errors(harvest)] == [lines[1]]
+    assert len(harvest.keys) == 1
+    assert not [p for p in harvest.problems if KEY in str(p)]
+
+
+def test_wmi_objects_give_portals_their_flags() -> None:
+    login = {"TargetPortal": {"Address": "10.0.0.20", "Port": 3260}, "SecurityFlags": 0x27}
+    discovery = {"PortalAddress": "fd00::21", "PortalPort": 3261, "SecurityFlags": 0x47}
+    nothing = {"TargetPortal": {"Address": "10.0.0.22", "Port": 3260}, "SecurityFlags": 0}
+    harvest = of(json.dumps([login, discovery, nothing]))
+    assert [str(found.portal) for found in harvest.portals] == ["10.0.0.20:3260", "[fd00::21]:3261"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "{}", "[]", '{"a": ' + "9" * 5000 + "}", "[1, null, {}]"]
 )
-def test_a_row_of_isns_that_is_not_taken_is_told_with_its_line(row: str, message: str) -> None:
-    harvest = Harvest("in")
-    KINDS["isns"](f"# first\n10.0.0.20 0x27\n{row}\n", Rules(), harvest)
-    assert (harvest.portals, reported(harvest)) == ([portal(2, "10.0.0.20:3260", X27)], [(3, message)])
+def test_json_that_holds_nothing_is_one_error(text: str) -> None:
+    assert len(errors(of(text))) == 1
 
 
-@pytest.mark.parametrize("before", ["\r\n", " \t"])
-def test_blanks_before_it_do_not_hide_what_the_input_is(before: str) -> None:
-    assert kind_of(before + "REGEDIT4\n") == "reg"
-    assert kind_of(before + "Windows Registry Editor Version 5.00\n") == "reg"
-    assert kind_of(before + "{}") == "json"
-    assert kind_of(before + "10.0.0.20 0x27\n") == "isns"
+def test_wmi_object_with_escaped_names_is_taken_without_a_line() -> None:
+    whole = {"IdType": 2, "Id": "db1", "Key": "a-key-of-some-length", "SecurityFlags": 0}
+    text = json.dumps(whole).replace("IdType", "\\u0049dType")
+    assert [key.line for key in parse(text, "x", Rules()).keys] == [0]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["AuthMethod", "IdType", "Id", "Key", "SecurityFlags", "TargetPortal", "Address", "Port", "value"]
+            ),
+            inner,
+        ),
+        max_leaves=12,
+    )
+)  # fmt: skip
+def test_wmi_parser_takes_any_object(document: object) -> None:
+    KINDS["json"](json.dumps(document), Rules(), Harvest("in"))
