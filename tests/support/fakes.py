@@ -80,6 +80,7 @@ class Fake:
 class FakeCharon(Fake):
     """Holds names as charon does; ``refuses`` maps an item's name to the reason.
 
+    ``refuses_proposal``: an ESP proposal that no connection is taken with.
     ``breaks_after``: the number of messages of one :meth:`apply` that have an effect before it fails.
     """
 
@@ -91,6 +92,7 @@ class FakeCharon(Fake):
         self.sas_now: tuple[IkeSa, ...] = ()
         self.plugins: frozenset[str] = frozenset()
         self.refuses: dict[str, str] = {}
+        self.refuses_proposal = ""
         self.breaks_after: int | None = None
         self.log: list[tuple[str, str]] = []
 
@@ -115,11 +117,18 @@ class FakeCharon(Fake):
                 raise AWAY
             item = str(message.get("id") or message.get("name") or next(iter(message)))
             self.log.append((command, item))
-            refused = CharonRefused(command, item, self.refuses[item]) if item in self.refuses else None
+            reason = self.refuses.get(item) or self._mistake(command, message.get(item))
+            refused = CharonRefused(command, item, reason) if reason else None
             results.append(refused)
             if refused is None:
                 self._take(command, item, message)
         return tuple(results)
+
+    def _mistake(self, command: str, settings: Any) -> str:
+        if command != "load-conn" or not self.refuses_proposal:
+            return ""
+        proposals = [p for child in settings["children"].values() for p in child["esp_proposals"]]
+        return "invalid value for: esp_proposals" if self.refuses_proposal in proposals else ""
 
     def _take(self, command: str, item: str, message: Mapping[str, Any]) -> None:
         match command:

@@ -24,14 +24,16 @@ from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.guard.ruleset import held_portals
-from iscsi_ipsec.core.ike.charon_diff import Operation, plan
-from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, Cause
+from iscsi_ipsec.core.ike.charon_diff import PROBE, Operation, plan, probes, without_connections
+from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, REFUSED_HINT, Cause, refused_by_charon
 from iscsi_ipsec.core.ike.loaded_state import (
     children_by_name,
     loaded_connections,
     rotations_by_name,
 )
+from iscsi_ipsec.core.ike.vici_messages import Message
 from iscsi_ipsec.core.report.portal_status import Observed
+from iscsi_ipsec.service.accepted_connections import AcceptedConnections
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
@@ -57,6 +59,9 @@ UNSETTLED_AT_MOST = 20.0
 FORGETTING = frozenset({"charon-down", IkeFailureLog.wiped, RELOAD})
 """Wakeups after which charon may hold less than it confirmed."""
 
+
+TRYING_AGAIN = frozenset({"charon-up", "charon-down", RELOAD})
+"""Wakeups after which charon may take what it refused before."""
 
 CONNECTION_REASONS = frozenset({"charon-up", "charon-down", IkeFailureLog.wiped, CHARON})
 """Wakeups after which charon is asked for its connections with all their settings, and not only their names."""
@@ -126,6 +131,7 @@ class Reconciler:
         self._charon_log, self._service_manager, self._clock = charon_log, service_manager, clock
         self._sas = SaReconciler(charon, xfrm, clock)
         self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
+        self._accepted = AcceptedConnections(clock)
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
         self._new_traps = False
@@ -179,19 +185,29 @@ class Reconciler:
                 )
             if not self._presented.learnt:
                 snapshot = self._learn_presented(snapshot, state, previously_managed)
+            if reasons & TRYING_AGAIN:
+                self._accepted.try_again()
+            in_force = self._accepted.in_force(snapshot, state)
             # a trap that was just loaded may have found an SA of a charon that was killed
             if reasons & POLICY_REASONS or self._new_traps:
-                state = self._sas.without_lost_traps(snapshot, state)
+                state = self._sas.without_lost_traps(in_force, state)
             self._new_traps = False
-            operations = self._plan(snapshot, state)
+            operations = self._plan(in_force, state)
             if operations:
                 settled = self._has_settled()
-                if settled:
-                    self._apply(operations, snapshot, state, problems)
-                    self._new_traps = any(_of_connection(op) for op in operations)
-                    state = self._observe(problems, thorough=self._new_traps)
+            if operations and settled:
+                refused = self._apply(operations, in_force, state, problems)
+                self._new_traps = any(_of_connection(op) for op in operations)
+                state = self._observe(problems, thorough=self._new_traps)
+                if refused:
+                    in_force = self._accepted.in_force(snapshot, state)
+                    if again := self._plan(in_force, state):
+                        self._apply(again, in_force, state, problems)
+                        state = self._observe(problems, thorough=True)
             if settled:
-                sas = self._keep_sas(snapshot, state)
+                self._accepted.note_accepted(in_force, state)
+                sas = self._keep_sas(snapshot, in_force, state)
+            problems.extend(self._refused_problems(snapshot))
         except CharonUnavailable as err:
             state, settled = None, True
             self._confirmed = frozenset()
@@ -221,7 +237,8 @@ class Reconciler:
 
     def _plan(self, snapshot: Snapshot, state: CharonState) -> tuple[Operation, ...]:
         """What must be done to charon; nothing as long as what agreed last is compared again."""
-        compared = (snapshot.secrets, snapshot.connections, state)
+        loadable = self._accepted.loadable(snapshot)
+        compared = (loadable.secrets, loadable.connections, state)
         if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
             return ()
         operations = plan(*compared)
@@ -261,6 +278,7 @@ class Reconciler:
                 self._failure_log.seconds_until_error(),
                 self._sas.due(),
                 self._presented.due(),
+                self._accepted.due(),
                 snapshot.config.expires_in,
             ),
         )
@@ -298,6 +316,8 @@ class Reconciler:
             for connection in snapshot.desired.connections:
                 if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
                     causes[connection.name] = AGGRESSIVE_OFF
+        for name, refusal in self._accepted.refused().items():
+            causes[name] = refused_by_charon(refusal.reason)
         return causes
 
     def _apply(
@@ -306,7 +326,10 @@ class Reconciler:
         snapshot: Snapshot,
         state: CharonState,
         problems: list[Problem],
-    ) -> None:
+    ) -> bool:
+        """Have charon do it; whether it refused a connection."""
+        refusals = self._refused_by_probe(operations)
+        operations = without_connections(operations, refusals)
         self.counters.vici_writes += len(operations)
         bulk = len(operations) > BULK
         going = {op.item for op in operations if op.command.startswith("unload-")}
@@ -327,17 +350,52 @@ class Reconciler:
                     confirmed.discard(operation.item)
                 if _log.isEnabledFor(level):
                     _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
+            elif operation.command == "load-conn":
+                refusals[operation.item] = refused.reason
             else:
-                problems.append(_refused_problem(operation, refused, snapshot))
+                problems.append(_refused_problem(operation, refused))
         self._confirmed = frozenset(confirmed)
+        for connection in snapshot.connections:
+            if connection.name in refusals:
+                self._accepted.note_refused(connection, refusals[connection.name])
         if bulk:
             _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
+        return bool(refusals)
 
-    def _keep_sas(self, snapshot: Snapshot, state: CharonState) -> tuple[IkeSa, ...]:
+    def _refused_by_probe(self, operations: tuple[Operation, ...]) -> dict[str, str]:
+        """The connections whose new version charon would refuse, with its reasons; the loaded ones stay untouched."""
+        tried = probes(operations)
+        if not tried:
+            return {}
+        self._failure_log.expect_gone((PROBE,))
+        commands: list[tuple[str, Message]] = []
+        for _, probe in tried:
+            commands += [(probe.command, probe.message), ("unload-conn", {"name": PROBE})]
+        results = self._charon.apply(commands, self._service_manager.watchdog)[::2]
+        return {
+            name: refused.reason
+            for (name, _), refused in zip(tried, results, strict=True)
+            if refused is not None
+        }
+
+    def _refused_problems(self, snapshot: Snapshot) -> list[Problem]:
+        refused = self._accepted.refused()
+        return [
+            Problem(
+                code="charon-refused",
+                message=f"charon refused {c.name}: {refused[c.name].reason}",
+                hint=REFUSED_HINT,
+                portal=str(c.binding.portal),
+            )
+            for c in (snapshot.desired.connections if refused else ())
+            if c.name in refused
+        ]
+
+    def _keep_sas(self, snapshot: Snapshot, in_force: Snapshot, state: CharonState) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()
         if self._presented.choose(snapshot, sas):
             return sas  # the next pass follows at once, and loads what has changed
-        return self._sas.reconcile(snapshot, state, sas)
+        return self._sas.reconcile(in_force, state, sas)
 
     def _learn_presented(
         self, snapshot: Snapshot, state: CharonState, previously_managed: frozenset[tuple[Portal, Role]]
@@ -357,11 +415,9 @@ def _past(operation: Operation) -> str:
     return f"{verb}ed {rest}"
 
 
-def _refused_problem(operation: Operation, refused: CharonRefused, snapshot: Snapshot) -> Problem:
-    connection = next((c for c in snapshot.desired.connections if c.name == operation.item), None)
+def _refused_problem(operation: Operation, refused: CharonRefused) -> Problem:
     return Problem(
         code="charon-refused",
         message=f"charon refused {operation.command} of {operation.item}: {refused.reason}",
-        hint="compare the proposals and addresses in the policy with what this charon supports",
-        portal=str(connection.binding.portal) if connection else "",
+        hint=REFUSED_HINT,
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor
+from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.policy import Tuning
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 from iscsi_ipsec.service.reconciler import BULK, UNSETTLED_AT_MOST
 from iscsi_ipsec.service.resync_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
@@ -161,6 +164,96 @@ def test_a_large_load_is_sent_without_listening_to_charons_log(host: Host) -> No
     host.put(*(per_id(f"10.1.{n // 250}.{n % 250 + 1}") for n in range(BULK + 1)), SAN, record())
     host.run()
     assert host.charon.calls["without_log"] == 1
+
+
+# -- what charon refuses
+
+
+MISTYPED = Tuning(esp_proposals=("aes256gcm61-ecp384",))
+
+
+def refusing(up: Host) -> Host:
+    """A policy with a mistyped proposal, and a charon that takes none of that."""
+    up.charon.refuses_proposal = "aes256gcm61-ecp384"
+    up.put(KEY, policy(TARGET, tuning=MISTYPED), record(), session())
+    return up
+
+
+def test_a_refused_change_leaves_the_connection_that_charon_accepted_and_its_sa(up: Host) -> None:
+    held, sas = dict(up.charon.conns), up.charon.sas_now
+    outcome = refusing(up).run("files")
+    assert "charon-refused" in up.codes(outcome)
+    assert (up.charon.conns, up.charon.sas_now) == (held, sas)
+    assert up.charon.ended() == []
+
+
+def test_a_refused_change_is_tried_again_with_growing_pauses(up: Host) -> None:
+    refusing(up).run("files")
+    tries = []
+    for second in range(600):
+        up.charon.log.clear()
+        up.run("sa")
+        if up.charon.log:
+            tries.append(second)
+        up.clock.advance(1)
+    assert tries == [10, 30, 70, 150, 310]
+    assert up.charon.ended() == []
+
+
+def test_a_refused_change_is_reported_as_long_as_it_is_refused(up: Host) -> None:
+    refusing(up).run("files")
+    for _ in range(5):
+        outcome = up.run()
+        assert "charon-refused" in up.codes(outcome)
+        (name,) = up.charon.conns
+        assert (outcome.observed.causes or {})[name].code == "charon-refused"
+    up.put(KEY, SAN, record(), session())
+    assert "charon-refused" not in up.codes(up.run("files"))
+
+
+def test_a_refused_change_keeps_the_accepted_secret_of_another_identity(up: Host) -> None:
+    up.charon.refuses_proposal = "aes256gcm61-ecp384"
+    secrets = set(up.charon.secrets)
+    other = IkeId.parse(IdType.ID_FQDN, "san.example.com")
+    up.put(KEY, replace(policy(TARGET, tuning=MISTYPED), target_id=other), record(), session())
+    up.run("files")
+    assert secrets < up.charon.secrets
+    up.put(KEY, replace(SAN, target_id=other), record(), session())
+    up.run("files")
+    assert not secrets & up.charon.secrets
+
+
+def test_a_removed_key_does_not_stay_for_the_sake_of_a_refused_change(up: Host) -> None:
+    up.charon.refuses_proposal = "aes256gcm61-ecp384"
+    secrets = set(up.charon.secrets)
+    up.put(per_id("10.0.0.1", "new"), policy(TARGET, tuning=MISTYPED), record(), session())
+    up.run("files")
+    assert not secrets & up.charon.secrets
+    assert up.charon.ended(), "what the removed key authenticated ends"
+
+
+def test_a_wiped_charon_gets_the_accepted_connection_while_it_refuses_the_new_one(up: Host) -> None:
+    held = dict(up.charon.conns)
+    refusing(up).run("files")
+    up.charon.conns.clear()
+    up.run("wiped")
+    assert up.charon.conns == held
+    assert up.charon.ended() == []
+
+
+def test_a_restarted_daemon_leaves_a_connection_alone_whose_new_version_is_refused(up: Host) -> None:
+    held, sas = dict(up.charon.conns), up.charon.sas_now
+    refusing(up).start()
+    for _ in range(5):
+        up.run()
+    assert (up.charon.conns, up.charon.sas_now) == (held, sas)
+
+
+def test_a_charon_that_is_restarted_is_asked_at_once_to_take_what_it_refused(up: Host) -> None:
+    refusing(up).run("files")
+    up.charon.refuses_proposal = ""
+    outcome = up.run("charon-up")
+    assert "charon-refused" not in up.codes(outcome)
 
 
 # -- the kernel, nft, the store

@@ -7,8 +7,9 @@ gives the right plan as well. No operation touches a name without our prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import ipaddress
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 from iscsi_ipsec.base.charon_sa import CharonState
 from iscsi_ipsec.core.ike.vici_messages import PREFIX, EncodedConnection, EncodedSecret, Message
@@ -82,3 +83,35 @@ def plan(
         if secret_id.startswith(PREFIX)
     ]
     return tuple(operations)
+
+
+PROBE = f"{PREFIX}probe"
+"""The name under which charon is asked whether it takes a connection's new settings."""
+
+
+def probes(operations: Iterable[Operation]) -> tuple[tuple[str, Operation], ...]:
+    """For each connection that is to be replaced, its name and an operation that loads its new settings as :data:`PROBE`.
+
+    What is to be replaced must be unloaded first (:func:`plan`), and what charon then refuses would leave
+    nothing. The probe has no trap and no address that a packet could have, so it is nobody's connection.
+    """
+    operations = tuple(operations)
+    replaced = {op.item for op in operations if op.command == "unload-conn"}
+    return tuple(
+        (op.item, replace(op, item=PROBE, wanted=_as_probe(op.wanted)))
+        for op in operations
+        if op.item in replaced and isinstance(op.wanted, EncodedConnection)
+    )
+
+
+def without_connections(operations: Iterable[Operation], names: Container[str]) -> tuple[Operation, ...]:
+    """The operations but for those that replace these connections."""
+    return tuple(op for op in operations if not (op.command.endswith("-conn") and op.item in names))
+
+
+def _as_probe(encoded: EncodedConnection) -> EncodedConnection:
+    nowhere = ipaddress.ip_address("127.0.0.1" if encoded.connection.local_address.version == 4 else "::1")
+    connection = replace(
+        encoded.connection, local_address=nowhere, remote_address=nowhere, user_space_esp=True
+    )
+    return replace(encoded, name=PROBE, connection=connection)

@@ -85,6 +85,14 @@ BLOCKED = Cause(
     2,
 )
 
+REFUSED_HINT = "compare the proposals and addresses in the policy with what this charon supports"
+
+
+def refused_by_charon(reason: str) -> Cause:
+    """This host's charon did not take the connection as the files ask for it."""
+    return Cause("charon-refused", f"charon refused the connection: {reason}", REFUSED_HINT, 7)
+
+
 _PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
     (re.compile(pattern), cause)
     for pattern, cause in (

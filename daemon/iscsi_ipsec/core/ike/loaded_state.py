@@ -50,7 +50,7 @@ def sa_targets(
     waiting: frozenset[Address],
     orphaned: frozenset[str],
 ) -> tuple[SaTarget, ...]:
-    """The connections in charon as upkeep sees them.
+    """The connections as upkeep sees them.
 
     Packets wait for an SA towards the addresses ``waiting``, and go through one that
     charon does not know where a connection is ``orphaned``.
@@ -67,7 +67,7 @@ def sa_targets(
             or connection.binding.portal in with_session
             or connection.remote_address in waiting
             or connection.name in orphaned,
+            loaded=named.name in conns,
         )
         for connection, named in zip(connections, encoded, strict=True)
-        if named.name in conns
     )

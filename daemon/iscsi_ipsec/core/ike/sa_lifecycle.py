@@ -32,7 +32,8 @@ class SaTarget:
     """A connection as this module sees it.
 
     ``wanted_now``: traffic waits for it, or it shall be up always. ``valid``:
-    what the names of children begin with whose key is valid too.
+    what the names of children begin with whose key is valid too. Not ``loaded``:
+    charon does not hold it, so that its SAs can only be left alone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SaTarget:
     initiator: bool
     wanted_now: bool
     valid: frozenset[str] = frozenset()
+    loaded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ def plan_sas(
             if i.unique_id in gone
         ]
         mine = [ike for ike in mine if ike.unique_id not in gone]
+        if not wanted.loaded:
+            continue
         current = [ike for ike in mine if any(child.child_name == wanted.child for child in carrying(ike))]
         if current and not wanted.initiator:
             # many peers may share a served connection: one that came anew says nothing of the others

@@ -39,6 +39,8 @@ _PREFIXES = {IdType.ID_FQDN: ("fqdn:", "@", ""), IdType.ID_USER_FQDN: ("userfqdn
 _MAX_ENCODED = 255
 """``char buf[256]`` in vici_cred.c (5.9.8)."""
 
+_KEY_DIGITS = 8
+
 _REKEY_SPREAD = 600
 _OVER_SPREAD = 120
 
@@ -190,6 +192,11 @@ def _encode_rotation(connection: Connection, digest_key: bytes, rotation: Rotati
     )
 
 
+def key_part_of(child: str) -> str:
+    """What the names of children under the same key begin with, from the name of one."""
+    return child[: len(PREFIX) + _KEY_DIGITS + 1]
+
+
 def _key_part(
     connection: Connection, digest_key: bytes, secret: Secret, *, beside: Secret | None = None
 ) -> str:
@@ -197,7 +204,7 @@ def _key_part(
     context = [b"key of", connection.name.encode()]
     if beside is not None:
         context += [b"beside", beside.keyed_digest(digest_key, *context).encode()]
-    return f"{PREFIX}{secret.keyed_digest(digest_key, *context)[:8]}-"
+    return f"{PREFIX}{secret.keyed_digest(digest_key, *context)[:_KEY_DIGITS]}-"
 
 
 def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Message]:

@@ -7,7 +7,7 @@ import dataclasses
 from iscsi_ipsec.base.charon_sa import CharonState
 from iscsi_ipsec.base.policy import Tuning
 from iscsi_ipsec.core.decide.desired import Desired
-from iscsi_ipsec.core.ike.charon_diff import Operation, plan
+from iscsi_ipsec.core.ike.charon_diff import PROBE, Operation, plan, probes, without_connections
 from tests.support.values import (
     SOURCE,
     TARGET,
@@ -145,3 +145,46 @@ def test_the_texts_tell_what_is_done_without_the_key() -> None:
     assert [text.partition(": ")[2] for text in gone] == ["nothing asks for it", "no key is this"]
     assert "canary" not in " ".join(texts)
     assert "canary" not in repr(planned(desired, holding(WANTED)))
+
+
+# -- what charon may refuse
+
+
+def changed() -> tuple[Operation, ...]:
+    """A connection that is replaced, one that is new and one that goes."""
+    before = derived(per_id(SOURCE), record(), record("10.0.0.22"))
+    after = derived(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=99)), record(), record("10.0.0.21"))
+    return planned(after, holding(before))
+
+
+def test_probes_are_made_of_replaced_connections_only() -> None:
+    ((name, probe),) = probes(changed())
+    assert name == f"iscsi-ipsec-{TARGET}-3260"
+    assert (probe.command, probe.item) == ("load-conn", PROBE)
+
+
+def test_a_probe_has_the_settings_and_no_trap_and_is_for_no_packet() -> None:
+    operations = changed()
+    (wanted,) = (
+        op.message[op.item] for op in operations if op.command == "load-conn" and op.item.endswith("20-3260")
+    )
+    ((_, probe),) = probes(operations)
+    ((name, message),) = probe.message.items()
+    assert name == PROBE
+    assert isinstance(message, dict)
+    assert isinstance(wanted, dict)
+    assert {k: v for k, v in message.items() if v != wanted[k]}.keys() == {
+        "local_addrs", "remote_addrs", "children",
+    }  # fmt: skip
+    assert message["local_addrs"] == message["remote_addrs"] == ["127.0.0.1"]
+    (child,) = message["children"].values()
+    assert (child["start_action"], child["close_action"], child["dpd_action"]) == ("none", "none", "clear")
+    assert child["esp_proposals"] == next(iter(wanted["children"].values()))["esp_proposals"]
+
+
+def test_without_connections_leaves_both_halves_of_a_replacement_out() -> None:
+    operations = changed()
+    ((name, _),) = probes(operations)
+    left = without_connections(operations, {name})
+    assert {op.item for op in operations} - {op.item for op in left} == {name}
+    assert len(left) == len(operations) - 2

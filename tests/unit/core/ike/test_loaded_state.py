@@ -103,10 +103,10 @@ def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> No
     valid = {name: c.rotation.parts for name, c in names.items() if c.rotation}
     assert valid.keys() == named(*hosts) == names.keys() - {SERVED}
 
-    def seen(name: str, *, wanted_now: bool, initiator: bool = True) -> SaTarget:
+    def seen(name: str, *, wanted_now: bool, initiator: bool = True, loaded: bool = True) -> SaTarget:
         return SaTarget(
             name=name, child=names[name].child, key_part=names[name].key_part,
-            valid=valid.get(name, frozenset()), initiator=initiator, wanted_now=wanted_now,
+            valid=valid.get(name, frozenset()), initiator=initiator, wanted_now=wanted_now, loaded=loaded,
         )  # fmt: skip
 
     assert sa_targets(
@@ -119,6 +119,7 @@ def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> No
     ) == (
         *(seen(name, wanted_now=True) for name in sorted(named(start, session, packets, orphan))),
         *(seen(name, wanted_now=False) for name in named(none)),
+        *(seen(name, wanted_now=False, loaded=False) for name in named(unloaded)),
         seen(SERVED, wanted_now=False, initiator=False),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,19 @@ def test_what_no_traffic_waits_for_is_not_started() -> None:
 
 def test_a_responder_never_starts_anything() -> None:
     assert operations([targets(initiator=False)]) == ()
+
+
+def test_plan_sas_leaves_the_sas_of_a_connection_that_charon_does_not_hold() -> None:
+    unloaded = replace(targets(), loaded=False)
+    for children in ([child_sa(CHILD)], [child_sa(OLD_SETTINGS)], [child_sa(OLD_KEYS_CHILD)], []):
+        assert act([unloaded], [ike_sa(*children)]) == ((), {})
+    assert act([unloaded]) == ((), {})
+
+
+def test_plan_sas_ends_the_sas_of_a_removed_key_even_where_charon_does_not_hold_the_connection() -> None:
+    sas = [ike_sa(child_sa(OLD_KEYS_CHILD))]
+    made = operations([replace(targets(), loaded=False)], sas, revoked=[OLD_KEY])
+    assert made == (TerminateIke("c", 1, True, OUT_OF_USE),)
 
 
 # -- starting
