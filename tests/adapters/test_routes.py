@@ -138,6 +138,18 @@ def test_no_way_is_no_error(script: Script, code: int) -> None:
     assert not scripted.closed
 
 
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EAFNOSUPPORT])
+def test_a_family_that_the_kernel_does_not_route_is_no_route(script: Script, code: int) -> None:
+    script([error(code)])
+    with_no_ipv6 = Routes()
+    assert with_no_ipv6.source_for(ipaddress.ip_address("fd00::20")) is None
+    with_no_ipv6.close()
+
+
+def test_an_interface_whose_name_has_a_nul_is_no_way_out() -> None:
+    assert Routes().source_for(ANYWHERE, "san\0evil") is None
+
+
 def test_a_look_up_that_the_kernel_refuses_is_an_error(script: Script) -> None:
     script([error(errno.EPERM)])
     with pytest.raises(KernelUnavailable, match="not permitted"):

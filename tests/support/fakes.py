@@ -206,6 +206,7 @@ class FakeRouting(Fake):
         super().__init__(clock)
         self.sources: dict[tuple[Address, str], Address | None] = {}
         self.unanswered: dict[Address, Exception] = {}
+        self.interfaces: dict[str, str] = {}
         self.local: frozenset[Address] = frozenset({address(SOURCE), address("fd00::1")})
 
     def source_for(self, address_: Address, oif_name: str = "") -> Address | None:
@@ -220,7 +221,7 @@ class FakeRouting(Fake):
 
     def iface_by_hwaddress(self, mac: str) -> str | None:
         self._call("iface_by_hwaddress")
-        return None
+        return self.interfaces.get(mac)
 
     def close(self) -> None:
         self._call("close")

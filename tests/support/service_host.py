@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import Key
-from iscsi_ipsec.base.policy import PortalPolicy, Role
+from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.core.decide.desired import Connection
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
@@ -90,12 +90,12 @@ class Host:
         return outcome
 
     def _follow(self, connections: Iterable[Connection]) -> None:
-        """The kernel holds a policy for each trap of charon's and both states of each CHILD SA."""
+        """The kernel holds a policy for each connection of charon's and both states of each CHILD SA."""
         children = [child for sa in self.charon.sas_now for child in sa.children]
         self.xfrm.policies_now = tuple(
             kernel_policy(c.local_address, c.binding.portal, REQID)
             for c in connections
-            if c.name in self.charon.conns and c.role is Role.INITIATOR
+            if c.name in self.charon.conns
         )
         self.xfrm.states_now = tuple(
             kernel_state(spi, child.reqid) for child in children for spi in (child.spi_in, child.spi_out)

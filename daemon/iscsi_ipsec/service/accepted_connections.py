@@ -103,9 +103,9 @@ class AcceptedConnections:
             child=connection.child, reason=reason, count=count, due=self._clock.monotonic() + delay
         )
 
-    def note_accepted(self, snapshot: Snapshot, state: CharonState) -> None:
-        """Remember what charon holds as it shall be."""
-        noted = (snapshot.secrets, snapshot.connections, state.conns)
+    def note_accepted(self, snapshot: Snapshot, state: CharonState, held: frozenset[str]) -> None:
+        """Remember what charon holds as it shall be, and go on remembering what is ``held``."""
+        noted = (snapshot.secrets, snapshot.connections, state.conns, held)
         if len(self._noted) == len(noted) and all(a is b for a, b in zip(noted, self._noted, strict=True)):
             return
         self._noted = noted
@@ -117,11 +117,22 @@ class AcceptedConnections:
             for c in snapshot.connections
             if state.conns.get(c.name) == frozenset({c.child})
         }
-        names = {c.name for c in snapshot.connections}
+        names = {c.name for c in snapshot.connections} | held
         self._accepted = {n: a for n, a in self._accepted.items() if n in names} | accepted
         for name in accepted.keys() & self._refusals.keys():
             if accepted[name].connection.child == self._refusals[name].child:
                 del self._refusals[name]
+
+    def accepts(self, name: str, child: str) -> bool:
+        """Whether this version of the connection is the one that charon took last."""
+        accepted = self._accepted.get(name)
+        return accepted is not None and accepted.connection.child == child
+
+    def secrets_of(self, names: frozenset[str]) -> frozenset[str] | None:
+        """The secrets of these connections as charon accepted them; None where it did so before the daemon started."""
+        if not names <= self._accepted.keys():
+            return None
+        return frozenset(secret.id for name in names for secret in self._accepted[name].secrets)
 
     def refused(self) -> Mapping[str, Refusal]:
         """What charon refuses now, by connection."""

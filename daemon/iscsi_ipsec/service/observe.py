@@ -6,7 +6,6 @@ same code as the daemon. Only :meth:`Observer.save` writes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,7 +50,11 @@ FILE_REASONS = frozenset({FileWatch.reason, FILES})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a pass saw and decided, before it changed anything."""
+    """What a pass saw and decided, before it changed anything.
+
+    ``unknown``: this host's addresses or interfaces have not been told since the start, so that nothing is known to
+    be superfluous. ``unanswered``: the same of some routes.
+    """
 
     config: ConfigFiles
     world: World
@@ -59,6 +62,8 @@ class Snapshot:
     secrets: tuple[EncodedSecret, ...]
     connections: tuple[EncodedConnection, ...]
     problems: tuple[Problem, ...]
+    unknown: bool = False
+    unanswered: bool = False
 
     def rotations(self) -> tuple[tuple[Rotation, tuple[EncodedConnection, ...]], ...]:
         """The rotations under way with their connections as spelled."""
@@ -127,7 +132,10 @@ class Observer:
         self._records: _Records | None = None
         self._wanted_names = Memo(wanted_names)
         self._sources = SourceAddresses(routes)
-        self._local: frozenset[Address] = frozenset()
+        self._local: frozenset[Address] | None = None
+        self._local_doubtful = True
+        self._interfaces: dict[str, str] = {}
+        self._bound_doubtful = self._unbound = False
         self._deriver = Deriver()
         self._decided: _Decided | None = None
         self._digest_key: bytes | None = None
@@ -157,9 +165,11 @@ class Observer:
         """Read everything and decide. ``previously_managed``: portals that were managed before; ``previous_key_first``: as in the world."""
         config = self._reader.read(all_files=bool(reasons & FILE_REASONS))
         problems: list[Problem] = [*config.problems, *self._store.problems]
-        if reasons & ROUTE_REASONS or not self._local:
+        if reasons & ROUTE_REASONS:
             self._sources.forget(reasons)
-            self._local = self._local_addresses(problems)
+        if reasons & ROUTE_REASONS or self._local_doubtful or not self._local:
+            self._ask_local_addresses(problems)
+        local = self._local or frozenset()
         records = self._known_records(config, reasons)
         problems.extend(records.found.problems)
         world = World(
@@ -169,7 +179,7 @@ class Observer:
             broken=config.broken,
             records=records.bound,
             sessions=self._open_iscsi.sessions(),
-            local_addresses=self._local,
+            local_addresses=local,
             previously_managed=previously_managed,
             user_space_esp="kernel-libipsec" in self.plugins,
             fast_aes=self._fast_aes,
@@ -183,7 +193,9 @@ class Observer:
         else:
             lookup = Lookup(world, before.lookup if before else None)
             wanted = lookup.wanted_sources
-        world = dataclasses.replace(world, sources=self._sources.lookup(wanted, problems))
+        world = dataclasses.replace(
+            world, sources=self._sources.lookup(wanted, problems, local, world.sessions)
+        )
         if not before or lookup or before.sources is not world.sources:
             lookup = (lookup or Lookup(world, before.lookup if before else None)).with_sources(world)
             before = self._decide(config.generation, lookup, wanted)
@@ -194,6 +206,8 @@ class Observer:
             secrets=before.secrets,
             connections=before.connections,
             problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
+            unknown=self._local is None or self._unbound,
+            unanswered=bool(self._sources.unanswered),
         )
 
     def _known_records(self, config: ConfigFiles, reasons: frozenset[str]) -> _Records:
@@ -204,9 +218,11 @@ class Observer:
             known
             and known.dirs == dirs
             and not known.found.torn
+            and not self._bound_doubtful
             and not reasons & (FILE_REASONS | ROUTE_REASONS)
         ):
             return known
+        self._bound_doubtful = self._unbound = False
         found = self._open_iscsi.records(dirs)
         firmware = self._open_iscsi.firmware()
         bound = (*(self._bound(record) for record in found.records), *firmware)
@@ -264,22 +280,25 @@ class Observer:
             self._digest_key = self._store.digest_key()
         return self._digest_key
 
-    def _local_addresses(self, problems: list[Problem]) -> frozenset[Address]:
+    def _ask_local_addresses(self, problems: list[Problem]) -> None:
+        """Ask the kernel for this host's addresses; where it does not answer, those that it named last stay."""
         try:
-            return self._routes.local_addresses()
+            self._local = self._routes.local_addresses()
+            self._local_doubtful = False
         except KernelUnavailable as err:
             problems.append(kernel_problem(err))
-            return frozenset()
+            self._local_doubtful = True
 
     def _bound(self, record: NodeRecord) -> NodeRecord:
         """Name the interface that open-iscsi will bind to, where the record gives its hardware address."""
         if record.net_ifacename or not record.hwaddress:
             return record
-        with contextlib.suppress(KernelUnavailable):
-            return dataclasses.replace(
-                record, net_ifacename=self._routes.iface_by_hwaddress(record.hwaddress) or ""
-            )
-        return record
+        try:
+            self._interfaces[record.hwaddress] = self._routes.iface_by_hwaddress(record.hwaddress) or ""
+        except KernelUnavailable:
+            self._unbound = self._unbound or record.hwaddress not in self._interfaces
+            self._bound_doubtful = True
+        return dataclasses.replace(record, net_ifacename=self._interfaces.get(record.hwaddress, ""))
 
     def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
         files = self._wanted_names(world.records, world.broken, world.policies, world.keys)

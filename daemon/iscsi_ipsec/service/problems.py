@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Any, Literal, TypeAlias
 
 from iscsi_ipsec.base.problem import Problem, Severity
@@ -42,6 +43,23 @@ def state_problem(err: Exception) -> Problem:
         message=f"state cannot be kept for a restart: {err}",
         hint="check space and rights of the state folder",
     )
+
+
+def held_back_problems(held: Collection[str]) -> list[Problem]:
+    """SAs that sessions use stay although nothing asks for them."""
+    if not held:
+        return []
+    some = ", ".join(sorted(held)[:3])
+    more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+    return [
+        Problem(
+            code="held-back",
+            message=f"sessions use {some}{more}, which nothing asks for any more, although no file, record or command"
+            " said so: kept as it is",
+            hint="mend what fails (a route, an address, a name); to end it all the same: iscsi-ipsec clear-cache",
+            severity=Severity.WARNING,
+        )
+    ]
 
 
 def fields(portal: str = "", item: str = "", note: Note | None = None) -> dict[str, Any]:

@@ -8,32 +8,30 @@ caches, or listed in :class:`Reconciler`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from operator import is_
+from dataclasses import dataclass, field
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor
 from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
-from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
+from iscsi_ipsec.base.errors import CharonUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.guard.ruleset import held_portals
-from iscsi_ipsec.core.ike.charon_diff import PROBE, Operation, plan, probes, without_connections
-from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, REFUSED_HINT, Cause, refused_by_charon
+from iscsi_ipsec.core.ike.charon_diff import (
+    Operation,
+)
+from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, Cause, refused_by_charon
 from iscsi_ipsec.core.ike.loaded_state import (
     children_by_name,
     loaded_connections,
     rotations_by_name,
 )
-from iscsi_ipsec.core.ike.vici_messages import Message
 from iscsi_ipsec.core.report.portal_status import Observed
-from iscsi_ipsec.service.accepted_connections import AcceptedConnections
+from iscsi_ipsec.service.charon_contents import Agreement, CharonReconciler
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
@@ -41,7 +39,7 @@ from iscsi_ipsec.service.observe import Observer, Snapshot
 from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, Files, ServiceManager, Xfrm
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.presented_keys import PresentedKeys
-from iscsi_ipsec.service.problems import fields, unlisted_problem
+from iscsi_ipsec.service.problems import kernel_problem
 from iscsi_ipsec.service.resync_schedule import (
     CHARON,
     POLICIES,
@@ -52,9 +50,6 @@ from iscsi_ipsec.service.resync_schedule import (
 from iscsi_ipsec.service.sas import SaReconciler
 
 _log = logging.getLogger(__name__)
-
-UNSETTLED_AT_MOST = 20.0
-"""Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
 
 FORGETTING = frozenset({"charon-down", IkeFailureLog.wiped, RELOAD})
 """Wakeups after which charon may hold less than it confirmed."""
@@ -68,10 +63,6 @@ CONNECTION_REASONS = frozenset({"charon-up", "charon-down", IkeFailureLog.wiped,
 
 POLICY_REASONS = frozenset({PolicyMonitor.reason, IkeFailureLog.duplicate, POLICIES})
 """Wakeups after which the kernel is asked whether it still has what charon installed."""
-
-BULK = 100
-"""So many operations at once are told in one line, and charon's own lines about them are not listened to:
-journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +122,8 @@ class Reconciler:
         self._charon_log, self._service_manager, self._clock = charon_log, service_manager, clock
         self._sas = SaReconciler(charon, xfrm, clock)
         self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
-        self._accepted = AcceptedConnections(clock)
-        self._confirmed: frozenset[str] = frozenset()
-        self._unsettled_since: float | None = None
+        self._contents = CharonReconciler(charon, charon_log, failure_log, service_manager, clock)
         self._new_traps = False
-        self._agreed: tuple[object, ...] = ()
         self._loaded, self._guarded = Memo(loaded_connections), Memo(held_portals)
         self._children, self._rotations = Memo(children_by_name), Memo(rotations_by_name)
         self._turns = ResyncSchedule()
@@ -148,6 +136,7 @@ class Reconciler:
         outcome = self._pass(self._turns.inputs_due(reasons, self._size))
         self._size = len(outcome.snapshot.config.rows) + len(outcome.snapshot.desired.portals)
         self.counters.passes += 1
+        self.counters.vici_writes = self._contents.writes
         self.counters.initiations = self._sas.initiations
         self.counters.last_seconds = self._clock.monotonic() - begun
         self.counters.seconds += self.counters.last_seconds
@@ -176,8 +165,10 @@ class Reconciler:
         settled = True
         try:
             if reasons & FORGETTING:
-                self._confirmed = frozenset()
-            state = self._observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
+                self._contents.forget_confirmed()
+            if reasons & TRYING_AGAIN:
+                self._contents.try_refused_again()
+            state = self._contents.observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
             if state.plugins != self._observer.plugins:
                 self._observer.plugins = state.plugins
                 snapshot = self._observer.observe(
@@ -185,32 +176,18 @@ class Reconciler:
                 )
             if not self._presented.learnt:
                 snapshot = self._learn_presented(snapshot, state, previously_managed)
-            if reasons & TRYING_AGAIN:
-                self._accepted.try_again()
-            in_force = self._accepted.in_force(snapshot, state)
             # a trap that was just loaded may have found an SA of a charon that was killed
             if reasons & POLICY_REASONS or self._new_traps:
-                state = self._sas.without_lost_traps(in_force, state)
+                state = self._sas.without_lost_traps(self._contents.in_force(snapshot, state), state)
             self._new_traps = False
-            operations = self._plan(in_force, state)
-            if operations:
-                settled = self._has_settled()
-            if operations and settled:
-                refused = self._apply(operations, in_force, state, problems)
-                self._new_traps = any(_of_connection(op) for op in operations)
-                state = self._observe(problems, thorough=self._new_traps)
-                if refused:
-                    in_force = self._accepted.in_force(snapshot, state)
-                    if again := self._plan(in_force, state):
-                        self._apply(again, in_force, state, problems)
-                        state = self._observe(problems, thorough=True)
+            agreement = self._contents.reconcile(snapshot, state, reasons, problems)
+            state, operations, settled = agreement.state, agreement.operations, agreement.settled
+            self._new_traps = agreement.changed_connections
             if settled:
-                self._accepted.note_accepted(in_force, state)
-                sas = self._keep_sas(snapshot, in_force, state)
-            problems.extend(self._refused_problems(snapshot))
+                sas = self._keep_sas(snapshot, agreement)
         except CharonUnavailable as err:
             state, settled = None, True
-            self._confirmed = frozenset()
+            self._contents.forget_confirmed()
             self._sas.forget_attempts()
             problems.append(
                 Problem(
@@ -219,6 +196,9 @@ class Reconciler:
                     hint="systemctl status strongswan; guarded portals stay closed meanwhile",
                 )
             )
+        if self._sas.unanswered and any(not c.user_space_esp for c in snapshot.desired.connections):
+            problems.append(kernel_problem(self._sas.unanswered))
+        self._sas.unanswered = None
         if saved := self._reader.save():
             problems.append(saved)
         self._observer.save(snapshot, problems)
@@ -235,36 +215,6 @@ class Reconciler:
             counters=self.counters,
         )
 
-    def _plan(self, snapshot: Snapshot, state: CharonState) -> tuple[Operation, ...]:
-        """What must be done to charon; nothing as long as what agreed last is compared again."""
-        loadable = self._accepted.loadable(snapshot)
-        compared = (loadable.secrets, loadable.connections, state)
-        if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
-            return ()
-        operations = plan(*compared)
-        self._agreed = () if operations else compared
-        return operations
-
-    def _observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
-        """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
-        state = self._charon.observe(thorough=thorough)
-        if state.secrets is not None:
-            self._confirmed = frozenset()
-            return state
-        if unlisted_problem() not in problems:
-            problems.append(unlisted_problem())
-        return replace(state, secrets=self._confirmed)
-
-    def _has_settled(self) -> bool:
-        """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
-        if self._service_manager.charon_settled():
-            self._unsettled_since = None
-            return True
-        now = self._clock.monotonic()
-        if self._unsettled_since is None:
-            self._unsettled_since = now
-        return now - self._unsettled_since > UNSETTLED_AT_MOST
-
     def _recheck_in(
         self, snapshot: Snapshot, changed: bool, settled: bool, state: CharonState | None
     ) -> float:
@@ -278,7 +228,7 @@ class Reconciler:
                 self._failure_log.seconds_until_error(),
                 self._sas.due(),
                 self._presented.due(),
-                self._accepted.due(),
+                self._contents.due(),
                 snapshot.config.expires_in,
             ),
         )
@@ -316,86 +266,15 @@ class Reconciler:
             for connection in snapshot.desired.connections:
                 if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
                     causes[connection.name] = AGGRESSIVE_OFF
-        for name, refusal in self._accepted.refused().items():
+        for name, refusal in self._contents.refused().items():
             causes[name] = refused_by_charon(refusal.reason)
         return causes
 
-    def _apply(
-        self,
-        operations: tuple[Operation, ...],
-        snapshot: Snapshot,
-        state: CharonState,
-        problems: list[Problem],
-    ) -> bool:
-        """Have charon do it; whether it refused a connection."""
-        refusals = self._refused_by_probe(operations)
-        operations = without_connections(operations, refusals)
-        self.counters.vici_writes += len(operations)
-        bulk = len(operations) > BULK
-        going = {op.item for op in operations if op.command.startswith("unload-")}
-        self._failure_log.expect_gone(going.union(*(state.conns.get(item, ()) for item in going)))
-        with self._charon_log.without_log() if bulk else contextlib.nullcontext():
-            results = self._charon.apply(
-                ((op.command, op.message) for op in operations), self._service_manager.watchdog
-            )
-        done = Counter[str]()
-        confirmed = set(self._confirmed)
-        level = logging.DEBUG if bulk else logging.INFO
-        for operation, refused in zip(operations, results, strict=True):
-            if refused is None:
-                done[operation.command] += 1
-                if operation.command == "load-shared":
-                    confirmed.add(operation.item)
-                elif operation.command == "unload-shared":
-                    confirmed.discard(operation.item)
-                if _log.isEnabledFor(level):
-                    _log.log(level, "%s", _past(operation), extra=fields(item=operation.item))
-            elif operation.command == "load-conn":
-                refusals[operation.item] = refused.reason
-            else:
-                problems.append(_refused_problem(operation, refused))
-        self._confirmed = frozenset(confirmed)
-        for connection in snapshot.connections:
-            if connection.name in refusals:
-                self._accepted.note_refused(connection, refusals[connection.name])
-        if bulk:
-            _log.info("charon took %s", ", ".join(f"{count} {command}" for command, count in done.items()))
-        return bool(refusals)
-
-    def _refused_by_probe(self, operations: tuple[Operation, ...]) -> dict[str, str]:
-        """The connections whose new version charon would refuse, with its reasons; the loaded ones stay untouched."""
-        tried = probes(operations)
-        if not tried:
-            return {}
-        self._failure_log.expect_gone((PROBE,))
-        commands: list[tuple[str, Message]] = []
-        for _, probe in tried:
-            commands += [(probe.command, probe.message), ("unload-conn", {"name": PROBE})]
-        results = self._charon.apply(commands, self._service_manager.watchdog)[::2]
-        return {
-            name: refused.reason
-            for (name, _), refused in zip(tried, results, strict=True)
-            if refused is not None
-        }
-
-    def _refused_problems(self, snapshot: Snapshot) -> list[Problem]:
-        refused = self._accepted.refused()
-        return [
-            Problem(
-                code="charon-refused",
-                message=f"charon refused {c.name}: {refused[c.name].reason}",
-                hint=REFUSED_HINT,
-                portal=str(c.binding.portal),
-            )
-            for c in (snapshot.desired.connections if refused else ())
-            if c.name in refused
-        ]
-
-    def _keep_sas(self, snapshot: Snapshot, in_force: Snapshot, state: CharonState) -> tuple[IkeSa, ...]:
+    def _keep_sas(self, snapshot: Snapshot, agreement: Agreement) -> tuple[IkeSa, ...]:
         sas = self._charon.sas()
         if self._presented.choose(snapshot, sas):
             return sas  # the next pass follows at once, and loads what has changed
-        return self._sas.reconcile(in_force, state, sas)
+        return self._sas.reconcile(agreement.in_force, agreement.state, sas, agreement.held)
 
     def _learn_presented(
         self, snapshot: Snapshot, state: CharonState, previously_managed: frozenset[tuple[Portal, Role]]
@@ -403,21 +282,3 @@ class Reconciler:
         known = self._observer.presented_in(snapshot, state.secrets or frozenset())
         self._presented.learn(known)
         return self._observer.observe(frozenset(), previously_managed, known) if known else snapshot
-
-
-def _of_connection(operation: Operation) -> bool:
-    return operation.command.endswith("-conn")
-
-
-def _past(operation: Operation) -> str:
-    """The operation's text as a fact: "loaded secret ..."."""
-    verb, _, rest = operation.text.partition(" ")
-    return f"{verb}ed {rest}"
-
-
-def _refused_problem(operation: Operation, refused: CharonRefused) -> Problem:
-    return Problem(
-        code="charon-refused",
-        message=f"charon refused {operation.command} of {operation.item}: {refused.reason}",
-        hint=REFUSED_HINT,
-    )

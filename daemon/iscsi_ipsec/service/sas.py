@@ -38,7 +38,8 @@ LARVAL_GRACE = 2
 
 class SaReconciler:
     """Remembers the attempts to bring SAs up (their backoff), and which keys connections had,
-    so that a removed key's SAs end at once. ``initiations`` counts for tests and metrics.
+    so that a removed key's SAs end at once. ``initiations`` counts for tests and metrics;
+    ``unanswered`` is what the kernel refused to say in this pass.
     """
 
     def __init__(self, charon: Charon, xfrm: Xfrm, clock: Clock) -> None:
@@ -52,13 +53,20 @@ class SaReconciler:
         self._revoking: tuple[object, ...] = ()
         self._targets, self._lost = Memo(sa_targets), Memo(lost_traps)
         self.initiations = 0
+        self.unanswered: KernelUnavailable | None = None
 
-    def reconcile(self, snapshot: Snapshot, state: CharonState, sas: tuple[IkeSa, ...]) -> tuple[IkeSa, ...]:
-        """Do what these SAs call for; return those that there are then."""
+    def reconcile(
+        self,
+        snapshot: Snapshot,
+        state: CharonState,
+        sas: tuple[IkeSa, ...],
+        held: frozenset[str] = frozenset(),
+    ) -> tuple[IkeSa, ...]:
+        """Do what these SAs call for; return those that there are then. Those of ``held`` connections stay."""
         targets = self._sa_targets(snapshot, state)
         self._note_revoked(snapshot, sas)
         operations, self._attempts = plan_sas(
-            targets, sas, self._attempts, self._clock.monotonic(), self._revoked
+            targets, sas, self._attempts, self._clock.monotonic(), self._revoked, held
         )
         for operation in operations:
             self.execute(operation)
@@ -89,9 +97,10 @@ class SaReconciler:
         sas = self._charon.sas()
         try:
             policies = self._xfrm.policies()
-        except KernelUnavailable:  # a kernel without XFRM has no traps either
+            states = self._xfrm.states()
+        except KernelUnavailable as err:  # unknown is not lost; and a kernel without XFRM has no traps either
+            self.unanswered = err
             return state
-        states = self._states()
         self._orphaned = orphaned_sas(snapshot.desired.connections, sas, policies, states)
         self._end_missing(snapshot, missing_sas(snapshot.desired.connections, sas, states))
         lost = self._lost(snapshot.desired.connections, policies) & state.conns.keys()
@@ -127,7 +136,10 @@ class SaReconciler:
         """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
         if missing:
             first = {ike.unique_id for ike in missing}
-            for ike in missing_sas(snapshot.desired.connections, self._charon.sas(), self._states()):
+            sas, states = self._charon.sas(), self._states()
+            if states is None:
+                return
+            for ike in missing_sas(snapshot.desired.connections, sas, states):
                 if ike.unique_id in first:
                     self.execute(
                         TerminateIke(ike.conn, ike.unique_id, True, "its SAs are gone from the kernel")
@@ -173,10 +185,12 @@ class SaReconciler:
 
     def _asked_for(self) -> dict[Address, int]:
         """Outer addresses for which the kernel has asked for an SA and got none so far, with the seconds since."""
-        return {state.dst: state.age for state in self._states() if state.larval}
+        return {state.dst: state.age for state in self._states() or () if state.larval}
 
-    def _states(self) -> tuple[KernelState, ...]:
+    def _states(self) -> tuple[KernelState, ...] | None:
+        """The kernel's states; None where it did not say: a kernel without XFRM, or one that is out of memory."""
         try:
             return self._xfrm.states()
-        except KernelUnavailable:  # a kernel without XFRM: user-space ESP does without it
-            return ()
+        except KernelUnavailable as err:
+            self.unanswered = err
+            return None

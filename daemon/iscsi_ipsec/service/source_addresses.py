@@ -3,7 +3,8 @@
 Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
 addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and
 whatever happened unheard, a regular look asks the oldest answers again, a sixteenth of them but
-at least :data:`AT_LEAST`: what was missed is healed by the sixteenth.
+at least :data:`AT_LEAST`: what was missed is healed by the sixteenth. An answer that does not come
+leaves the last one in force, and keeps nobody from asking the other questions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import islice
 from iscsi_ipsec.adapters.netlink import RouteMonitor
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.service.ports import Routing
 from iscsi_ipsec.service.problems import kernel_problem
@@ -25,43 +27,66 @@ ANEW = frozenset({RouteMonitor.reason, START, RELOAD})
 AT_LEAST = 32
 """So many answers, or all of them, are asked again at each regular look."""
 
+Question = tuple[Address, str]
+"""An address, and the interface that the socket is bound to (empty: none)."""
+
 
 class SourceAddresses:
-    """Asks and remembers; of the thread that made ``routes``."""
+    """Asks and remembers; of the thread that made ``routes``.
+
+    ``unanswered`` are the questions of the last look-up to which the kernel has never given an answer:
+    whether there is a route is unknown.
+    """
 
     def __init__(self, routes: Routing) -> None:
         self._routes = routes
-        self._known: dict[tuple[Address, str], Address | None] = {}
-        self._answered: tuple[object, Mapping[tuple[Address, str], Address | None]] = None, {}
-        self._forgot = False
+        self._known: dict[Question, Address | None] = {}
+        self._doubtful: set[Question] = set()
+        self._answered: tuple[object, ...] = ()
+        self._answers: Mapping[Question, Address | None] = {}
+        self.unanswered: frozenset[Question] = frozenset()
 
     def forget(self, reasons: frozenset[str]) -> None:
-        """Drop the answers that these wakeups make doubtful."""
-        self._forgot = self._forgot or bool(reasons & ANEW) or ROUTES in reasons
+        """Doubt the answers that these wakeups make doubtful."""
         if reasons & ANEW:
-            self._known.clear()
+            self._doubtful.update(self._known)
         elif ROUTES in reasons:
             # the oldest come first: an answer that is asked again goes to the end
-            for at in tuple(islice(self._known, max(AT_LEAST, -(-len(self._known) // 16)))):
-                del self._known[at]
+            self._doubtful.update(islice(self._known, max(AT_LEAST, -(-len(self._known) // 16))))
 
     def lookup(
-        self, wanted: frozenset[tuple[Address, str]], problems: list[Problem]
-    ) -> Mapping[tuple[Address, str], Address | None]:
-        """For each address and interface the source address; None where it cannot be reached.
+        self,
+        wanted: frozenset[Question],
+        problems: list[Problem],
+        local: frozenset[Address] = frozenset(),
+        sessions: tuple[IscsiSession, ...] = (),
+    ) -> Mapping[Question, Address | None]:
+        """For each question the source address; None where there is no route.
 
-        The very same mapping as long as it says the same.
+        The same mapping as long as it says the same. Of a session whose source address is still
+        one of this host's (``local``) the address stays, although the kernel now prefers another: its TCP connection
+        cannot move, and the kernel prefers a new one each day where IPv6 privacy extensions are in use.
         """
-        if wanted is self._answered[0] and not self._forgot:
-            return self._answered[1]
+        asked = (wanted, local, sessions)
+        if asked == self._answered and not self._doubtful and not self.unanswered:
+            return self._answers
         self._known = {at: source for at, source in self._known.items() if at in wanted}
-        try:
-            for address, oif in wanted - self._known.keys():
-                self._known[address, oif] = self._routes.source_for(address, oif)
-            self._forgot = False
-        except KernelUnavailable as err:
-            self._forgot = True
-            problems.append(kernel_problem(err))
-        before = self._answered[1]
-        self._answered = wanted, before if self._known == before else dict(self._known)
-        return self._answered[1]
+        self._doubtful &= wanted
+        in_use = {(s.remote.address, s.local_address) for s in sessions if s.local_address in local}
+        failed: dict[str, Problem] = {}
+        for at in (wanted - self._known.keys()) | self._doubtful:
+            try:
+                source = self._routes.source_for(*at)
+            except KernelUnavailable as err:
+                failed[str(err)] = kernel_problem(err)
+                self._doubtful.add(at)
+                continue
+            self._doubtful.discard(at)
+            before = self._known.pop(at, None)
+            self._known[at] = before if source and (at[0], before) in in_use else source
+        problems.extend(failed.values())
+        self.unanswered = wanted - self._known.keys()
+        self._answered = asked
+        if self._known != self._answers:
+            self._answers = dict(self._known)
+        return self._answers

@@ -42,6 +42,8 @@ _NO_WAY = frozenset(
         errno.EACCES,  # prohibit
         errno.EINVAL,  # blackhole
         errno.ENODEV,  # the interface went away
+        errno.EOPNOTSUPP,  # a family that this kernel does not route: IPv6 with ipv6.disable=1
+        errno.EAFNOSUPPORT,
     }
 )
 
@@ -113,7 +115,7 @@ class Routes:
         if oif_name:
             try:
                 index = socket.if_nametoindex(oif_name)
-            except OSError:
+            except (OSError, ValueError):  # a NUL in a name that open-iscsi's record has
                 return None  # no such interface: no way out through it
         request = rtmsg()
         request["family"] = socket.AF_INET if address.version == 4 else socket.AF_INET6

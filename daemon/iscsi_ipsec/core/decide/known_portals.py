@@ -63,7 +63,7 @@ def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
     for record in world.records:
         if record.transport in HOST_STACK_TRANSPORTS:
             kind = "discovery record" if record.is_discovery else "node record"
-            for address in _addresses(world, record.host):
+            for address in addresses_of(world, record.host):
                 add(Portal(address, record.port), record.net_ifacename, f"{kind} {record.path}")
     policies: tuple[PortalPolicy | BrokenFile, ...] = (
         *world.policies,
@@ -85,6 +85,7 @@ def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
     return {binding: tuple(found[binding]) for binding in ordered}
 
 
-def _addresses(world: World, host: str) -> tuple[Address, ...]:
+def addresses_of(world: World, host: str) -> tuple[Address, ...]:
+    """The addresses of a host that is an address or a name; none of a name that has not been resolved."""
     address = parse_address(host)
     return (address,) if address else world.names.get(host, ())

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from iscsi_ipsec.base.charon_sa import CharonState
 from iscsi_ipsec.core.ike.vici_messages import PREFIX, EncodedConnection, EncodedSecret, Message
 
+_SUPERFLUOUS = "nothing asks for it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -73,7 +75,7 @@ def plan(
             operations.append(Operation(command="unload-conn", item=name, why="its settings changed"))
         operations.append(Operation(command="load-conn", item=name, wanted=wanted))
     operations += [
-        Operation(command="unload-conn", item=name, why="nothing asks for it")
+        Operation(command="unload-conn", item=name, why=_SUPERFLUOUS)
         for name in sorted(state.conns.keys() - wanted_conns.keys())
         if name.startswith(PREFIX)
     ]
@@ -107,6 +109,25 @@ def probes(operations: Iterable[Operation]) -> tuple[tuple[str, Operation], ...]
 def without_connections(operations: Iterable[Operation], names: Container[str]) -> tuple[Operation, ...]:
     """The operations but for those that replace these connections."""
     return tuple(op for op in operations if not (op.command.endswith("-conn") and op.item in names))
+
+
+def superfluous_connections(operations: Iterable[Operation]) -> frozenset[str]:
+    """The connections that go because nothing asks for them."""
+    return frozenset(op.item for op in operations if op.command == "unload-conn" and op.why == _SUPERFLUOUS)
+
+
+def without_ends(
+    operations: tuple[Operation, ...], held: frozenset[str], secrets: frozenset[str] | None
+) -> tuple[Operation, ...]:
+    """The operations but for the end of these connections and their secrets; None: which they are is unknown."""
+    if not held:
+        return operations
+    return tuple(
+        op
+        for op in operations
+        if not (op.command == "unload-conn" and op.why == _SUPERFLUOUS and op.item in held)
+        and not (op.command == "unload-shared" and (secrets is None or op.item in secrets))
+    )
 
 
 def _as_probe(encoded: EncodedConnection) -> EncodedConnection:

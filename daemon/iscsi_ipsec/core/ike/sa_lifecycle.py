@@ -14,7 +14,7 @@ two keys are valid side by side, SAs of neither end for their key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
@@ -95,11 +95,12 @@ def plan_sas(
     attempts: Mapping[str, RetryState],
     now: float,
     revoked: frozenset[str] = frozenset(),
+    held: Container[str] = (),
 ) -> tuple[tuple[SaOperation, ...], dict[str, RetryState]]:
     """Return the operations and the attempts to remember until the next call.
 
     ``revoked`` holds ``key_part`` prefixes whose key was taken away: what was
-    negotiated under them ends now.
+    negotiated under them ends now. ``held`` are connections whose SAs stay although nothing asks for them.
     """
     by_conn: dict[str, list[IkeSa]] = {}
     for ike in sas:
@@ -139,7 +140,7 @@ def plan_sas(
         operations += [
             TerminateIke(i.conn, i.unique_id, False, "nothing asks for it any more")
             for i in leftover
-            if i.state != "DELETING"
+            if i.state != "DELETING" and i.conn not in held
         ]
     return tuple(operations), memory
 

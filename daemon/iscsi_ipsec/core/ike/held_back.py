@@ -1,0 +1,118 @@
+"""Which connections stay in charon although nothing asks for them: a session uses their SA, and nobody said so.
+
+Law: pure. A connection ends because a file, a record or a command says so. What else makes it vanish is
+an input that fails or answers otherwise (a route, an address, a name), and that never ends an SA which is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from iscsi_ipsec.base.charon_sa import IkeSa
+from iscsi_ipsec.base.keys import Key
+from iscsi_ipsec.base.policy import PortalPolicy, Role
+from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.connection_settings import connection_name
+from iscsi_ipsec.core.decide.desired import Desired, PortalView
+from iscsi_ipsec.core.decide.known_portals import addresses_of
+from iscsi_ipsec.core.decide.world import World
+from iscsi_ipsec.core.ike.sa_lifecycle import carrying
+
+ENVIRONMENT = frozenset({"no-route"})
+"""Codes of problems that no file makes."""
+
+_Record: TypeAlias = tuple[str, str, int]
+"""A record's path, and the host and port that it names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedBy:
+    """What asked for a connection: as long as all of it is there, nobody has asked for its end."""
+
+    portal: Portal
+    role: Role
+    key: Key
+    policy: PortalPolicy | None
+    settings: Settings
+    records: frozenset[_Record]
+
+
+def asked_by(desired: Desired, world: World) -> dict[str, AskedBy]:
+    """What asks for each connection."""
+    policies = {policy.path: policy for policy in world.policies}
+    return {
+        view.connection.name: AskedBy(
+            portal=view.binding.portal,
+            role=view.role,
+            key=view.connection.key,
+            policy=policies.get(view.policy),
+            settings=world.settings,
+            records=_records_of(view.binding.portal, world),
+        )
+        for view in desired.portals
+        if view.connection
+    }
+
+
+def held_back(
+    going: Iterable[str],
+    desired: Desired,
+    world: World,
+    sas: Iterable[IkeSa],
+    before: Mapping[str, AskedBy],
+) -> frozenset[str]:
+    """The connections of ``going``, which nothing asks for any more, that stay all the same.
+
+    ``before`` says what asked for them when they were last wanted; after a start it is not known, and
+    only what the environment denies is held.
+    """
+    in_use = _in_use(sas, world)
+    views = {connection_name(v.binding.portal, v.binding.oif): v for v in desired.portals}
+    held = set()
+    for name in going:
+        if name not in in_use:
+            continue
+        asked, view = before.get(name), views.get(name)
+        by_environment = view is not None and view.problem is not None and view.problem.code in ENVIRONMENT
+        if by_environment or (asked is not None and _still_asked(asked, view, world)):
+            held.add(name)
+    return frozenset(held)
+
+
+def _in_use(sas: Iterable[IkeSa], world: World) -> frozenset[str]:
+    """Connections with an SA that carries packets of a session; of a served portal, any SA that does."""
+    remotes = {connection_name(session.remote) for session in world.sessions}
+    return frozenset(
+        ike.conn
+        for ike in sas
+        if carrying(ike)
+        and (
+            not ike.initiator or any(ike.conn == name or ike.conn.startswith(f"{name}-") for name in remotes)
+        )
+    )
+
+
+def _still_asked(asked: AskedBy, view: PortalView | None, world: World) -> bool:
+    if view is not None and view.problem is not None and view.problem.code not in ENVIRONMENT | {"orphaned"}:
+        return False  # a file is the reason
+    if view is not None and not view.closed and asked.portal.address not in world.local_addresses:
+        return False  # a file opened it
+    return (
+        asked.key in world.keys
+        and (asked.policy is None or asked.policy in world.policies)
+        and asked.settings == world.settings
+        and asked.records <= {(record.path, record.host, record.port) for record in world.records}
+        and (asked.portal, asked.role) in world.previously_managed
+    )
+
+
+def _records_of(portal: Portal, world: World) -> frozenset[_Record]:
+    """The records that name the portal, names resolved."""
+    return frozenset(
+        (record.path, record.host, record.port)
+        for record in world.records
+        if record.port == portal.port and portal.address in addresses_of(world, record.host)
+    )
