@@ -64,7 +64,7 @@ _iscsi_ipsec()
         $split && return
         case "$verb $action" in
             " ")
-                options='--version'
+                options='--version --config-dir --runtime-dir --vendor-dir --state-dir --vici-socket --sysfs-dir --nodes-dir'
                 free='status verify explain check plan wait release flags psk group-psk tunnel-address clear-cache import'
                 ;;
             "status "*)
@@ -92,7 +92,7 @@ _iscsi_ipsec()
                 free='portals'
                 ;;
             "release "*)
-                options=''
+                options='-y --yes -n --dry-run'
                 free='portals'
                 ;;
             "flags "*)
@@ -101,10 +101,10 @@ _iscsi_ipsec()
                 ;;
             "psk ")
                 options=''
-                free='set get list remove'
+                free='set get list undo remove'
                 ;;
             "psk set")
-                options='--id-type --name --id --flags --portal --description --runtime --keep-previous --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate'
+                options='--id-type --name --id --flags --portal --description --runtime --keep-previous --revoke --encrypt --no-encrypt -y --yes -n --dry-run --wait --timeout --stdin --key-file --generate'
                 free='names'
                 ;;
             "psk get")
@@ -115,8 +115,12 @@ _iscsi_ipsec()
                 options='--json'
                 free=''
                 ;;
+            "psk undo")
+                options='-y --yes -n --dry-run --wait --timeout'
+                free=''
+                ;;
             "psk remove")
-                options='--id-type --name --wait --timeout --runtime'
+                options='--id-type --name -y --yes -n --dry-run --revoke --wait --timeout --runtime'
                 free='ids'
                 ;;
             "group-psk ")
@@ -124,11 +128,11 @@ _iscsi_ipsec()
                 free='set remove'
                 ;;
             "group-psk set")
-                options='--flags --portal --description --runtime --keep-previous --encrypt --no-encrypt --wait --timeout --stdin --key-file --generate --name'
+                options='--flags --portal --description --runtime --keep-previous --revoke --encrypt --no-encrypt -y --yes -n --dry-run --wait --timeout --stdin --key-file --generate --name'
                 free=''
                 ;;
             "group-psk remove")
-                options='--wait --timeout --runtime --name'
+                options='-y --yes -n --dry-run --revoke --wait --timeout --runtime --name'
                 free=''
                 ;;
             "tunnel-address ")
@@ -153,7 +157,7 @@ _iscsi_ipsec()
                 ;;
         esac
         if [[ $cur == -* ]]; then
-            COMPREPLY=($(compgen -W "$options -h --help --config-dir --runtime-dir --vendor-dir --state-dir --vici-socket --sysfs-dir --nodes-dir" -- "$cur"))
+            COMPREPLY=($(compgen -W "$options -h --help" -- "$cur"))
             return
         fi
         [[ $last == --flags ]] && free=flags

@@ -77,12 +77,17 @@ class Instance:
         return (self.psk / f"{name}.toml").read_text()
 
     def files(self) -> set[str]:
-        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
+        """All but the copies of replaced keys."""
+        found = (path for path in self.root.rglob("*") if path.is_file() and path.parent.name != "replaced")
+        return {str(path.relative_to(self.root)) for path in found}
+
+    def copies(self) -> set[str]:
+        return {str(path.relative_to(self.root)) for path in self.root.glob("*/replaced/*")}
 
     def pretend_daemon(self, status: Mapping[str, Any] | None = None, *, pid: int | None = None) -> None:
         """Hold the lock as a daemon does, with this status."""
         folder = self.root / "run"
-        folder.mkdir(exist_ok=True)
+        (folder / "requests").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "daemon.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.write(f"{pid or os.getpid()}\n")

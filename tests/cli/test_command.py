@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.cli.main import build_parser
+from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.report.schema import SCHEMA
 from tests.support import reported
 from tests.support.fake_charon import FakeCharon
@@ -30,6 +32,7 @@ from tests.support.reported import (
     USAGE,
     Instance,
     needs_root,
+    write_session,
 )
 from tests.support.values import (
     CLEAR,
@@ -262,8 +265,24 @@ def test_wait_returns_at_once_when_everything_is_in_place(running: Instance) -> 
 
 def test_wait_without_a_daemon_gives_up_saying_so(instance: Instance) -> None:
     answer = instance.call("wait", "--timeout", "0")
+    assert answer.code == NOT_RUNNING
+    assert "systemctl start iscsi-ipsecd" in answer.err
+
+
+@pytest.mark.parametrize("time", ["nan", "-5", "inf", "soon"])
+def test_a_time_that_is_none_is_wrong_usage(running: Instance, time: str) -> None:
+    answer = running.call("wait", "--timeout", time)
+    assert answer.code == USAGE
+    assert "number of seconds" in answer.err
+    assert len(answer.err.splitlines()) == 2
+
+
+def test_wait_waits_for_the_settings_too(running: Instance) -> None:
+    assert running.call("wait").code == FINE
+    running.write("etc/iscsi-ipsecd.toml", "require_ipsec = true\n")
+    answer = running.call("wait", "--timeout", "0")
     assert answer.code == PROBLEMS
-    assert "not running" in answer.err
+    assert "iscsi-ipsecd.toml" in answer.err
 
 
 def test_wait_tells_what_is_missing(running: Instance) -> None:
@@ -287,7 +306,7 @@ def test_wait_waits_for_a_file_that_the_daemon_has_not_seen(running: Instance, c
         key.unlink()
     answer = running.call("wait", "--timeout", "0")
     assert answer.code == PROBLEMS
-    assert f"{key} has not been read in its present form" in answer.err
+    assert f"has not read the current version of {key}" in answer.err
 
 
 def test_wait_for_an_unmanaged_portal_says_that_nothing_manages_it(running: Instance) -> None:
@@ -344,10 +363,83 @@ def test_release_asks_the_daemon_and_returns_when_it_is_done(running: Instance) 
 
 
 def test_a_covered_portal_is_not_released(running: Instance) -> None:
+    running.tell(derived(per_id(SOURCE), record(), policy("10.0.0.20", name="san")))
     answer = running.call("release", "10.0.0.20")
     assert answer.code == PROBLEMS
-    assert "still covered by psk.d/10.0.0.1.toml" in answer.err
+    assert "still covered by portal.d/san.toml" in answer.err
     assert not list((running.root / "run/requests").iterdir())
+
+
+def test_a_released_portal_that_require_ipsec_keeps_closed_says_so(running: Instance) -> None:
+    running.tell(ORPHANED)
+    requests = running.root / "run/requests"
+
+    def daemon() -> None:
+        wait_until(lambda: list(requests.iterdir()), "a request", timeout=60)
+        running.tell(derived(record(), settings=Settings(require_ipsec=True)))
+
+    thread = threading.Thread(target=daemon)
+    thread.start()
+    answer = running.call("release", "10.0.0.20")
+    thread.join()
+    assert answer.code == PROBLEMS
+    assert "forgotten, but stays closed" in answer.err
+    assert "require_ipsec" in answer.err
+
+
+def test_a_session_that_would_be_unencrypted_is_shown_before_a_release(running: Instance) -> None:
+    running.tell(ORPHANED)
+    write_session(running.root / "sys", 7, "10.0.0.20")
+    for more, code in ((), PROBLEMS), (("--dry-run",), FINE):
+        answer = running.call("release", "10.0.0.20", *more)
+        assert answer.code == code
+        assert "session 7, iqn.2026-01.com.example:disk: sdx" in answer.err
+    assert not list((running.root / "run/requests").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["shwo", "status"], "one of:"), (["--config-dir", "plan", "statsu"], "did you mean status?")],
+)
+def test_a_mistyped_verb_is_one_line_and_a_hint(instance: Instance, words: list[str], hint: str) -> None:
+    answer = instance.call(*words, places=[])
+    assert answer.code == USAGE
+    assert f'there is no verb "{words[-1] if hint != "one of:" else words[0]}"' in answer.err
+    assert hint in answer.err
+    assert len(answer.err.splitlines()) == 2
+
+
+def test_the_help_of_a_verb_leaves_out_what_all_verbs_take(instance: Instance) -> None:
+    answer = instance.call("release", "--help", places=[])
+    assert "--config-dir" not in answer.out
+    assert "unencrypted from then on" in " ".join(answer.out.split())
+
+
+def test_a_full_disk_below_standard_output_is_no_traceback(running: Instance) -> None:
+    command = [sys.executable, "-m", "iscsi_ipsec.cli.main", *running.places, "status"]
+    with open("/dev/full", "w") as full:  # a device
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == PROBLEMS
+    assert done.stderr == "iscsi-ipsec: cannot write the answer: No space left on device\n"
+
+
+def test_control_c_is_no_traceback(running: Instance) -> None:
+    running.tell(ORPHANED)
+    command = [sys.executable, "-m", "iscsi_ipsec.cli.main", *running.places, "wait", "--timeout", "60"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: _has_loaded(process.pid), "the command waits")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def _has_loaded(pid: int) -> bool:
+    """Whether the process sleeps between two looks."""
+    return (
+        "hrtimer" in Path(f"/proc/{pid}/wchan").read_text()
+        or "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+    )
 
 
 def test_an_unmanaged_portal_need_not_be_released(running: Instance) -> None:

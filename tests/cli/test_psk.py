@@ -54,11 +54,12 @@ def test_a_replaced_key_keeps_what_is_not_given_anew(instance: Instance) -> None
         "--stdin", stdin=KEY,
     )  # fmt: skip
     before = instance.key("db1")
-    instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
+    instance.fine("psk", "set", "db1", "--revoke", "--stdin", stdin=OTHER)
     assert instance.key("db1") == before.replace(KEY.decode(), OTHER.decode())
     instance.fine("psk", "set", "--id", "DB1", "--flags", "0x37", "--stdin", stdin=KEY)
     (row,) = instance.json("psk", "get", "db1")
     assert (row["security_flags"], row["portals"], row["description"]) == (0x37, ["10.0.0.20:3260"], "x")
+    assert row["id"] == "db1"
 
 
 def test_the_name_may_stand_behind_the_options(instance: Instance) -> None:
@@ -165,7 +166,7 @@ def test_a_key_comes_from_a_file_and_open_files_are_warned_about(instance: Insta
     assert f'key = "{KEY.decode()}"' in instance.key("db1")
     assert "may read" in answer.err
     source.chmod(0o600)
-    assert instance.fine("psk", "set", "db1", "--key-file", str(source)).err == ""
+    assert "may read" not in instance.fine("psk", "set", "db1", "--key-file", str(source)).err
 
 
 def test_a_generated_key_is_random_and_not_shown(instance: Instance) -> None:
@@ -348,11 +349,11 @@ def test_an_encrypted_key_stays_encrypted_when_it_is_changed(
     instance: Instance, stores: tuple[Path, Path]
 ) -> None:
     instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
-    instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
+    instance.fine("psk", "set", "db1", "--revoke", "--stdin", stdin=OTHER)
     assert "key_credential" in instance.key("db1")
     assert (stores[0] / "iscsi-ipsec-db1").read_bytes() == OTHER[::-1]
-    instance.fine("psk", "set", "db1", "--no-encrypt", "--stdin", stdin=OTHER)
-    assert OTHER.decode() in instance.key("db1")
+    instance.fine("psk", "set", "db1", "--no-encrypt", "--revoke", "--stdin", stdin=KEY)
+    assert KEY.decode() in instance.key("db1")
     assert not (stores[0] / "iscsi-ipsec-db1").exists()
 
 
@@ -410,7 +411,7 @@ def test_waiting_ends_at_the_timeout_and_says_what_is_missing(instance: Instance
     wait = ("psk", "set", "db1", "--wait", "--timeout", "0.2", "--stdin")
     answer = instance.run(*wait, stdin=OTHER)
     assert answer.code == 1
-    assert "db1.toml has not been read in its present form" in answer.err
+    assert "has not read the current version of" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -422,8 +423,8 @@ def test_waiting_ends_at_the_timeout_and_says_what_is_missing(instance: Instance
         ({"keys": []}, 1, "is not in force"),
         (
             {"portals": [{"portal": "10.0.0.20:3260", "key": "db1", "key_file": "", "managed": True, "ready": False, "problem": None}]},
-            1,
-            "10.0.0.20:3260: its connection is not loaded",
+            0,
+            "",
         ),
         (
             {"portals": [{"portal": "10.0.0.20:3260", "key": "db2", "key_file": "", "managed": True, "ready": False, "problem": None}]},
@@ -478,7 +479,7 @@ def test_the_key_that_is_replaced_can_stay_valid_for_a_time(instance: Instance) 
         assert previous_until(instance).strftime("%Y-%m-%dT%H:%M:%SZ") in reported
         assert KEY.decode() not in reported
     # the next one ends it
-    instance.fine("psk", "set", "db1", "--stdin", stdin=b"a third key of 20 bytes")
+    instance.fine("psk", "set", "db1", "--revoke", "--stdin", stdin=b"a third key of 20 bytes")
     assert "previous" not in instance.key("db1")
 
 
@@ -519,7 +520,7 @@ def test_an_encrypted_key_that_stays_valid_keeps_its_credential(
     instance.fine("psk", "set", "db1", "--keep-previous", "7d", "--stdin", stdin=third)
     kept = {path.name: path.read_bytes()[::-1] for path in stores[0].iterdir()}
     assert kept == {"iscsi-ipsec-db1": third, "iscsi-ipsec-db1.2": OTHER}
-    instance.fine("psk", "set", "db1", "--stdin", stdin=KEY)
+    instance.fine("psk", "set", "db1", "--revoke", "--stdin", stdin=KEY)
     assert {path.read_bytes()[::-1] for path in stores[0].iterdir()} == {KEY}
     instance.fine("psk", "remove", "db1")
     assert os.listdir(stores[0]) == []

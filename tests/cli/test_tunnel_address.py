@@ -113,14 +113,40 @@ def test_the_daemon_gets_sighup_and_its_next_pass_is_waited_for(
     def passes() -> None:
         assert child.stdout
         assert child.stdout.readline() == b"hup\n"
+        (request,) = (instance.root / "run/requests").iterdir()  # it is there before the signal
         fresh = instance.put(instance.root / "run/new", json.dumps(status(child.pid, 2, reachable=reachable)))
         fresh.replace(instance.root / "run/status.json")
+        request.unlink()
 
     daemon = threading.Thread(target=passes)
     daemon.start()
     answer = instance.run("clear-cache")
     daemon.join()
     assert answer.code == code
+
+
+def test_a_pass_that_began_before_the_signal_is_not_taken_for_the_one_asked_for(
+    instance: Instance, child: subprocess.Popen[bytes]
+) -> None:
+    instance.pretend_daemon(status(child.pid), pid=child.pid)
+    stop = threading.Event()
+
+    def passes() -> None:
+        """Ever new generations, none of which looked at everything."""
+        for generation in range(2, 1000):
+            if stop.wait(0.01):
+                return
+            fresh = instance.put(instance.root / "run/new", json.dumps(status(child.pid, generation)))
+            fresh.replace(instance.root / "run/status.json")
+
+    daemon = threading.Thread(target=passes)
+    daemon.start()
+    try:
+        assert instance.run("clear-cache", "--timeout", "0.5").code == 1
+    finally:
+        stop.set()
+        daemon.join()
+    assert list((instance.root / "run/requests").iterdir()) == []
 
 
 def test_a_daemon_that_does_not_answer_is_told(instance: Instance, child: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,8 @@ from iscsi_ipsec.core.report.system_disks import Mount, parse_mountinfo, system_
 
 MOUNTINFO = "/proc/self/mountinfo"
 
+_SECTOR = 512
+
 MAX_DEPTH = 16
 """Layers of LVM, RAID, multipath and encryption below a file system; more is a loop."""
 
@@ -27,6 +29,46 @@ def sessions_below_system(sysfs: str, mountinfo: str = MOUNTINFO) -> dict[str, f
         return {}
     below = {mount.point: sessions_below(sysfs, mount) for mount in system_mounts(mounts)}
     return {point: sids for point, sids in below.items() if sids}
+
+
+def disks_of_sessions(sysfs: str) -> dict[int, tuple[str, ...]]:
+    """The disks that came over each iSCSI session, by name."""
+    disks: dict[int, list[str]] = {}
+    folder = os.path.join(sysfs, "class/block")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return {}
+    for name in names:
+        real = os.path.realpath(os.path.join(folder, name))
+        match = re.search(r"/session(\d+)/", real)
+        if match and not os.path.exists(os.path.join(real, "partition")):
+            disks.setdefault(int(match[1]), []).append(name)
+    return {sid: tuple(found) for sid, found in disks.items()}
+
+
+def bytes_moved(sysfs: str, disk: str) -> int:
+    """What was read from and written to a disk since it is there (Documentation/block/stat.rst), 0 if it is gone."""
+    try:
+        with open(os.path.join(sysfs, "class/block", disk, "stat"), encoding="ascii") as file:
+            fields = file.read().split()
+        return (int(fields[2]) + int(fields[6])) * _SECTOR
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def mounts_of_sessions(sysfs: str, mountinfo: str = MOUNTINFO) -> dict[int, tuple[str, ...]]:
+    """The mount points that rest on each iSCSI session."""
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+            mounts = parse_mountinfo(file.read())
+    except OSError:
+        return {}
+    points: dict[int, list[str]] = {}
+    for mount in mounts:
+        for sid in sessions_below(sysfs, mount):
+            points.setdefault(sid, []).append(mount.point)
+    return {sid: tuple(found) for sid, found in points.items()}
 
 
 def sessions_below(sysfs: str, mount: Mount) -> frozenset[int]:

@@ -53,15 +53,20 @@ def daemon_runs(paths: Paths) -> bool:
 def read_status(paths: Paths) -> dict[str, Any]:
     """The running daemon's status document; :class:`CommandError` where there is none to trust."""
     if not daemon_runs(paths):
-        raise CommandError(
-            Exit.NOT_RUNNING, "iscsi-ipsecd is not running", "start it with: systemctl start iscsi-ipsecd"
-        )
+        raise not_running()
     document = try_status(paths)
     if document is None:
         raise CommandError(
             Exit.NOT_RUNNING, "iscsi-ipsecd has just started and has no status yet", "try again"
         )
     return document
+
+
+def not_running() -> CommandError:
+    """The error that there is no daemon."""
+    return CommandError(
+        Exit.NOT_RUNNING, "iscsi-ipsecd is not running", "start it with: systemctl start iscsi-ipsecd"
+    )
 
 
 def try_status(paths: Paths) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "explain": (
         ("explain 10.0.0.20", "why this key, this identity, these proposals?"),
-        ("explain [fd00::20]:3260 --json", "the same for machines"),
+        ("explain '[fd00::20]:3260' --json", "the same for machines"),
     ),
     "check": (
         ("check", "all files, before you trust a change"),
@@ -32,7 +32,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("wait", "in a script, between writing files and iscsiadm"),
         ("wait --timeout 60 10.0.0.20", "for one portal, with more patience"),
     ),
-    "release": (("release 10.0.0.20", "after its key and policy were removed for good"),),
+    "release": (
+        ("release 10.0.0.20", "after its key and policy were removed for good"),
+        ("release 10.0.0.20 --dry-run", "which sessions would be unencrypted from then on?"),
+    ),
     "flags": (
         ("flags 0x57", "what does this number of Windows' mean?"),
         ("flags VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED", "and the other way round"),
@@ -45,9 +48,14 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("psk set --id db1.example.com --portal 10.0.0.20 --flags 0x27", "one portal only, IKEv1 main mode"),
         ("psk set --id db1.example.com --generate --runtime", "until the next boot (Windows' Persist = FALSE)"),
     ),
+    "psk undo": (
+        ("psk undo", "the last change was a mistake"),
+        ("psk undo db1.example.com --dry-run", "what would that touch?"),
+    ),
     "psk get": (("psk get db1.example.com", "flags, file and portals; never the key"),),
     "psk list": (("psk list", "all keys, with where each lies"),),
     "psk remove": (
+        ("psk remove db1.example.com --dry-run", "what would end with it?"),
         ("psk remove db1.example.com --wait", "by identity"),
         ("psk remove --name db1", "by file"),
     ),

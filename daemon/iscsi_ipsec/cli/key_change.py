@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +21,24 @@ from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.policy import IpsecChoice
 from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.cli import key_input
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, daemon_runs, try_status
-from iscsi_ipsec.cli.key_credential import drop_credential, encrypted, sources, systemd_creds
+from iscsi_ipsec.cli import confirm, key_input, replaced_keys
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit
+from iscsi_ipsec.cli.impact import Impact, opened_now, served_by
+from iscsi_ipsec.cli.key_credential import (
+    credential_files,
+    drop_credential,
+    encrypted,
+    sources,
+    systemd_creds,
+)
 from iscsi_ipsec.cli.key_folder import Shelf, Stored, make_folder, require_access
-from iscsi_ipsec.cli.waiting import unread, wait_until_none
+from iscsi_ipsec.cli.waiting import (
+    add_timeout,
+    key_is_unused,
+    not_yet_gone,
+    not_yet_in_force,
+    wait_until_none,
+)
 from iscsi_ipsec.core.config.key_file import (
     CredentialRef,
     KeyDraft,
@@ -36,6 +50,9 @@ from iscsi_ipsec.core.config.key_file import (
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
 from iscsi_ipsec.core.config.writer import make_key_text
 from iscsi_ipsec.service.paths import Paths
+
+DAY = 86400
+"""Seconds that a replaced key stays valid unless another time is given."""
 
 
 def add_set_options(parser: argparse.ArgumentParser) -> None:
@@ -50,24 +67,36 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime", action="store_true", help="keep it only until the next boot (Windows' Persist = FALSE)"
     )
-    parser.add_argument(
+    previous = parser.add_mutually_exclusive_group()
+    previous.add_argument(
         "--keep-previous", type=_span, metavar="TIME",
-        help="let the key that is replaced stay valid beside the new one for so long: 30m, 12h, 7d, 2w",
+        help="how long the key that is replaced stays valid beside the new one: 30m, 12h, 7d, 2w (default: 1d)",
+    )  # fmt: skip
+    previous.add_argument(
+        "--revoke", action="store_true", help="the key that is replaced is out of use at once, and no copy is kept"
     )  # fmt: skip
     parser.add_argument(
         "--encrypt", action=argparse.BooleanOptionalAction,
         help=f"keep the key encrypted with systemd-creds in {credentials.ENCRYPTED_STORES[0]} (default: as it was)",
     )  # fmt: skip
+    confirm.add_options(parser)
     add_wait_options(parser)
     key_input.add_options(parser)
 
 
+def add_remove_options(parser: argparse.ArgumentParser) -> None:
+    """The options of removing."""
+    confirm.add_options(parser)
+    parser.add_argument("--revoke", action="store_true", help="keep no copy for psk undo")
+    add_wait_options(parser)
+
+
 def add_wait_options(parser: argparse.ArgumentParser) -> None:
     """The options of waiting."""
-    parser.add_argument("--wait", action="store_true", help="return when charon has it")
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds to wait at most (%(default)g)"
+        "--wait", action="store_true", help="return when charon has it; other portals are not waited for"
     )
+    add_timeout(parser, 30.0)
 
 
 def parse_choice(given: Sequence[str]) -> IpsecChoice | None:
@@ -98,17 +127,20 @@ def run_set(
         raise CommandError(
             Exit.PROBLEMS, f"{old.draft.path} {whose}", "choose another --name, or remove it first"
         )
+    identity = old.draft.id if old else identity  # DB1 is db1, and stays as it is written there
     choice = parse_choice(options.flags) if options.flags else old.draft.choice if old else None
     portals = _parse_portals(options.portal) if options.portal else old.draft.portals if old else ()
     description = options.description if options.description is not None else old.description if old else ""
     if not description.isprintable():
         raise CommandError(Exit.USAGE, "the description holds a character that cannot be printed")
-    previous = _kept_previous(options.keep_previous, old)
+    served = Impact(shelf.paths, served_by(shelf.path_of(name)))
+    previous = _kept_previous(options, old, served, shelf)
     draft = KeyDraft(
         name=name, path=shelf.path_of(name), id=identity, source=Secret(b""), choice=choice,
         portals=portals, previous=previous,
     )  # fmt: skip
-    make_folder(shelf.folder)
+    if not options.dry_run:
+        make_folder(shelf.folder)
     shelf.refuse_conflict(draft)
     old_source = old.draft.source if old else None
     encrypt = isinstance(old_source, CredentialRef) if options.encrypt is None else options.encrypt
@@ -117,40 +149,103 @@ def run_set(
             Exit.PROBLEMS, "systemd-creds is not installed (it is part of systemd 250 and later)",
             "leave out --encrypt: the key then lies in a file that only root can read",
         )  # fmt: skip
+    closed = Impact(shelf.paths, opened_now(() if choice and not choice.required else portals))
+    if not confirm.agreed(
+        options, _shown_before(draft, old, served, closed), ask=bool(old and served.is_live) or closed.is_live
+    ):
+        return Exit.FINE
     secret = key_input.read_key(options)
     draft = replace(draft, source=secret)
+    if old and old.draft.source == secret:
+        draft = replace(draft, previous=None if options.revoke else old.draft.previous)
     if len(make_key_text(draft, description).encode()) > MAX_KEY_FILE_BYTES:
         raise CommandError(Exit.PROBLEMS, f"with this key the file would exceed {MAX_KEY_FILE_BYTES} bytes")
+    if old and not options.revoke:
+        replaced_keys.keep(shelf.paths, draft.path, credential_files(old.draft))
     if encrypt:
         draft = encrypted(draft, old_source, runtime=shelf.folder == shelf.runtime_folder)
     write_private(draft.path, make_key_text(draft, description).encode())
-    sys.stdout.write(f"{'replaced the key in' if old else 'wrote'} {draft.path}\n")
+    if options.revoke:
+        replaced_keys.drop(shelf.paths, draft.path)
+    _report(options, shelf, draft, old)
+    if weak := weak_key_problem(draft, secret):
+        sys.stderr.write(f"warning: {weak.message} ({weak.hint})\n")
+    if options.wait:
+        wait_until_none(options.timeout, lambda: not_yet_in_force(shelf.paths, draft.path, name), shelf.paths)
+    return Exit.FINE
+
+
+def _shown_before(draft: KeyDraft, old: Stored | None, served: Impact, closed: Impact) -> list[str]:
+    """What the new key does to what is there."""
+    lines = []
+    if old and (served.is_live or draft.previous):
+        lines.append(f"{draft.path} has a key, which is replaced")
+        lines += served.lines()
+        if draft.previous:
+            lines.append(f"  the previous key stays valid until {moment_text(draft.previous.until)}")
+        elif served.is_live:
+            lines.append(
+                "  the previous key is out of use at once: these SAs end unless the far end has the new key"
+            )
+    if closed.rows:
+        lines += ["these portals are open now, and closed until IKE succeeds with this key:", *closed.lines()]
+    return lines
+
+
+def _report(options: argparse.Namespace, shelf: Shelf, draft: KeyDraft, old: Stored | None) -> None:
+    """What was written, what is left of the old key, and how to read a generated one."""
+    whose = f"{draft.id} ({draft.id.type.name})" if draft.id else "the group"
+    sys.stdout.write(f"{'replaced the key in' if old else 'wrote'} {draft.path}, for {whose}\n")
     if draft.previous:
         sys.stdout.write(f"the previous key stays valid until {moment_text(draft.previous.until)}\n")
+    if old and not options.revoke:
+        sys.stdout.write(f"back within a day with: iscsi-ipsec psk undo {shlex.quote(draft.name)}\n")
+    if options.generate is not None:
+        sys.stdout.write(f"read it once, for the far end, with: {_reading(draft)}\n")
     for source in sources(old.draft) if old else ():
         if isinstance(source, KeyFileRef) and source not in sources(draft):
             sys.stderr.write(f"note: the old key still lies in {source.path}, which is not used any more\n")
         if isinstance(source, CredentialRef) and source not in sources(draft):
-            drop_credential(shelf, source, but=name)
-    if weak := weak_key_problem(draft, secret):
-        sys.stderr.write(f"warning: {weak.message} ({weak.hint})\n")
-    if options.wait:
-        wait_until_none(
-            options.timeout, lambda: _not_yet_in_force(shelf.paths, draft.path, name), shelf.paths
-        )
-    return Exit.FINE
+            drop_credential(shelf, source, but=draft.name)
 
 
-def _kept_previous(seconds: int | None, old: Stored | None) -> PreviousDraft | None:
-    """The key that is being replaced, with the end of its time."""
-    if seconds is None:
+def _reading(draft: KeyDraft) -> str:
+    """The command that shows the key of a file that was just written."""
+    if isinstance(draft.source, CredentialRef):
+        path = credentials.locate_credential(draft.source.name)
+        return f"systemd-creds decrypt --name={draft.source.name} {shlex.quote(path)} -"
+    return f"sed -n 's/^key = //p' {shlex.quote(draft.path)}   (without the quotes)"
+
+
+def _kept_previous(
+    options: argparse.Namespace, old: Stored | None, served: Impact, shelf: Shelf
+) -> PreviousDraft | None:
+    """The key that stays valid beside the new one: the one that is replaced, or the one before if that is in use."""
+    if options.revoke:
         return None
     if old is None:
+        if options.keep_previous is None:
+            return None
         raise CommandError(
             Exit.PROBLEMS, "there is no key that could stay valid beside the new one", "leave out --keep-previous"
         )  # fmt: skip
-    until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-    return PreviousDraft(source=old.draft.source, until=until)
+    now = datetime.now(UTC).replace(microsecond=0)
+    until = now + timedelta(seconds=DAY if options.keep_previous is None else options.keep_previous)
+    before = old.draft.previous
+    if before is None or before.until <= now:
+        return PreviousDraft(source=old.draft.source, until=until)
+    used = {row["sa"]["key"] for row in served.rows if row["sa"]}
+    if used == {"previous"}:  # the far end does not have the current key yet, and may never need it
+        return PreviousDraft(source=before.source, until=max(until, before.until))
+    if used == {"current"} or options.keep_previous is not None or key_is_unused(shelf.paths, old.draft.name):
+        return PreviousDraft(source=old.draft.source, until=until)
+    raise CommandError(
+        Exit.PROBLEMS,
+        f"{old.draft.path} has two valid keys, the previous one until {moment_text(before.until)},"
+        " and no SA shows which of them the far end has",
+        f"go back with: iscsi-ipsec psk undo {shlex.quote(old.draft.name)}; or --keep-previous TIME drops the previous"
+        " one, --revoke both",
+    )
 
 
 def _span(text: str) -> int:
@@ -166,7 +261,7 @@ def _span(text: str) -> int:
 
 
 def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: bool) -> Exit:
-    """Remove one key file, broken or not, and say what stays closed."""
+    """Remove one key file, broken or not, after showing what ends with it."""
     path = shelf.path_of(name)
     require_access(shelf.folder, os.R_OK | os.W_OK | os.X_OK)
     if not os.path.lexists(path):
@@ -177,9 +272,21 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
         raise CommandError(
             Exit.PROBLEMS, f"{path} holds a key of the other kind", f"use: iscsi-ipsec {right} remove"
         )
-    portals = _served_by(shelf.paths, path)
+    served = Impact(shelf.paths, served_by(path))
+    lines = [
+        f"{path} is the key of these portals; without another key their SAs end and they stay closed",
+        *served.lines(),
+    ]
+    if not confirm.agreed(options, lines if served.rows else (), ask=served.is_live):
+        return Exit.FINE
+    if options.revoke:
+        replaced_keys.drop(shelf.paths, path)
+    else:
+        replaced_keys.keep(shelf.paths, path, credential_files(draft) if draft else ())
     os.unlink(path)
     sys.stdout.write(f"removed {path}\n")
+    if not options.revoke and not os.path.islink(path):
+        sys.stdout.write(f"back within a day with: iscsi-ipsec psk undo {shlex.quote(name)}\n")
     for source in sources(draft) if draft else ():
         if isinstance(source, CredentialRef):
             drop_credential(shelf, source, but=name)
@@ -189,49 +296,43 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
     if path != below and os.path.lexists(below):
         sys.stderr.write(f"note: {below} of the same name is in force now\n")
     if options.wait:
-        wait_until_none(options.timeout, lambda: _not_yet_gone(shelf.paths, path), shelf.paths)
-    if portals:
-        sys.stderr.write(
-            f"note: without another key these stay closed: {', '.join(portals)}; iscsi-ipsec release opens what no file covers\n"
-        )
+        wait_until_none(options.timeout, lambda: not_yet_gone(shelf.paths, path), shelf.paths)
+    if served.rows:
+        sys.stderr.write("note: iscsi-ipsec release PORTAL opens what no file covers\n")
     return Exit.FINE
 
 
-def _served_by(paths: Paths, path: str) -> list[str]:
-    """Portals that the daemon gives this file's key."""
-    document = try_status(paths) if daemon_runs(paths) else None
-    return [row["portal"] for row in document["portals"] if row["key_file"] == path] if document else []
+# -- undo
 
 
-# -- waiting
-
-
-def _not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
-    """What keeps charon from having this key, in words."""
-    document = try_status(paths)
-    row = next((row for row in document["files"] if row["path"] == path), None) if document else None
-    if document is None or row is None or path in unread(paths, document):
-        return [f"{path} has not been read in its present form"]
-    lacking = []
-    if row["state"] != "ok" or all(key["name"] != name for key in document["keys"]):
-        reported = [p["message"] for p in document["problems"] if p["file"] == path]
-        lacking += reported or [f"{path} is not in force"]
-    if not document["charon"]["reachable"]:
-        lacking.append("charon is unreachable")
-    elif not document["charon"]["settled"]:
-        lacking.append("charon is still starting")
-    lacking += [
-        p["message"] for p in document["problems"] if p["code"] == "charon-refused" and not p["portal"]
-    ]
-    for portal in document["portals"]:
-        if portal["key"] == name and portal["managed"] and not portal["ready"]:
-            problem = portal["problem"]["message"] if portal["problem"] else "its connection is not loaded"
-            lacking.append(f"{portal['portal']}: {problem}")
-    return lacking
-
-
-def _not_yet_gone(paths: Paths, path: str) -> list[str]:
-    document = try_status(paths)
-    if document is None or any(row["path"] == path for row in document["files"]):
-        return [f"the daemon has not seen that {path} is gone"]
-    return [] if document["charon"]["reachable"] else ["charon is unreachable"]
+def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
+    """Put a key file back as it was before it was replaced or removed; doing so twice changes nothing."""
+    copies = replaced_keys.kept(paths)
+    wanted = options.undo_name
+    copy = next(
+        (c for c in copies if wanted in (None, os.path.basename(c.path).removesuffix(files.SUFFIX))), None
+    )
+    if copy is None:
+        what = f"no key file {wanted}" if wanted else "no key file"
+        raise CommandError(Exit.PROBLEMS, f"{what} was replaced or removed within the last day", "")
+    shelf = Shelf(paths, runtime=os.path.dirname(copy.path) == paths.psk_folders[1])
+    now = shelf.at(os.path.basename(copy.path).removesuffix(files.SUFFIX))
+    served = Impact(paths, served_by(copy.path))
+    when = datetime.fromtimestamp(copy.time, UTC).replace(microsecond=0)
+    lines = [f"{copy.path} becomes what it was before {moment_text(when)}", *served.lines()]
+    if not confirm.agreed(options, lines, ask=served.is_live):
+        return Exit.FINE
+    if now:
+        replaced_keys.keep(paths, copy.path, credential_files(now.draft))
+    else:
+        replaced_keys.drop(paths, copy.path)
+    make_folder(shelf.folder)
+    for place, content in copy.credentials.items():
+        make_folder(os.path.dirname(place))
+        write_private(place, content.reveal())
+    write_private(copy.path, copy.content.reveal())
+    sys.stdout.write(f"{copy.path} is as it was before {moment_text(when)}\n")
+    if options.wait:
+        name = os.path.basename(copy.path).removesuffix(files.SUFFIX)
+        wait_until_none(options.timeout, lambda: not_yet_in_force(paths, copy.path, name), paths)
+    return Exit.FINE

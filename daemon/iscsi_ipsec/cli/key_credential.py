@@ -83,3 +83,13 @@ def drop_credential(shelf: Shelf, source: CredentialRef, but: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{store}/{source.name}")
             sys.stdout.write(f"removed {store}/{source.name}\n")
+
+
+def credential_files(draft: KeyDraft) -> tuple[str, ...]:
+    """Where the credentials lie that we made for a key file."""
+    names = [
+        s.name
+        for s in sources(draft)
+        if isinstance(s, CredentialRef) and s.name.startswith(CREDENTIAL_PREFIX)
+    ]
+    return tuple(f"{store}/{name}" for name in names for store in credentials.ENCRYPTED_STORES[:2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import codecs
 import getpass
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.cli.command_line import Parser
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 from iscsi_ipsec.core.config.key_file import WEAK_KEY_BYTES
 
@@ -26,7 +28,7 @@ GENERATED_BYTES = 32
 _MAX_GENERATED = 1024
 
 
-class DiscreetParser(argparse.ArgumentParser):
+class DiscreetParser(Parser):
     """A parser for verbs that take keys: it repeats no word that it does not know, and abbreviates no option.
 
     ``--key X`` would otherwise be read as ``--key-file X``, and a stray X printed.
@@ -65,11 +67,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "the key", "Without any of these it is asked for twice, without echo. It is never taken from the command line."
     ).add_mutually_exclusive_group()  # fmt: skip
-    group.add_argument("--stdin", action="store_true", help="standard input, less one trailing newline")
-    group.add_argument("--key-file", metavar="PATH", help="the content of a file, less one trailing newline")
+    group.add_argument("--stdin", action="store_true", help="standard input, without one line end")
+    group.add_argument("--key-file", metavar="PATH", help="the content of a file, without one line end")
     group.add_argument(
         "--generate", nargs="?", type=_size, const=GENERATED_BYTES, metavar="BYTES",
-        help=f"random bytes (%(const)s), as base64 text; it is not shown: read it from the file it goes to (at least {WEAK_KEY_BYTES})",
+        help=f"random bytes (%(const)s), as base64 text; it is not shown, but how to read it is (at least {WEAK_KEY_BYTES})",
     )  # fmt: skip
     for wrong in ("--key", "--psk", "--secret", "--password"):
         group.add_argument(wrong, nargs="?", action=_Refuse, help=argparse.SUPPRESS)
@@ -87,10 +89,41 @@ def read_key(options: argparse.Namespace) -> Secret:
     if options.generate is not None:
         return Secret(base64.b64encode(secrets.token_bytes(options.generate)))
     if options.stdin:
-        return _checked(_limited(sys.stdin.buffer).removesuffix(b"\n"))
+        return _checked(_as_meant(_limited(sys.stdin.buffer)))
     if options.key_file is not None:
-        return _checked(_from_file(options.key_file).removesuffix(b"\n"))
+        return _checked(_as_meant(_from_file(options.key_file)))
     return _checked(_prompted())
+
+
+def _as_meant(data: bytes) -> bytes:
+    """The key in what an editor saved: without one line end and a byte order mark; what else looks odd is shown."""
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        text = _text_of(data.removeprefix(mark), encoding) if data.startswith(mark) else ""
+        if text:
+            _warn("the key was saved as UTF-16: its text is taken, in UTF-8")
+            data = text.encode()
+    if data.startswith(codecs.BOM_UTF8) and _text_of(data, "utf-8"):
+        _warn("a byte order mark stands before the key: it is left out")
+        data = data.removeprefix(codecs.BOM_UTF8)
+    data = data.removesuffix(b"\r\n") if data.endswith(b"\r\n") else data.removesuffix(b"\n")
+    if b"\0" in data:
+        _warn("the key holds a NUL byte, which counts")
+    if data != data.strip():
+        _warn("the key begins or ends with a blank or a line end, which counts: compare with the other end")
+    return data
+
+
+def _text_of(data: bytes, encoding: str) -> str:
+    """The bytes as text, empty where they are none: a random key may begin with any bytes."""
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return ""
+    return text if text.lstrip("\ufeff").replace("\r\n", "").replace("\n", "").isprintable() else ""
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def _checked(data: bytes) -> Secret:

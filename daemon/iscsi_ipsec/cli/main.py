@@ -10,12 +10,12 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, IscsiIpsecError, NotPermitted
 from iscsi_ipsec.base.printable import printable
+from iscsi_ipsec.cli.command_line import Parser
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 from iscsi_ipsec.cli.examples import add_examples
 from iscsi_ipsec.service.paths import OPTIONS, add_options, paths_of
@@ -41,14 +41,6 @@ exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Why a write to standard output fails where that is a file."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and where the help is."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
-        self.exit(Exit.USAGE, f"{self.prog}: {message}\n  see: {self.prog} --help\n")
 
 
 def build_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +14,29 @@ from iscsi_ipsec.cli.daemon_client import CommandError, Exit, daemon_runs, try_s
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.service.paths import Paths
 
+MAX_TIMEOUT = 7 * 86400.0
+"""Seconds; who means to wait for longer has mistyped."""
+
 POLL = 0.1
 """Seconds between two reads of the status file."""
+
+
+def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    """The option ``--timeout``."""
+    parser.add_argument(
+        "--timeout", type=seconds, default=default, metavar="S", help="seconds to wait at most (%(default)g)"
+    )
+
+
+def seconds(text: str) -> float:
+    """A time to wait; no time at all is one, NaN and less than nothing are not."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MAX_TIMEOUT:  # false for NaN too
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 to {MAX_TIMEOUT:.0f}")
+    return value
 
 
 def shortened(lacking: list[str]) -> str:
@@ -27,7 +51,9 @@ def missing(paths: Paths, portals: list[str]) -> list[str]:
     document = try_status(paths)
     if document is None:
         return ["iscsi-ipsecd has no status yet"]
-    lacking = [f"{path} has not been read in its present form" for path in unread(paths, document)]
+    lacking = [
+        f"the daemon has not read the current version of {path} yet" for path in unread(paths, document)
+    ]
     if not document["charon"]["reachable"]:
         lacking.append("charon is unreachable")
     if document["guard"]["wanted"] and not document["guard"]["installed"]:
@@ -72,8 +98,10 @@ def wait_until_none(timeout: float, lacking: Callable[[], list[str]], paths: Pat
 
 def unread(paths: Paths, document: dict[str, Any]) -> list[str]:
     """Files whose present form the daemon has not seen, also those that are gone but not for the daemon."""
-    seen = {row["path"]: row["signature"] for row in document["files"] if row["kind"] != "settings"}
+    seen = {row["path"]: row["signature"] for row in document["files"]}
     now = {}
+    with contextlib.suppress(OSError):
+        now[paths.settings_file] = files.stat_config(paths.settings_file).signature
     for folders in (paths.psk_folders, paths.portal_folders):
         found = files.find_config(folders)
         now.update({file.path: file.stat.signature for file in found.files})
@@ -84,3 +112,43 @@ def unread(paths: Paths, document: dict[str, Any]) -> list[str]:
             lost = {*found.missing, *found.unusable}
             seen = {path: s for path, s in seen.items() if path in now or path.rpartition("/")[0] not in lost}
     return sorted(path for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))
+
+
+# -- one key
+
+
+def not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
+    """What keeps charon from having this key, in words; no portal that uses it is waited for."""
+    document = try_status(paths)
+    row = next((row for row in document["files"] if row["path"] == path), None) if document else None
+    if document is None or row is None or path in unread(paths, document):
+        return [f"the daemon has not read the current version of {path} yet"]
+    lacking = []
+    if row["state"] != "ok" or all(key["name"] != name for key in document["keys"]):
+        reported = [p["message"] for p in document["problems"] if p["file"] == path]
+        lacking += reported or [f"{path} is not in force"]
+    if not document["charon"]["reachable"]:
+        lacking.append("charon is unreachable")
+    elif not document["charon"]["settled"]:
+        lacking.append("charon is still starting")
+    # a secret that charon refused is not named by its key; a refused connection has its portal
+    lacking += [
+        p["message"] for p in document["problems"] if p["code"] == "charon-refused" and not p["portal"]
+    ]
+    return lacking
+
+
+def not_yet_gone(paths: Paths, path: str) -> list[str]:
+    """What keeps a removed key in charon, in words."""
+    document = try_status(paths)
+    if document is None or any(row["path"] == path for row in document["files"]):
+        return [f"the daemon has not seen that {path} is gone"]
+    return [] if document["charon"]["reachable"] else ["charon is unreachable"]
+
+
+def key_is_unused(paths: Paths, name: str) -> bool:
+    """Whether the running daemon says that no connection uses the key."""
+    document = try_status(paths) if daemon_runs(paths) else None
+    if document is None:
+        return False
+    return any(key["name"] == name and not key.get("in_use", True) for key in document["keys"])

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from iscsi_ipsec import __version__
 from iscsi_ipsec.adapters import systemd
@@ -34,6 +35,7 @@ from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.config.settings import LOG_LEVELS
 from iscsi_ipsec.core.ike.charon_diff import plan
@@ -43,10 +45,10 @@ from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.loop import Loop
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
-from iscsi_ipsec.service.paths import Paths, add_options, paths_of
+from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths, add_options, paths_of
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.problems import fields, unlisted_problem
-from iscsi_ipsec.service.reconciler import Reconciler
+from iscsi_ipsec.service.reconciler import Outcome, Reconciler
 from iscsi_ipsec.service.resync_schedule import RELOAD
 from iscsi_ipsec.service.status_report import StatusReporter
 
@@ -158,9 +160,10 @@ class _Daemon:
             clock=clock,
         )
         self._reporter = StatusReporter(paths, xfrm, clock)
+        self._reloads: tuple[str, ...] = ()
         self._loop = Loop(
-            run_pass=self._reconciler.run,
-            report=self._reporter.write,
+            run_pass=self._run_pass,
+            report=self._report,
             watched=self._folders,
             set_log_level=self._set_level,
             watch=self._watch,
@@ -178,6 +181,19 @@ class _Daemon:
         self._loop.run(self._stopping.is_set)
         self._end()
         return EXIT_FINE
+
+    def _run_pass(self, reasons: frozenset[str]) -> Outcome:
+        """A pass, after noting which requests to look at everything are older than it."""
+        self._reloads = _reload_requests(self._paths) if RELOAD in reasons else ()
+        return self._reconciler.run(reasons)
+
+    def _report(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
+        """Write the status; who asked for the pass then finds the request gone."""
+        status = self._reporter.write(outcome, more)
+        for request in self._reloads:
+            with contextlib.suppress(OSError):
+                os.unlink(request)
+        return status
 
     def _folders(self, config: ConfigFiles) -> frozenset[tuple[str, bool]]:
         """What to watch, and whether with all that is below."""
@@ -210,6 +226,14 @@ class _Daemon:
         self._charon.close()
         self._routes.close()
         _log.info("stopped; policies, SAs and guard stay in place", extra=fields(note="stopped"))
+
+
+def _reload_requests(paths: Paths) -> tuple[str, ...]:
+    try:
+        names = os.listdir(paths.requests_dir)
+    except OSError:
+        return ()
+    return tuple(os.path.join(paths.requests_dir, name) for name in names if name.startswith(RELOAD_REQUEST))
 
 
 def _with_socket(paths: Paths, from_settings: str) -> Paths:

@@ -17,7 +17,7 @@ from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.desired import PortalView
 from iscsi_ipsec.core.guard import ruleset
-from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths
 from iscsi_ipsec.service.ports import Clock, Store
 from iscsi_ipsec.service.problems import fields, state_problem
 
@@ -103,7 +103,7 @@ class ManagedPortals:
         except OSError:
             return
         previously_managed = self._records()
-        for name in names:
+        for name in (name for name in names if not name.startswith(RELOAD_REQUEST)):
             path = os.path.join(self._paths.requests_dir, name)
             text = read_text(path).strip()
             for portal in [p for p in previously_managed if str(p) == text]:

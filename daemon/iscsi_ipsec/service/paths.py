@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+RELOAD_REQUEST = "reload-"
+"""What the name of a request begins with that is deleted when a pass that looked at everything is over."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
@@ -67,6 +70,11 @@ class Paths:
     def store_file(self) -> str:
         """Last good files and managed portals."""
         return f"{self.state_dir}/state.db"
+
+    @property
+    def replaced_folders(self) -> tuple[str, ...]:
+        """Where key files that were replaced are kept for a day: persistent ones, and those of this boot."""
+        return (f"{self.state_dir}/replaced", f"{self.runtime_dir}/replaced")
 
     @property
     def guard_file(self) -> str:

@@ -26,7 +26,7 @@ def add(subparsers: Verbs) -> None:
     key_change.add_set_options(setter)
     setter.set_defaults(run=_set)
     remover = actions.add_parser("remove", help="remove the group key's file; what it protected stays closed")
-    key_change.add_wait_options(remover)
+    key_change.add_remove_options(remover)
     remover.add_argument(
         "--runtime", action="store_true", help="the file of that name that lasts until the next boot"
     )
@@ -42,6 +42,8 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
     name = _name(options)
     shelf = Shelf(paths, runtime=options.runtime)
     code = key_change.run_set(options, shelf, None, name, shelf.at(name))
+    if options.dry_run:
+        return code
     sys.stderr.write(
         "note: anyone who has a group key can pose as the target; give identities keys of their own\n"
     )

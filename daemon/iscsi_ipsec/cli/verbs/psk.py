@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from iscsi_ipsec.base.identity import IdType, IkeId
-from iscsi_ipsec.cli import key_change, key_input
+from iscsi_ipsec.cli import confirm, key_change, key_input
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import Shelf, Stored, checked_name
 from iscsi_ipsec.cli.output import print_json, print_table
@@ -50,15 +50,25 @@ def add(subparsers: Verbs) -> None:
     lister.set_defaults(run=_list)
     for reader in (getter, lister):
         reader.add_argument("--json", action="store_true", help="the same for machines")
+    undoer = actions.add_parser(
+        "undo", help="put a key file back as it was before it was replaced or removed",
+        description="Puts a key file back as it was before the last set, remove or undo, if that was within a day.",
+    )  # fmt: skip
+    undoer.add_argument(
+        "undo_name", nargs="?", metavar="NAME", help="the key file's name (default: the last change)"
+    )
+    confirm.add_options(undoer)
+    key_change.add_wait_options(undoer)
+    undoer.set_defaults(run=key_change.run_undo)
     remover = actions.add_parser("remove", help="remove a key file; what it protected stays closed")
     remover.add_argument("id", nargs="?", metavar="ID", help="whose key to remove")
     _add_id(remover)
-    key_change.add_wait_options(remover)
+    key_change.add_remove_options(remover)
     remover.add_argument(
         "--runtime", action="store_true", help="the file of that name that lasts until the next boot"
     )
     remover.set_defaults(run=_remove)
-    for action in (setter, getter, lister, remover):
+    for action in (setter, getter, lister, undoer, remover):
         add_options(action, again=True)
 
 

@@ -1,13 +1,17 @@
-"""``release``: opens a portal that no file covers any more; the only way besides uninstalling."""
+"""``release``: opens a portal that no file covers any more; besides ``open-all`` the only way to."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from typing import Any
 
 from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.cli import confirm
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
+from iscsi_ipsec.cli.impact import Impact
+from iscsi_ipsec.cli.key_folder import Shelf
 from iscsi_ipsec.cli.verbs.explain import rows_of
 from iscsi_ipsec.service.paths import Paths
 
@@ -17,28 +21,62 @@ TIMEOUT, POLL = 10.0, 0.1
 def add(subparsers: Verbs) -> None:
     """Describe the verb."""
     parser = subparsers.add_parser(
-        "release", help="stop managing a portal that no file covers, and open it to clear text"
-    )
+        "release", help="stop managing a portal that no file covers, and open it to unencrypted traffic",
+        description="Forgets a portal that no file covers any more, and opens it: its sessions are unencrypted from"
+        " then on. They are shown first.",
+    )  # fmt: skip
     parser.add_argument("portal", metavar="PORTAL")
+    confirm.add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Ask the daemon, and wait until it has done so."""
-    row = rows_of(read_status(paths), options.portal)[0]
-    portal = row["portal"]
-    if not row["problem"] or row["problem"]["code"] != "orphaned":
-        if not row["managed"]:
-            raise CommandError(Exit.PROBLEMS, f"{portal} is not managed")
-        covered = row["policy"] or row["key_file"] or "a file"
-        raise CommandError(Exit.PROBLEMS, f"{portal} is still covered by {covered}", "remove that first")
+    rows = rows_of(read_status(paths), options.portal)
+    portal = rows[0]["portal"]
+    _refuse_covered(rows, paths)
+    touched = Impact(paths, lambda row: row["portal"] == portal)
+    lines = [f"{portal} is opened: from then on nothing encrypts its traffic", *touched.lines()]
+    if not confirm.agreed(options, lines if touched.is_live else (), ask=touched.is_live):
+        return Exit.FINE
     write_private(f"{paths.requests_dir}/release-{portal.replace('/', '_')}", f"{portal}\n".encode())
     end = time.monotonic() + TIMEOUT
-    while any(r["portal"] == portal and r["closed"] for r in read_status(paths)["portals"]):
+    while any(row["portal"] == portal and row["managed"] for row in read_status(paths)["portals"]):
         if time.monotonic() >= end:
             raise CommandError(
                 Exit.PROBLEMS, f"the daemon has not released {portal} within {TIMEOUT:g} s", "see its journal"
             )
         time.sleep(POLL)
-    sys.stdout.write(f"{portal} is released: its iSCSI traffic may now pass in clear\n")
+    left = next((row for row in read_status(paths)["portals"] if row["portal"] == portal), None)
+    if left and left["closed"]:
+        message, hint = _why_closed(left)
+        raise CommandError(Exit.PROBLEMS, f"{portal} is forgotten, but stays closed: {message}", hint)
+    sys.stdout.write(f"{portal} is released: its iSCSI traffic may now pass unencrypted\n")
     return Exit.FINE
+
+
+def _refuse_covered(rows: list[dict[str, Any]], paths: Paths) -> None:
+    """:class:`CommandError` where a file still covers the portal, or nothing manages it."""
+    portal = rows[0]["portal"]
+    for row in rows:
+        covered = row["policy"] or (row["key_file"] if _names_portals(paths, row["key_file"]) else None)
+        if covered:
+            raise CommandError(
+                Exit.PROBLEMS, f"{portal} is still covered by {covered}",
+                f"take {portal} out of that file first, or remove the file",
+            )  # fmt: skip
+    if not any(row["managed"] for row in rows):
+        closed = next((row for row in rows if row["closed"]), None)
+        raise CommandError(
+            Exit.PROBLEMS, f"{portal} is not managed", _why_closed(closed)[1] if closed else ""
+        )
+
+
+def _names_portals(paths: Paths, key_file: str | None) -> bool:
+    """Whether the key makes portals managed; one without ``portals`` only serves those that are."""
+    return any(stored.draft.path == key_file and stored.draft.portals for stored in Shelf(paths).stored)
+
+
+def _why_closed(row: dict[str, Any]) -> tuple[str, str]:
+    problem = row["problem"] or {"message": f"{row['portal']} is closed", "hint": ""}
+    return problem["message"], problem["hint"] or ""

@@ -7,10 +7,10 @@ import sys
 import time
 
 from iscsi_ipsec.base.portal import parse_portal
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, daemon_runs, not_running
 from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.cli.progress import Progress
-from iscsi_ipsec.cli.waiting import POLL, missing, shortened
+from iscsi_ipsec.cli.waiting import POLL, add_timeout, missing, shortened
 from iscsi_ipsec.service.paths import Paths
 
 
@@ -18,9 +18,7 @@ def add(subparsers: Verbs) -> None:
     """Describe the verb."""
     parser = subparsers.add_parser("wait", help="block until keys, policies and guard are in place")
     parser.add_argument("portals", nargs="*", metavar="PORTAL", help="default: all managed portals")
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds to wait at most (%(default)g)"
-    )
+    add_timeout(parser, 30.0)
     parser.add_argument("--json", action="store_true", help="what is missing, for machines")
     parser.set_defaults(run=run)
 
@@ -39,6 +37,8 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
                 break
             progress.show(f"waiting: {shortened(lacking)}")
             time.sleep(POLL)
+    if lacking and not daemon_runs(paths):
+        raise not_running()
     if options.json:
         print_json({"ready": not lacking, "missing": lacking})
     else:
