@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,12 +11,18 @@ from tests.support import reported
 from tests.support.fake_charon import FakeCharon
 from tests.support.reported import (
     FINE,
+    NO_CHARON,
     ORPHANED,
     PROBLEMS,
     Instance,
     write_session,
 )
-from tests.support.values import derived, per_id, record, session
+from tests.support.values import (
+    derived,
+    per_id,
+    record,
+    session,
+)
 
 charon, instance, running = (
     reported.charon,
@@ -141,3 +148,39 @@ def test_what_is_protected_is_green(
 def test_nothing_known_says_what_to_type(running: Instance, charon: FakeCharon) -> None:
     running.tell(derived())
     assert "iscsiadm -m discovery" in running.call("status").out
+
+
+def test_status_has_no_colour_where_there_is_no_terminal(running: Instance, charon: FakeCharon) -> None:
+    running.tell(ORPHANED)
+    for words in (["status"], ["explain", "10.0.0.20"], ["flags", "0x57"]):
+        answer = running.call(*words)
+        assert "\x1b" not in answer.out + answer.err
+
+
+def test_status_colours_errors_on_a_terminal(
+    running: Instance, charon: FakeCharon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.tell(ORPHANED)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert "\x1b[31m" in running.call("status").out
+
+
+def test_status_of_an_unreachable_charon_is_exit_code_4(running: Instance) -> None:
+    answer = running.call("status")
+    assert answer.code == NO_CHARON
+    assert "unreachable" in answer.out
+
+
+def test_status_as_json_is_the_daemons_document(running: Instance, charon: FakeCharon) -> None:
+    reported = running.tell()
+    document = json.loads(running.call("status", "--json").out)
+    assert document.keys() == reported.keys()
+    (row,) = document["portals"]
+    assert (row["portal"], row["protected"], row["problem"]) == ("10.0.0.20:3260", True, None)
+
+
+def test_status_without_portals_says_why(running: Instance, charon: FakeCharon) -> None:
+    running.tell(derived())
+    answer = running.call("status")
+    assert answer.code == FINE
+    assert "no portals yet" in answer.out
