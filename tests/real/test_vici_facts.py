@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import vici
 
 from tests.real.conftest import Pair
 from tests.support.ike import KEY_A, KEY_B, TARGET, A, Ike, connection
-from tests.support.netlab import Charon
+from tests.support.netlab import Charon, holds_for, wait_until
 
 
 def trap(rekey_time: str = "3600") -> dict[str, object]:
@@ -128,3 +129,42 @@ def test_a_charon_killed_leaves_a_socket_that_refuses(charon: Charon) -> None:
     assert charon.socket.exists()
     charon.start()
     assert charon.secrets() == set()
+
+
+def ike_sas(charon: Charon) -> set[bytes]:
+    return {sa["uniqueid"] for _, sa in charon.sas() if sa["state"] == b"ESTABLISHED"}
+
+
+@pytest.mark.parametrize("ike", [Ike.V2, Ike.MAIN], ids=lambda ike: ike.name)
+def test_a_negotiation_begins_inside_a_dead_ike_sa_unless_the_lifetime_differs(pair: Pair, ike: Ike) -> None:
+    """What is begun beside an SA that the far end has lost must have settings of its own."""
+
+    def load(rekey_time: str) -> None:
+        settings = connection(
+            ike, local="10.10.0.1", remote="10.10.0.2", local_id=A, remote_id=TARGET, child={"x": trap()}
+        )
+        with pair.initiator.vici() as session:
+            session.unload_conn({"name": "c"})
+            session.load_conn({"c": {**settings, "rekey_time": rekey_time, "unique": "never"}})
+
+    def far_end_up() -> None:
+        pair.target.load_conn(
+            "c", connection(ike, local="10.10.0.2", remote="10.10.0.1", local_id=TARGET, remote_id=A)
+        )
+        pair.target.load_psk("k", KEY_A, [A])
+
+    pair.connect(ike, A)
+    pair.initiator.load_psk("k", KEY_A, [A, TARGET])
+    far_end_up()
+    load("14400s")
+    assert pair.comes_up()
+    (old,) = ike_sas(pair.initiator)
+    pair.target.kill()
+    pair.target.start()
+    far_end_up()
+    load("14400s")
+    pair.initiator.start_initiate(ike="c", child="x")
+    assert holds_for(lambda: ike_sas(pair.initiator) <= {old}, 0.5), "control: it waits inside the dead one"
+    load("14401s")
+    pair.initiator.start_initiate(ike="c", child="x")
+    wait_until(lambda: ike_sas(pair.initiator) - {old}, "a new one is up", detail=pair.initiator.tail)

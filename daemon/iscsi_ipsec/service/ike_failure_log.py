@@ -51,6 +51,15 @@ _WIPED = re.compile(r"\b(unload|remov|uninstall|clear|(updat|replac)ed vici conn
 _DUPLICATE = re.compile(r"^not establishing CHILD_SA .* due to existing duplicate")
 """charon (child_create.c) refuses to negotiate what it has. The kernel asks only for what it does not have."""
 
+_REPEATED = re.compile(r"retransmit (\d+) of request")
+"""charon sends a request again: 4, 11, 24 and 47 s after the first time, unless retransmit_* says otherwise."""
+
+UNANSWERED = 3
+"""After so many repetitions a request counts as unanswered: with one packet in five lost, 5 % of all requests are."""
+
+_REPEATING = 60.0
+"""Seconds for which that is remembered; the next repetition comes sooner."""
+
 _NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
 
@@ -84,6 +93,7 @@ class IkeFailureLog:
         self._failures: Counter[str] = Counter()
         self._doubts: dict[str, tuple[str, int]] = {}
         self._going: frozenset[str] = frozenset()
+        self._repeated: dict[str, float] = {}
         self.nameless = False
 
     def expect_gone(self, names: Iterable[str]) -> None:
@@ -116,6 +126,10 @@ class IkeFailureLog:
                     self._aggressive_off = self._clock()
                 self._wake("cause")
             return
+        if (repeated := _REPEATED.search(line)) and int(repeated[1]) >= UNANSWERED:
+            with self._lock:
+                self._repeated[str(message.get("ikesa-uniqueid"))] = self._clock()
+            self._wake("cause")
         if _BEGUN.search(line):
             with self._lock:
                 self._counted.pop(conn, None)
@@ -171,6 +185,13 @@ class IkeFailureLog:
             known = self._causes.get(conn)
             if known and (known.cause.weight <= SILENT.weight or known.last < self._clock() - age - _SLACK):
                 del self._causes[conn]
+
+    def unanswered(self) -> frozenset[int]:
+        """The IKE SAs in which charon has lately sent the same request again and again."""
+        with self._lock:
+            since = self._clock() - _REPEATING
+            self._repeated = {ike: at for ike, at in self._repeated.items() if at >= since}
+            return frozenset(int(ike) for ike in self._repeated if ike.isdecimal())
 
     def causes(self) -> Mapping[str, Cause]:
         """What is known now."""

@@ -24,7 +24,7 @@ from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.ike.charon_diff import (
     Operation,
 )
-from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, Cause, refused_by_charon
+from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, PEER_LOST, Cause, refused_by_charon
 from iscsi_ipsec.core.ike.loaded_state import (
     children_by_name,
     loaded_connections,
@@ -120,7 +120,7 @@ class Reconciler:
         self._observer, self._reader, self._managed = observer, reader, managed
         self._guard, self._earlier, self._charon, self._failure_log = guard, earlier, charon, failure_log
         self._charon_log, self._service_manager, self._clock = charon_log, service_manager, clock
-        self._sas = SaReconciler(charon, xfrm, clock)
+        self._sas = SaReconciler(charon, xfrm, failure_log, clock)
         self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
         self._contents = CharonReconciler(charon, charon_log, failure_log, service_manager, clock)
         self._new_traps = False
@@ -266,6 +266,7 @@ class Reconciler:
             for connection in snapshot.desired.connections:
                 if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
                     causes[connection.name] = AGGRESSIVE_OFF
+        causes.update(dict.fromkeys(self._sas.suspected(), PEER_LOST))
         for name, refusal in self._contents.refused().items():
             causes[name] = refused_by_charon(refusal.reason)
         return causes

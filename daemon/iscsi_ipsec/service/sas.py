@@ -26,6 +26,8 @@ from iscsi_ipsec.core.ike.sa_lifecycle import (
     next_due,
     plan_sas,
 )
+from iscsi_ipsec.core.ike.suspicion import Traffic, next_look, suspects, watch_traffic
+from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.observe import Snapshot
 from iscsi_ipsec.service.ports import Charon, Clock, Xfrm
 from iscsi_ipsec.service.problems import fields
@@ -42,8 +44,9 @@ class SaReconciler:
     ``unanswered`` is what the kernel refused to say in this pass.
     """
 
-    def __init__(self, charon: Charon, xfrm: Xfrm, clock: Clock) -> None:
-        self._charon, self._xfrm, self._clock = charon, xfrm, clock
+    def __init__(self, charon: Charon, xfrm: Xfrm, failure_log: IkeFailureLog, clock: Clock) -> None:
+        self._charon, self._xfrm, self._failure_log, self._clock = charon, xfrm, failure_log, clock
+        self._traffic: dict[str, Traffic] = {}
         self._attempts: dict[str, RetryState] = {}
         self._acquire_pending = False
         self._orphaned: frozenset[str] = frozenset()
@@ -65,10 +68,16 @@ class SaReconciler:
         """Do what these SAs call for; return those that there are then. Those of ``held`` connections stay."""
         targets = self._sa_targets(snapshot, state)
         self._note_revoked(snapshot, sas)
+        now = self._clock.monotonic()
+        watched = [target.name for target in targets if target.initiator]
+        self._traffic = watch_traffic(self._traffic, sas, watched, now)
+        suspected = suspects(self._traffic, sas, self._failure_log.unanswered(), now)
         operations, self._attempts = plan_sas(
-            targets, sas, self._attempts, self._clock.monotonic(), self._revoked, held
+            targets, sas, self._attempts, now, self._revoked, held, suspected
         )
         for operation in operations:
+            if isinstance(operation, Initiate) and operation.beside:
+                self._load_other_times(operation.conn, snapshot)
             self.execute(operation)
         return self._charon.sas() if operations else sas
 
@@ -76,16 +85,35 @@ class SaReconciler:
         """The connections whose negotiation failed more than once."""
         return frozenset(name for name, attempt in self._attempts.items() if attempt.count > 1)
 
+    def suspected(self) -> frozenset[str]:
+        """The connections whose SA the far end may have lost."""
+        return frozenset(name for name, attempt in self._attempts.items() if attempt.instead_of)
+
+    def _load_other_times(self, name: str, snapshot: Snapshot) -> None:
+        """Load a connection so that charon takes no IKE SA that there is for it."""
+        wanted = next(c for c in snapshot.connections if c.name == name)
+        other = wanted.with_other_times(int(self._clock.monotonic()))
+        self._failure_log.expect_gone((name, wanted.child))
+        _log.info(
+            "the peer of %s does not answer in its SA: negotiating beside it", name, extra=fields(item=name)
+        )
+        messages = (("unload-conn", {"name": name}), ("load-conn", other.message))
+        for refused in self._charon.apply(messages):
+            if refused:
+                _log.warning("charon refused: %s", refused.reason, extra=fields(item=name))
+
     def forget_attempts(self) -> None:
         """Begin anew: the charon that they failed in is gone."""
         self._attempts.clear()
+        self._traffic.clear()
 
     def due(self) -> float | None:
         """Seconds until SAs have to be looked at even if nothing happens."""
         grace = LARVAL_GRACE if self._acquire_pending else None
         attempt = next_due(self._attempts)
         retry = None if attempt is None else attempt - self._clock.monotonic()
-        return min((due for due in (grace, retry) if due is not None), default=None)
+        look = next_look(self._traffic, self._clock.monotonic())
+        return min((due for due in (grace, retry, look) if due is not None), default=None)
 
     def without_lost_traps(self, snapshot: Snapshot, state: CharonState) -> CharonState:
         """What charon holds, less the children whose policies the kernel does not have any more.

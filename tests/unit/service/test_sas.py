@@ -200,3 +200,79 @@ def test_an_attempt_under_way_is_not_doubled(host: Host) -> None:
     host.run()
     assert "initiate" not in host.charon.commands()
     assert only_child(host)
+
+
+# -- a far end that lost its SAs
+
+
+def passes_traffic(host: Host, bytes_in: int, bytes_out: int) -> None:
+    """So much has passed through each SA so far."""
+    host.charon.sas_now = tuple(
+        replace(sa, children=tuple(replace(c, bytes_in=bytes_in, bytes_out=bytes_out) for c in sa.children))
+        for sa in host.charon.sas_now
+    )
+
+
+def falls_silent(host: Host, seconds: int) -> float | None:
+    """The far end answers no more; when (from now) the daemon began to negotiate, passes as often as it asks for."""
+    begun, number = host.clock.at, 0
+    while host.clock.at < begun + seconds:
+        outcome = host.run("due")
+        if "initiate" in host.charon.commands():
+            return host.clock.at - begun
+        host.clock.advance(min(outcome.recheck_in, 5.0))
+        number += 1
+        passes_traffic(host, 10_000, 10_000 + number)
+    return None
+
+
+def test_an_sa_that_the_far_end_lost_gets_a_successor_within_ten_seconds_and_ends_when_that_is_up(
+    up: Host,
+) -> None:
+    (old,) = up.charon.sas_now
+    lifetime = up.charon.messages[old.conn]["rekey_time"]
+    passes_traffic(up, 10_000, 10_000)
+    after = falls_silent(up, 60)
+    assert after is not None
+    assert after <= 10
+    assert up.charon.commands()[-3:] == ["unload-conn", "load-conn", "initiate"]
+    assert up.charon.messages[old.conn]["rekey_time"] != lifetime, "charon would begin inside the dead one"
+    assert up.charon.ended() == []
+    outcome = up.run("due")
+    assert (outcome.observed.causes or {})[old.conn].code == "peer-lost"
+    new = replace(
+        old, unique_id=2, children=(replace(old.children[0], unique_id=2, bytes_in=0, bytes_out=0),)
+    )
+    up.charon.sas_now = (old, new)
+    outcome = up.run("sa")
+    assert up.charon.ended() == ["ike 1"]
+    assert old.conn not in (outcome.observed.causes or {})
+
+
+def test_a_far_end_that_answers_slowly_keeps_its_sa(up: Host) -> None:
+    for second in range(600):
+        passes_traffic(up, second // 6 * 10_000, second * 10_000)
+        up.run("due")
+        up.clock.advance(1)
+    assert "initiate" not in up.charon.commands()
+    assert up.charon.ended() == []
+
+
+def test_an_sa_in_use_is_looked_at_every_two_seconds_and_an_idle_one_is_not(up: Host) -> None:
+    passes_traffic(up, 1, 1)
+    assert up.run("sa").recheck_in == pytest.approx(2, abs=0.1)
+    up.clock.advance(60)
+    up.run()
+    assert up.run().recheck_in > 2.1
+
+
+def test_requests_that_charon_repeats_in_an_sa_that_carries_packets_are_a_suspicion(up: Host) -> None:
+    (old,) = up.charon.sas_now
+    passes_traffic(up, 10, 10)
+    up.run("sa")
+    for number in (1, 2, 3):
+        assert "initiate" not in up.charon.commands()
+        line = f"retransmit {number} of request with message ID 7"
+        up.failure_log.on_event("log", {"msg": line, "ikesa-name": old.conn, "ikesa-uniqueid": "1"})
+        up.run("cause")
+    assert "initiate" in up.charon.commands()

@@ -85,6 +85,13 @@ BLOCKED = Cause(
     2,
 )
 
+PEER_LOST = Cause(
+    "peer-lost",
+    "the peer does not answer in its SA, and a new one is being negotiated beside it",
+    "did the target crash, fail over or pause? if this stays, check the path to it, and that it lets ESP pass",
+    2,
+)
+
 REFUSED_HINT = "compare the proposals and addresses in the policy with what this charon supports"
 
 

@@ -47,10 +47,11 @@ class SaTarget:
 
 @dataclass(frozen=True, slots=True)
 class Initiate:
-    """Negotiate the connection's child."""
+    """Negotiate the connection's child; ``beside``: in an IKE SA of its own, whatever IKE SAs there are."""
 
     conn: str
     child: str
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,15 @@ SaOperation = Initiate | TerminateIke | TerminateChild
 
 @dataclass(frozen=True, slots=True)
 class RetryState:
-    """How often a child was initiated without coming up, and when (monotonic seconds) to try again."""
+    """How often a child was initiated without coming up, and when (monotonic seconds) to try again.
+
+    ``instead_of``: the IKE SAs that end when it is up, since the far end may have lost them.
+    """
 
     child: str
     count: int
     due: float
+    instead_of: frozenset[int] = frozenset()
 
 
 def carrying(ike: IkeSa) -> tuple[ChildSa, ...]:
@@ -96,11 +101,13 @@ def plan_sas(
     now: float,
     revoked: frozenset[str] = frozenset(),
     held: Container[str] = (),
+    suspects: frozenset[int] = frozenset(),
 ) -> tuple[tuple[SaOperation, ...], dict[str, RetryState]]:
     """Return the operations and the attempts to remember until the next call.
 
     ``revoked`` holds ``key_part`` prefixes whose key was taken away: what was
     negotiated under them ends now. ``held`` are connections whose SAs stay although nothing asks for them.
+    ``suspects`` are IKE SAs that the far end may have lost: each ends when another one is up beside it.
     """
     by_conn: dict[str, list[IkeSa]] = {}
     for ike in sas:
@@ -128,7 +135,10 @@ def plan_sas(
             operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id.lower() in came])
             mine = [ike for ike in mine if ike.remote_id.lower() not in came]
         elif current:
-            operations += _end_outdated(wanted, mine)
+            more, attempt = _beside(wanted, mine, current, suspects, known, now)
+            operations += more
+            if attempt:
+                memory[wanted.name] = attempt
             continue
         outdated = any(carrying(ike) for ike in mine)
         if wanted.initiator and (wanted.wanted_now or outdated or gone):
@@ -195,6 +205,34 @@ def _end_outdated(wanted: SaTarget, mine: list[IkeSa]) -> list[SaOperation]:
     return operations
 
 
+def _beside(
+    wanted: SaTarget,
+    mine: list[IkeSa],
+    current: list[IkeSa],
+    suspects: frozenset[int],
+    known: RetryState | None,
+    now: float,
+) -> tuple[list[SaOperation], RetryState | None]:
+    """What is done where an SA is as it shall be: end outdated ones, and replace one that the far end may have lost."""
+    begun = known if known and known.child == wanted.child and known.instead_of else None
+    suspected = frozenset(ike.unique_id for ike in mine if ike.unique_id in suspects)
+    dead = suspected | (begun.instead_of if begun else frozenset())
+    if any(ike.unique_id not in dead for ike in current):
+        lost: list[SaOperation] = [
+            TerminateIke(wanted.name, ike.unique_id, True, "its peer did not answer, and a new one is up")
+            for ike in mine
+            if ike.unique_id in dead
+        ]
+        return [*lost, *_end_outdated(wanted, [i for i in mine if i.unique_id not in dead])], None
+    if not suspected:  # the far end answers again: what is under way may still come up, nothing new is begun
+        underway = any(not carrying(ike) for ike in mine)
+        return [], begun if underway else None
+    if begun is None:
+        begun = RetryState(wanted.child, 0, now, dead)
+    operations, attempt = _attempt(wanted, mine, replace(begun, instead_of=dead), now)
+    return operations, attempt
+
+
 def _attempt(
     wanted: SaTarget, mine: list[IkeSa], last: RetryState | None, now: float
 ) -> tuple[list[SaOperation], RetryState]:
@@ -216,6 +254,6 @@ def _attempt(
         for ike in mine
         if not carrying(ike) and (ike.state != "ESTABLISHED" or last.count)
     ]
-    operations.append(Initiate(wanted.name, wanted.child))
+    operations.append(Initiate(wanted.name, wanted.child, bool(last.instead_of)))
     delay = RETRY_DELAYS[min(last.count, len(RETRY_DELAYS) - 1)]
-    return operations, RetryState(wanted.child, last.count + 1, now + delay)
+    return operations, RetryState(wanted.child, last.count + 1, now + delay, last.instead_of)

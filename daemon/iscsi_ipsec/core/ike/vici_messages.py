@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Role
@@ -88,6 +88,17 @@ class EncodedConnection:
         rekey, over = self.ike_times
         ike = {**_ike_settings(self.connection), "rekey_time": f"{rekey}s", "over_time": f"{over}s"}
         return {self.name: {**ike, "children": {self.child: _child_settings(self.connection)}}}
+
+    def with_other_times(self, turn: int) -> EncodedConnection:
+        """The same with another IKE lifetime, which each ``turn`` moves on.
+
+        charon begins a negotiation inside an IKE SA whose settings are equal (checkout_by_config), even if that
+        is dead. Names don't tell lifetimes, so this is the wanted version as well.
+        """
+        rekey, over = self.ike_times
+        base = self.connection.tuning.ike_rekey_time or IKE_REKEY_TIME
+        spread = (rekey - base + 1 + turn % (_REKEY_SPREAD - 1)) % _REKEY_SPREAD
+        return replace(self, ike_times=(base + spread, over))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

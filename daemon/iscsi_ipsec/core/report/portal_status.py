@@ -18,7 +18,7 @@ from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.desired import Connection, PortalView
-from iscsi_ipsec.core.ike.ike_failures import Cause, in_mode
+from iscsi_ipsec.core.ike.ike_failures import PEER_LOST, Cause, in_mode
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying
 from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
 from iscsi_ipsec.core.report.schema import problem_row, session_row
@@ -230,7 +230,9 @@ def _failing_rekey(portal: str, cause: Cause) -> Problem:
     """Packets pass, but since the SA came up a negotiation has failed: it may not outlive its lifetime."""
     return Problem(
         code=cause.code,
-        message=f"the SA is up, but renewing it fails: {cause.message}",
+        message=cause.message
+        if cause is PEER_LOST
+        else f"the SA is up, but renewing it fails: {cause.message}",
         hint=cause.hint,
         portal=portal,
         severity=_severity(cause),

@@ -359,3 +359,55 @@ def test_an_ike_sa_that_is_already_ending_is_not_ended_again() -> None:
     ending = ike_sa(child_sa(OLD_SETTINGS), unique_id=2, state="DELETING")
     ended = [op for op in act([targets()], [new, ending])[0] if isinstance(op, TerminateIke)]
     assert ended == []
+
+
+# -- what the far end may have lost
+
+LOST = "its peer did not answer, and a new one is up"
+BESIDE = Initiate("c", CHILD, beside=True)
+
+
+def suspecting(
+    sas: Iterable[IkeSa], *dead: int, attempts: Mapping[str, RetryState] | None = None, now: float = 100.0
+) -> tuple[tuple[SaOperation, ...], dict[str, RetryState]]:
+    return plan_sas([targets()], sas, attempts or {}, now, suspects=frozenset(dead))
+
+
+def test_a_suspected_sa_gets_a_successor_beside_it_and_stays_meanwhile() -> None:
+    made, memory = suspecting([GOOD], 1)
+    assert made == (BESIDE,)
+    assert memory["c"] == RetryState(CHILD, 1, 100.0 + RETRY_DELAYS[0], frozenset({1}))
+    assert suspecting([GOOD], 1, attempts=memory, now=101.0) == ((), memory)
+
+
+def test_a_successor_that_comes_to_nothing_is_dropped_and_tried_again() -> None:
+    _, memory = suspecting([GOOD], 1)
+    connecting = ike_sa(unique_id=2, state="CONNECTING")
+    made, _ = suspecting([GOOD, connecting], 1, attempts=memory, now=100.0 + RETRY_DELAYS[0])
+    assert made == (TerminateIke("c", 2, True, "it came to nothing"), BESIDE)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_suspected_sa_ends_when_its_successor_is_up_whether_or_not_it_answers_again(still: bool) -> None:
+    _, memory = suspecting([GOOD], 1)
+    new = ike_sa(child_sa(CHILD, 2), unique_id=2)
+    made, memory = suspecting([GOOD, new], *([1] if still else []), attempts=memory, now=101.0)
+    assert made == (TerminateIke("c", 1, True, LOST),)
+    assert memory == {}
+
+
+def test_an_sa_that_answers_again_is_not_replaced_any_more() -> None:
+    _, memory = suspecting([GOOD], 1)
+    connecting = ike_sa(unique_id=2, state="CONNECTING")
+    made, memory = suspecting([GOOD, connecting], attempts=memory, now=100.0 + RETRY_DELAYS[0])
+    assert made == ()
+    assert suspecting([GOOD], attempts=memory, now=120.0) == ((), {})
+
+
+def test_a_suspected_sa_of_earlier_settings_is_replaced_as_ever() -> None:
+    made, _ = suspecting([ike_sa(child_sa(OLD_SETTINGS))], 1)
+    assert made == (INITIATE,)
+
+
+def test_a_responder_has_no_suspicion_to_act_on() -> None:
+    assert plan_sas([targets(initiator=False)], [GOOD], {}, 100.0, suspects=frozenset({1})) == ((), {})
