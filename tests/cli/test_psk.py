@@ -543,3 +543,15 @@ def test_check_tells_a_previous_key_whose_time_is_over(instance: Instance) -> No
     done = instance.run("check", str(path))
     assert (done.code, "out of use since 2020-01-01T00:00:00Z" in done.out) == (0, True)
     assert f"{path}:4:" in done.out
+
+
+@pytest.mark.parametrize(
+    "text", ["10.20.1.256", "10.0.0.5:3260", "10.0.0.0/24", "../../etc/passwd", "fqdn:db1", "*.lab", "db1.", "0.0.0.0"]  # noqa: S104  # what must be refused
+)  # fmt: skip
+def test_an_id_that_is_not_plainly_one_is_refused_and_nothing_is_written(
+    instance: Instance, text: str
+) -> None:
+    answer = instance.run("psk", "set", "--id", text, "--stdin", stdin=KEY)
+    assert answer.code == 2
+    assert "--id-type" in answer.err
+    assert not list(instance.psk.glob("*"))

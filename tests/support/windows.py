@@ -40,3 +40,7 @@ def portal(line: int, address: str, choice: IpsecChoice | None) -> FoundPortal:
 
 def key_for(line: int, address: str) -> FoundKey:
     return FoundKey(line=line, id=None, secret=SECRET, portal=parse_portal(address))
+
+
+ONE_NAME = ": write the name or address of one host, without prefix or wildcard"
+"""How the refusal of an identity ends; the identity is not quoted, since a misplaced word may be the key."""

@@ -48,9 +48,10 @@ class Content:
 
 def parse_content(kind: str, path: str, name: str, raw: Secret, text: str) -> Content:
     """Parse a file of one kind (settings, portal, psk) and fetch its keys; raises :class:`ConfigError`."""
-    draft = _parsed(kind, path, name, text)
+    warnings: list[Problem] = []
+    draft = _parsed(kind, path, name, text, warnings)
     if not isinstance(draft, KeyDraft):
-        return Content(draft, raw)
+        return Content(draft, raw, warnings=tuple(warnings))
     secret, kept, beside = _fetch_key(draft, draft.source)
     if not secret:
         raise ConfigError((empty_key_problem(draft),))
@@ -61,9 +62,10 @@ def parse_content(kind: str, path: str, name: str, raw: Secret, text: str) -> Co
         previous, previous_kept, also = _fetch_key(draft, draft.previous.source)
         if not previous:
             raise ConfigError((empty_key_problem(draft, previous=True),))
-    warnings = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
+    also_wrong = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
+    warnings += [p for p in also_wrong if p]
     return Content(
-        draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(p for p in warnings if p),
+        draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(warnings),
         tuple(path for path in (beside, also) if path), draft.previous_line,
     )  # fmt: skip
 
@@ -83,13 +85,15 @@ def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
         return None
 
 
-def _parsed(kind: str, path: str, name: str, text: str) -> Settings | PortalPolicy | KeyDraft:
+def _parsed(
+    kind: str, path: str, name: str, text: str, warnings: list[Problem] | None = None
+) -> Settings | PortalPolicy | KeyDraft:
     """What the text alone says."""
     if kind == "settings":
-        return parse_settings(text, path)
+        return parse_settings(text, path, warnings)
     if kind == "portal":
-        return parse_portal_file(text, path, name)
-    return parse_key_file(text, path, name)
+        return parse_portal_file(text, path, name, warnings)
+    return parse_key_file(text, path, name, warnings)
 
 
 def _fetch_key(draft: KeyDraft, source: KeySource) -> tuple[Secret, Secret | None, str]:

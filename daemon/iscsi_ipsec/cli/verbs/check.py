@@ -95,28 +95,30 @@ def check_file(path: str) -> tuple[Problem, ...]:
     """All problems of one file; what kind it is, its folder or its content tells."""
     name = os.path.basename(path).removesuffix(".toml")
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    warnings: list[Problem] = []
     try:
         text = files.decode_config(files.read_config(path, private=folder == "psk.d"), path)
         if name == "iscsi-ipsecd":
-            parse_settings(text, path)
+            parse_settings(text, path, warnings)
         elif folder == "portal.d" or (folder != "psk.d" and not _looks_like_key(text)):
-            parse_portal_file(text, path, name)
+            parse_portal_file(text, path, name, warnings)
         else:
             files.read_config(path, private=True)  # now it is known to be one
             return _check_key(text, path, name)
     except ConfigError as err:
         return err.problems
-    return ()
+    return tuple(warnings)
 
 
 def _check_key(text: str, path: str, name: str) -> tuple[Problem, ...]:
-    draft = parse_key_file(text, path, name)
-    problems: list[Problem | None] = []
+    warnings: list[Problem] = []
+    draft = parse_key_file(text, path, name, warnings)
+    problems: list[Problem | None] = [*warnings]
     key = _fetch(draft.source, path)
-    if key is not None:
-        problems = [placeholder_problem(draft, key) or weak_key_problem(draft, key)]
-        if not key:
-            problems = [empty_key_problem(draft)]
+    if key is not None and not key:
+        problems.append(empty_key_problem(draft))
+    elif key is not None:
+        problems.append(placeholder_problem(draft, key) or weak_key_problem(draft, key))
     if draft.previous:
         previous = _fetch(draft.previous.source, path)
         if previous is not None and not previous:

@@ -6,10 +6,11 @@ import difflib
 import ipaddress
 import re
 
-from iscsi_ipsec.base.addresses import Address, host_address
+from iscsi_ipsec.base.addresses import Address, Network, host_address, parse_literal, why_not_of_one_host
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
 from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import Source
 
@@ -17,6 +18,11 @@ TUNING_KEYS = (
     "ike_proposals", "esp_proposals", "ike_rekey_time", "esp_rekey_time",
     "dpd_delay", "dpd_timeout", "replay_window", "start",
 )  # fmt: skip
+
+_ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.", re.IGNORECASE)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*")
+_ENDS_IN_NUMBER = re.compile(r"(?:.*[.:@])?(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
+"""No top-level domain is a number (RFC 3696, section 2), so such a text was meant as an address, or has a port."""
 
 _PROPOSAL = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
@@ -81,12 +87,38 @@ def parse_id_type(source: Source, key: str) -> IdType | None:
 
 
 def guess_id(text: str) -> IkeId:
-    """The identity that a text without a type most plainly is; raise :class:`ValueError` where none."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return IkeId.parse(IdType.ID_USER_FQDN if "@" in text else IdType.ID_FQDN, text)
-    return IkeId.address(address)
+    """The identity that a text without a type most plainly is; raise :class:`ValueError` where none.
+
+    What is not plainly a name is refused, since a mistyped address would become a name, and a
+    key of a name serves all portals.
+    """
+    if address := parse_literal(text):
+        return IkeId.address(address)
+    name = IkeId.parse(IdType.ID_USER_FQDN if "@" in text else IdType.ID_FQDN, text)
+    if looks_like_address(text):
+        raise ValueError(
+            f"{text!r} looks like an address, but is none: write the address alone, or a host name"
+        )
+    if not _PLAIN_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is neither an address nor a plain host name")
+    return name
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether a text is an address, or would be taken for one that was mistyped."""
+    if parse_literal(text):
+        return True
+    numeric = text.count(":") > 1 and re.fullmatch(r"\[?[0-9A-Fa-f:.]+\]?(?:[:%].*)?", text)
+    return bool(numeric or (_ENDS_IN_NUMBER.fullmatch(text) and not _ISCSI_NAME.match(text)))
+
+
+def warn_of_address_like(source: Source, key: str, identity: IkeId) -> None:
+    """Note that a name looks like an address: it is sent as the name that it is."""
+    if identity.type is IdType.ID_FQDN and looks_like_address(identity.text):
+        source.problem(
+            key, "address-like-id", f'"{identity.text}" looks like an address, but is sent as the name that {key}_type says',
+            f'if an address is meant: {key}_type = "ID_IPV4_ADDR" or "ID_IPV6_ADDR"', Severity.WARNING,
+        )  # fmt: skip
 
 
 def parse_identity(source: Source, key: str) -> IkeId | None:
@@ -100,10 +132,13 @@ def parse_identity(source: Source, key: str) -> IkeId | None:
     if kind is None and f"{key}_type" in source.data:
         return None
     try:
-        return IkeId.parse(kind, text) if kind else guess_id(text)
+        identity = IkeId.parse(kind, text) if kind else guess_id(text)
     except ValueError as err:
-        source.problem(key, "bad-id", f"{key}{f' does not fit {kind.name}' if kind else ''}: {err}")
+        hint = "" if kind else f'a name that looks odd needs its type: {key}_type = "ID_FQDN"'
+        source.problem(key, "bad-id", f"{key}{f' does not fit {kind.name}' if kind else ''}: {err}", hint)
         return None
+    warn_of_address_like(source, key, identity)
+    return identity
 
 
 def parse_peers(source: Source, key: str) -> tuple[Peer, ...] | None:
@@ -120,10 +155,19 @@ def parse_peers(source: Source, key: str) -> tuple[Peer, ...] | None:
         try:
             if "/" in text and "%" in text:
                 raise ValueError(f"{text!r} has a zone, which no network of initiators can have")
-            peers.append(ipaddress.ip_network(text) if "/" in text else guess_id(text))
+            peers.append(_parse_network(text) if "/" in text else guess_id(text))
         except ValueError as err:
             source.problem(key, "bad-id", f"{key}: {err}")
-    return tuple(peers)
+    return tuple(dict.fromkeys(peers))
+
+
+def _parse_network(text: str) -> Network:
+    network = ipaddress.ip_network(text)
+    if network.prefixlen == 0 or network.network_address.is_unspecified:
+        raise ValueError(f"{text!r} stands for anybody: write the networks that the initiators are in")
+    if why := why_not_of_one_host(network.network_address):
+        raise ValueError(f"the network {text!r} {why}")
+    return network
 
 
 def parse_address(source: Source, key: str) -> Address | None:

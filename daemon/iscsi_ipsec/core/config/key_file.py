@@ -106,8 +106,11 @@ class KeyDraft:
         return next((line for key in keys if (line := self.lines.line_of(key))), 0)
 
 
-def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
-    """Parse and check a whole key file; raise :class:`ConfigError` with every problem in it."""
+def parse_key_file(text: str, path: str, name: str, warnings: list[Problem] | None = None) -> KeyDraft:
+    """Parse and check a whole key file; raise :class:`ConfigError` with every problem in it.
+
+    What is only warned about is added to ``warnings``.
+    """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)
     identity = _parse_owner(source)
@@ -117,7 +120,7 @@ def parse_key_file(text: str, path: str, name: str) -> KeyDraft:
     source.text("description")
     choice = fields.parse_choice(source)
     portals = fields.parse_portals(source) or ()
-    source.raise_if_wrong()
+    source.raise_if_wrong(warnings)
     assert key is not None  # every way to None has noted an error
     return KeyDraft(
         name=name, path=path, id=identity, source=key, choice=choice, portals=portals, previous=previous,
@@ -220,15 +223,18 @@ def _parse_owner(source: Source) -> IkeId | None:
     text, raw = source.text("id"), source.text("id_hex")
     if kind is None or (text is None and raw is None):
         return None
+    key = "id" if text is not None else "id_hex"
     try:
         if text is not None:
-            return IkeId.parse(kind, text)
-        return IkeId.from_bytes(kind, bytes.fromhex((raw or "").removeprefix("0x")))
+            identity = IkeId.parse(kind, text)
+        else:
+            identity = IkeId.from_bytes(kind, bytes.fromhex((raw or "").removeprefix("0x")))
     except ValueError as err:
-        key = "id" if text is not None else "id_hex"
         reason = "not hexadecimal" if "fromhex" in str(err) else str(err)
         source.problem(key, "bad-id", f"{key} does not fit {kind.name}: {reason}")
         return None
+    fields.warn_of_address_like(source, "id", identity)
+    return identity
 
 
 def _parse_previous(source: Source) -> PreviousDraft | None:

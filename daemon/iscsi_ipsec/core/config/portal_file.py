@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config import fields, presets
 from iscsi_ipsec.core.config.toml_reader import parse_toml
 
@@ -14,8 +15,11 @@ KNOWN_KEYS = (
 )  # fmt: skip
 
 
-def parse_portal_file(text: str, path: str, name: str) -> PortalPolicy:
-    """Parse and check a whole portal file; raise :class:`ConfigError` with every problem in it."""
+def parse_portal_file(text: str, path: str, name: str, warnings: list[Problem] | None = None) -> PortalPolicy:
+    """Parse and check a whole portal file; raise :class:`ConfigError` with every problem in it.
+
+    What is only warned about is added to ``warnings``.
+    """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)
     patterns = fields.parse_portals(source)
@@ -54,7 +58,7 @@ def parse_portal_file(text: str, path: str, name: str) -> PortalPolicy:
             "use TUNNEL_MODE_PREFERRED instead of TRANSPORT_MODE_PREFERRED",
         )  # fmt: skip
     tuning = fields.parse_tuning(source)
-    source.raise_if_wrong()
+    source.raise_if_wrong(warnings)
     return PortalPolicy(
         name=name,
         path=path,

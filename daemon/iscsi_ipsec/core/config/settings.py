@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from iscsi_ipsec.base.policy import IpsecChoice, Tuning
+from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config import fields
 from iscsi_ipsec.core.config.toml_reader import Source, parse_toml
 
@@ -41,8 +42,11 @@ class Settings:
     tuning: Tuning = Tuning()
 
 
-def parse_settings(text: str, path: str) -> Settings:
-    """Parse and check the settings file; raise :class:`ConfigError` with every problem in it."""
+def parse_settings(text: str, path: str, warnings: list[Problem] | None = None) -> Settings:
+    """Parse and check the settings file; raise :class:`ConfigError` with every problem in it.
+
+    What is only warned about is added to ``warnings``.
+    """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)
     base = Settings()
@@ -77,7 +81,7 @@ def parse_settings(text: str, path: str) -> Settings:
         default_choice=fields.parse_choice(defaults),
         tuning=fields.parse_tuning(defaults),
     )
-    source.raise_if_wrong()
+    source.raise_if_wrong(warnings)
     return settings
 
 

@@ -139,9 +139,11 @@ class Source:
                 hint = f'did you mean "{close[0]}"?' if close else "known keys: " + ", ".join(sorted(known))
                 self.problem(key, "unknown-key", f'unknown key "{self._prefix}{key}"', hint)
 
-    def raise_if_wrong(self) -> None:
-        """Raise :class:`ConfigError` with what was noted so far (warnings alone don't raise)."""
+    def raise_if_wrong(self, warnings: list[Problem] | None = None) -> None:
+        """Raise :class:`ConfigError` with what was noted so far; warnings alone don't raise, but are added to the list."""
         if not any(p.severity is Severity.ERROR for p in self.problems):
+            if warnings is not None:
+                warnings.extend(self.problems[:MAX_PROBLEMS])
             return
         shown = self.problems[:MAX_PROBLEMS]
         if left := len(self.problems) - len(shown):

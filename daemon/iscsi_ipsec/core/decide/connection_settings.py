@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.policy import EspMode, IpsecChoice, PortalPolicy
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.desired import Refused
@@ -14,6 +15,17 @@ def connection_name(portal: Portal, oif: str = "", peer: str = "") -> str:
     return "-".join(
         part for part in ("iscsi-ipsec", str(portal.address), str(portal.port), oif, peer) if part
     )
+
+
+def address_identity(address: Address, portal: Portal) -> IkeId:
+    """The identity that an address is; :class:`Refused` for one that no single host can have."""
+    try:
+        return IkeId.address(address)
+    except ValueError as err:
+        raise Refused(
+            "bad-address", f"no identity for {portal}: {err}",
+            "set target_id, or name the portal by the address of one host",
+        ) from None  # fmt: skip
 
 
 def esp_mode(world: World, policy: PortalPolicy | None, choice: IpsecChoice, portal: Portal) -> EspMode:

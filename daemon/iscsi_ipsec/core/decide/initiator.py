@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from iscsi_ipsec.base.addresses import Address
-from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role, Start
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
+    address_identity,
     connection_name,
     esp_mode,
     host_selector,
@@ -176,8 +176,8 @@ def _connect(
             "mixed-versions", f"the tunnel's outer addresses {outer_local} and {outer_remote} differ in IP version",
             "set both tunnel_outer_local and tunnel_outer_remote", policy.path if policy else "",
         )  # fmt: skip
-    local_id = key.id if isinstance(key, PerIdKey) else IkeId.address(source)
-    remote_id = policy.target_id if policy and policy.target_id else IkeId.address(outer_remote)
+    local_id = key.id if isinstance(key, PerIdKey) else address_identity(source, portal)
+    remote_id = policy.target_id if policy and policy.target_id else address_identity(outer_remote, portal)
     reasons.append(
         f"identity {local_id.text} ({local_id.type.name}) towards {remote_id.text} ({remote_id.type.name})"
     )

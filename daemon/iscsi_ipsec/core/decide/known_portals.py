@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from iscsi_ipsec.base.addresses import Address, parse_address
+from iscsi_ipsec.base.addresses import Address, is_of_one_host, parse_address
 from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy, Role
@@ -88,4 +88,6 @@ def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
 def addresses_of(world: World, host: str) -> tuple[Address, ...]:
     """The addresses of a host that is an address or a name; none of a name that has not been resolved."""
     address = parse_address(host)
-    return (address,) if address else world.names.get(host, ())
+    if address:  # some targets announce 0.0.0.0, to which no TCP connection leaves the host
+        return (address,) if is_of_one_host(address) else ()
+    return world.names.get(host, ())

@@ -24,6 +24,7 @@ from iscsi_ipsec.base.policy import IkeMode, IpsecChoice, PortalPolicy, Role, St
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.connection_settings import (
+    address_identity,
     connection_name,
     esp_mode,
     host_selector,
@@ -295,7 +296,7 @@ def _remote_address(
 
 
 def _local_id(portal: Portal, policy: PortalPolicy) -> IkeId:
-    return policy.target_id or IkeId.address(policy.tunnel_outer_local or portal.address)
+    return policy.target_id or address_identity(policy.tunnel_outer_local or portal.address, portal)
 
 
 def _label(peer: Peer) -> str:

@@ -162,7 +162,7 @@ def identity_of(kind: IdType, value: str | bytes) -> IkeId:
         return IkeId.from_bytes(kind, value) if isinstance(value, bytes) else IkeId.parse(kind, value)
     except ValueError:
         raise NotTakenError(
-            f"the id does not fit {kind.name}"
+            f"the id does not fit {kind.name}: write the name or address of one host, without prefix or wildcard"
         ) from None  # not quoted: misplaced, it may be the key
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import PortalPolicy, Tuning
-from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config.fields import guess_id
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from tests.support.values import identity
 
@@ -48,6 +49,51 @@ def test_parse_identity_and_peers_refuse_a_zone(line: str) -> None:
     (problem,) = caught.value.problems
     assert problem.code == "bad-id"
     assert "zone" in problem.message
+
+
+NOT_PLAIN = (
+    "10.20.1.256", "10.20.1", "1.2.3", "10", "0x0a000001", "010.0.0.5", "10.0.0.5:3260", "db1.lab:3260", "[fd00::5]",
+    "[fd00::5]:3260", "fd00::5::1", "fd00:1:2:3", "host.123", "admin@10.20.1.256", "../../etc/passwd", "/etc/passwd",
+    "./db1", "db1/", "10.0.0.5/24", "fd00::/64", "10.0.0.0/255.0.0.0", "a;b", "$(id)", "~db1", "-db1", "fqdn:db1",
+    "@db1", "db1.lab.", "*.lab", "%any", "0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "::ffff:10.0.0.5", "",  # noqa: S104  # what must be refused
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NOT_PLAIN)
+def test_guess_id_refuses_what_is_not_plainly_an_address_or_a_name(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        guess_id(text)
+    assert {p.code for p in problems(PORTALS + f'target_id = "{text}"\n')} == {"bad-id"}
+
+
+@pytest.mark.parametrize(
+    "text", ["iqn.2026-01.com.example:1", "eui.0200456744256780", "db-1", "1db", "a.b_c", "x+y@z.lab", "db1"]
+)
+def test_guess_id_takes_plain_names(text: str) -> None:
+    assert (guess_id(text).text, guess_id(text).is_address) == (text, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0/0", "::/0", "0.0.0.0/1", "224.0.0.0/4", "ff00::/8", "::ffff:10.0.0.0/120", "255.255.255.255/32"]
+)  # fmt: skip
+def test_parse_peers_refuses_networks_of_anybody_or_of_no_host(text: str) -> None:
+    (problem,) = problems(PORTALS + f'role = "target"\ninitiators = ["{text}"]\n')
+    assert (problem.code, problem.line) == ("bad-id", 3)
+
+
+def test_parse_peers_takes_two_spellings_of_one_identity_once() -> None:
+    policy = parse(PORTALS + 'role = "target"\ninitiators = ["DB1", "db1", "10.0.0.0/24", "10.0.0.0/24"]\n')
+    assert [str(peer) for peer in policy.initiators] == ["DB1", "10.0.0.0/24"]
+
+
+@pytest.mark.parametrize(("text", "count"), [("10.0.0.9", 1), ("10.0.0.256", 1), ("fd00::9", 1), ("db9", 0)])
+def test_parse_identity_warns_of_a_name_that_looks_like_an_address(text: str, count: int) -> None:
+    warnings: list[Problem] = []
+    named = f'target_id = "{text}"\ntarget_id_type = "ID_FQDN"\n'
+    assert str(parse_portal_file(PORTALS + named, "x", "x", warnings).target_id) == text
+    assert [(p.code, p.line, p.severity) for p in warnings] == [
+        ("address-like-id", 2, Severity.WARNING)
+    ] * count
 
 
 # -- flags

@@ -98,7 +98,7 @@ def test_parse_portal_file_reads_the_role_target() -> None:
         (PORTALS + "description = 1\n", 2, "wrong-type", "description must be a text in quotes, not a number"),
         (PORTALS + 'preset = "ontop"\n', 2, "bad-preset", 'unknown preset "ontop" (did you mean "ontap"?)'),
         (PORTALS + 'preset = "zzzzz"\n', 2, "bad-preset", 'unknown preset "zzzzz" (known: rfc7146, rfc3723, ontap, windows, equallogic, mds)'),
-        (PORTALS + 'target_id = "*"\n', 2, "bad-id", "target_id: the id holds a wildcard, which would match other identities too: write the name of one host"),
+        (PORTALS + 'target_id = "*"\n', 2, "bad-id", 'target_id: the id holds a wildcard, which would match other identities too: write the name of one host (a name that looks odd needs its type: target_id_type = "ID_FQDN")'),
         (PORTALS + 'target_id_type = "ID_FQDN"\n', 2, "no-id", "target_id_type is set but target_id is not"),
         (PORTALS + 'target_id = "x"\ntarget_id_type = "ID_IPV4_ADDR"\n', 2, "bad-id", "target_id does not fit ID_IPV4_ADDR: 'x' is not an IPv4 address"),
         (PORTALS + 'target_id = "x"\ntarget_id_type = "id_fqdn"\n', 3, "bad-id-type", 'unknown target_id_type "id_fqdn" (did you mean "ID_FQDN"?)'),

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from iscsi_ipsec.base.policy import EspMode
+import dataclasses
+import ipaddress
+
+import pytest
+
+from iscsi_ipsec.base.policy import EspMode, Role
+from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.core.decide.connection_settings import connection_name, host_selector
+from iscsi_ipsec.core.decide.derive import derive
+from iscsi_ipsec.core.decide.lookup import Lookup
 from tests.support.values import (
     SOURCE,
     TARGET,
     address,
     choice,
     derived,
+    group,
     per_id,
     policy,
     portal,
     record,
     refused,
     view_of,
+    world,
 )
 
 # -- ESP mode
@@ -46,3 +56,20 @@ def test_host_selector_is_a_network_of_one_address() -> None:
         "10.0.0.1/32",
         "fd00::1/128",
     ]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_address_identity_refuses_an_address_of_no_single_host_and_the_portal_stays_closed(
+    role: Role,
+) -> None:
+    """It cannot be named in a file; a version before this one may have remembered it, and a policy may serve it."""
+    nobody = Portal(ipaddress.ip_address("0.0.0.0"))  # noqa: S104  # what must be refused
+    pattern = PortalRange(ipaddress.ip_network("0.0.0.0/32"))
+    of = dataclasses.replace(
+        world(group(), per_id("db1"), policy(role=role)), previously_managed=frozenset({(nobody, role)})
+    )
+    of = dataclasses.replace(of, policies=(dataclasses.replace(of.policies[0], patterns=(pattern,)),))
+    (view,) = [v for v in derive(Lookup(of)).portals if v.binding.portal == nobody]
+    assert (view.closed, view.connection) == (True, None)
+    assert view.problem is not None
+    assert view.problem.code == "bad-address"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.core.decide.known_portals import candidates, wanted_names
 from iscsi_ipsec.core.decide.world import PortalBinding
@@ -123,3 +125,8 @@ def test_candidates_come_in_a_stable_order() -> None:
 
 def test_candidates_have_an_ipv4_mapped_portal_as_the_ipv4_portal_that_tcp_uses() -> None:
     assert derived(group(), policy("[::ffff:10.0.0.20]:3260")).guarded == (portal(TARGET),)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"])  # noqa: S104  # what targets announce
+def test_candidates_leave_out_addresses_that_no_single_host_can_have(host: str) -> None:
+    assert derived(group(), record(host)).portals == ()

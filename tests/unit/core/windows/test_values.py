@@ -27,6 +27,7 @@ from iscsi_ipsec.core.windows.values import (
     portal_of,
     take_flags,
 )
+from tests.support.windows import ONE_NAME
 
 
 def warning(line: int, message: str, hint: str = "") -> Problem:
@@ -165,8 +166,13 @@ ONE_HOST = "the outer address is not the unicast address of one host"
         (lambda _: id_type_of("canary"), "the type of the id is no number"),
         (lambda _: id_type_of("4"), NO_TYPE),
         (lambda _: id_type_of(0), NO_TYPE),
-        (lambda _: identity_of(IdType.ID_IPV4_ADDR, "canary"), "the id does not fit ID_IPV4_ADDR"),
-        (lambda _: identity_of(IdType.ID_FQDN, b"canary\xff"), "the id does not fit ID_FQDN"),
+        (lambda _: identity_of(IdType.ID_IPV4_ADDR, "canary"), f"the id does not fit ID_IPV4_ADDR{ONE_NAME}"),
+        *(
+            (lambda _, t=text: identity_of(IdType.ID_FQDN, t), f"the id does not fit ID_FQDN{ONE_NAME}")
+            for text in ("fqdn:canary", "canary.", "*.canary", "%any", "10.0.0.0/24")
+        ),
+        (lambda _: identity_of(IdType.ID_IPV4_ADDR, bytes(4)), f"the id does not fit ID_IPV4_ADDR{ONE_NAME}"),
+        (lambda _: identity_of(IdType.ID_FQDN, b"canary\xff"), f"the id does not fit ID_FQDN{ONE_NAME}"),
         (lambda to: key_of("", 1, Rules(), to), NO_KEY),
         (lambda to: key_of("*", 1, Rules(), to), NO_KEY),
         (lambda to: key_of("0x", 1, Rules(hex_keys=True), to), NO_HEX),
