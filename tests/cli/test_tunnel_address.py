@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-
 import pytest
 
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
@@ -84,86 +77,3 @@ def test_a_policy_for_transport_mode_is_not_turned_into_tunnel_mode(instance: In
 def test_what_is_no_portal_or_address_is_wrong_usage(instance: Instance, words: tuple[str, ...]) -> None:
     assert instance.run("tunnel-address", "set", *words).code == 2
     assert instance.files() == set()
-
-
-# -- clear-cache
-
-
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes a line for each SIGHUP."""
-    source = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [1])\nprint('on', flush=True)\nwhile signal.sigwait([1]): print('hup', flush=True)"
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        yield process
-        process.kill()
-
-
-def status(pid: int, generation: int = 1, *, reachable: bool = True) -> dict[str, object]:
-    return {"schema": 1, "pid": pid, "generation": generation, "charon": {"reachable": reachable}}
-
-
-@pytest.mark.parametrize(("reachable", "code"), [(True, 0), (False, 4)])
-def test_the_daemon_gets_sighup_and_its_next_pass_is_waited_for(
-    instance: Instance, child: subprocess.Popen[bytes], reachable: bool, code: int
-) -> None:
-    instance.pretend_daemon(status(child.pid), pid=child.pid)
-
-    def passes() -> None:
-        assert child.stdout
-        assert child.stdout.readline() == b"hup\n"
-        (request,) = (instance.root / "run/requests").iterdir()  # it is there before the signal
-        fresh = instance.put(instance.root / "run/new", json.dumps(status(child.pid, 2, reachable=reachable)))
-        fresh.replace(instance.root / "run/status.json")
-        request.unlink()
-
-    daemon = threading.Thread(target=passes)
-    daemon.start()
-    answer = instance.run("clear-cache")
-    daemon.join()
-    assert answer.code == code
-
-
-def test_a_pass_that_began_before_the_signal_is_not_taken_for_the_one_asked_for(
-    instance: Instance, child: subprocess.Popen[bytes]
-) -> None:
-    instance.pretend_daemon(status(child.pid), pid=child.pid)
-    stop = threading.Event()
-
-    def passes() -> None:
-        """Ever new generations, none of which looked at everything."""
-        for generation in range(2, 1000):
-            if stop.wait(0.01):
-                return
-            fresh = instance.put(instance.root / "run/new", json.dumps(status(child.pid, generation)))
-            fresh.replace(instance.root / "run/status.json")
-
-    daemon = threading.Thread(target=passes)
-    daemon.start()
-    try:
-        assert instance.run("clear-cache", "--timeout", "0.5").code == 1
-    finally:
-        stop.set()
-        daemon.join()
-    assert list((instance.root / "run/requests").iterdir()) == []
-
-
-def test_a_daemon_that_does_not_answer_is_told(instance: Instance, child: subprocess.Popen[bytes]) -> None:
-    instance.pretend_daemon(status(child.pid), pid=child.pid)
-    assert instance.run("clear-cache", "--timeout", "0.2").code == 1
-
-
-def test_without_a_daemon_it_is_exit_code_3(instance: Instance) -> None:
-    assert instance.run("clear-cache").code == 3
-
-
-def test_a_process_that_only_has_the_number_of_an_earlier_daemon_is_not_signalled(
-    instance: Instance, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[tuple[int, int]] = []
-    instance.pretend_daemon(status(child.pid), pid=os.getpid())
-    with monkeypatch.context() as here:  # no longer than this: the fixture kills its process
-        here.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-        assert instance.run("clear-cache").code == 3
-    assert sent == []
