@@ -21,7 +21,8 @@ from tests.support.netlab.space import Namespace
 PORTAL4 = Portal(ipaddress.IPv4Address("10.0.0.2"), 3260)
 PORTAL6 = Portal(ipaddress.IPv6Address("fd00::2"), 3261)
 SERVED = Portal(ipaddress.IPv4Address("10.0.0.1"), 3260)
-TEXT = guard_table([PORTAL4, PORTAL6], [SERVED])
+OURS = 0x49000001
+TEXT = guard_table([PORTAL4, PORTAL6], [SERVED], sas=[(PORTAL4, OURS), (PORTAL6, OURS), (PORTAL6, OURS + 1)])
 
 
 def loaded(space: Namespace, text: str = TEXT) -> GuardState:
@@ -49,8 +50,11 @@ def test_what_was_loaded_is_read_back(space: Namespace) -> None:
     }
     assert state.sets.keys() == set(SETS)
     assert state.other_elements == {}
-    assert {chain: len(rules) for chain, rules in state.rules.items()} == {"output": 7, "input": 7}
-    assert state.dropped == {"output": 0, "input": 0}
+    assert state.reqids == {PORTAL4: {OURS}, PORTAL6: {OURS, OURS + 1}}
+    assert {chain: len(rules) for chain, rules in state.rules.items()} == {
+        "output": 11, "postrouting": 11, "prerouting": 15, "input": 15,
+    }  # fmt: skip
+    assert state.dropped == dict.fromkeys(state.rules, 0)
 
 
 def test_loading_the_same_text_again_gives_an_equal_state(space: Namespace) -> None:
@@ -61,6 +65,9 @@ def test_loading_the_same_text_again_gives_an_equal_state(space: Namespace) -> N
     "change",
     [
         "delete element inet iscsi_ipsec portals4 { 10.0.0.2 . 3260 }",
+        "add element inet iscsi_ipsec sas4 { 10.0.0.2 . 3260 . 1 }",
+        "delete element inet iscsi_ipsec sas6 { fd00::2 . 3261 . 1224736769 }",
+        "flush chain inet iscsi_ipsec postrouting",
         "add element inet iscsi_ipsec portals4 { 10.0.0.9 . 3260 }",
         "flush chain inet iscsi_ipsec input",
         "insert rule inet iscsi_ipsec output accept",

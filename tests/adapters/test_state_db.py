@@ -217,6 +217,36 @@ def test_a_database_of_the_first_release_gets_a_place_for_names(path: str, store
     again.close()
 
 
+# --- reqids -----------------------------------------------------------------
+
+
+def test_reqids_outlive_the_process_and_may_change(path: str, store: Store) -> None:
+    store.set_reqids({"a": 1224736769, "b": 1224736770})
+    store.close()
+    again = Store(path)
+    assert again.reqids() == {"a": 1224736769, "b": 1224736770}
+    again.set_reqids({"c": 1224736770})
+    assert again.reqids() == {"a": 1224736769, "c": 1224736770}, "no two have one reqid"
+    again.close()
+
+
+def test_a_database_of_an_earlier_release_gets_a_place_for_reqids(path: str, store: Store) -> None:
+    store.put_last_good([good()])
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE reqids")
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+    reader = Store(path, read_only=True)
+    assert reader.reqids() == {}
+    reader.close()
+    again = Store(path)
+    again.set_reqids({"a": 1224736769})
+    assert again.reqids() == {"a": 1224736769}
+    assert again.last_good("/etc/a.toml") == good()
+    again.close()
+
+
 # --- digest key -------------------------------------------------------------
 
 

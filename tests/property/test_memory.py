@@ -50,7 +50,7 @@ def previously_managed(folder: Path, keys: int, portals: int) -> int:
         desired = deriver.derive(Lookup(world))
         encoded = (
             [encode_secret(entry, b"k" * 32) for entry in desired.secrets],
-            [encode_connection(connection, b"k" * 32) for connection in desired.connections],
+            [encode_connection(connection, 1, b"k" * 32) for connection in desired.connections],
         )
         gc.collect()
         bytes_held = tracemalloc.get_traced_memory()[0]

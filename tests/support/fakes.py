@@ -260,7 +260,12 @@ def guard_state(text: str) -> GuardState:
         for version in (4, 6)
     }
     return GuardState(
-        sets=sets, other_elements={}, definitions=frozenset({text}), rules={}, dropped={"output": 0}
+        sets=sets,
+        reqids={},
+        other_elements={},
+        definitions=frozenset({text}),
+        rules={},
+        dropped={"output": 0},
     )
 
 
@@ -315,6 +320,7 @@ class FakeStore(Fake):
         self.files: dict[str, LastGood] = {}
         self.portals: dict[Portal, ManagedRecord] = {}
         self.addresses: Mapping[str, tuple[Address, ...]] = {}
+        self.numbers: dict[str, int] = {}
 
     def mend(self) -> None:
         self._call("mend")
@@ -352,6 +358,14 @@ class FakeStore(Fake):
     def set_names(self, names: Mapping[str, tuple[Address, ...]]) -> None:
         self._call("set_names")
         self.addresses = dict(names)
+
+    def reqids(self) -> Mapping[str, int]:
+        self._call("reqids")
+        return dict(self.numbers)
+
+    def set_reqids(self, reqids: Mapping[str, int]) -> None:
+        self._call("set_reqids")
+        self.numbers.update(reqids)
 
     def digest_key(self) -> bytes:
         self._call("digest_key")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy
-from iscsi_ipsec.core.decide.desired import Connection
+from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
@@ -30,8 +30,6 @@ from tests.support.fakes import (
     FakeXfrm,
 )
 from tests.support.values import child_sa, ike_sa, kernel_policy, kernel_state
-
-REQID = 7
 
 
 class Host:
@@ -57,7 +55,7 @@ class Host:
         self.failure_log = IkeFailureLog(self.woken.append, self.clock.monotonic)
         self.observer = Observer(
             paths=self.paths, reader=self.files, store=self.store, routes=self.routing, resolver=self.names,
-            open_iscsi=self.open_iscsi, system_disks=dict, fast_aes=True,
+            open_iscsi=self.open_iscsi, system_disks=dict, reqids=ConnectionReqids(self.store, self.xfrm), fast_aes=True,
         )  # fmt: skip
         self.managed = ManagedPortals(self.paths, self.store, self.clock)
         self.reconciler = Reconciler(
@@ -86,15 +84,15 @@ class Host:
         """One pass: the first is a start, later ones are regular unless ``reasons`` says what woke them."""
         outcome = self.reconciler.run(frozenset(reasons) or self._reasons)
         self._reasons = frozenset({RESYNC})
-        self._follow(outcome.snapshot.desired.connections)
+        self._follow(outcome.snapshot.desired)
         return outcome
 
-    def _follow(self, connections: Iterable[Connection]) -> None:
+    def _follow(self, desired: Desired) -> None:
         """The kernel holds a policy for each connection of charon's and both states of each CHILD SA."""
         children = [child for sa in self.charon.sas_now for child in sa.children]
         self.xfrm.policies_now = tuple(
-            kernel_policy(c.local_address, c.binding.portal, REQID)
-            for c in connections
+            kernel_policy(c.local_address, c.binding.portal, desired.reqids[c.name])
+            for c in desired.connections
             if c.name in self.charon.conns
         )
         self.xfrm.states_now = tuple(
@@ -107,11 +105,12 @@ class Host:
         for number, (conn, children) in enumerate(sorted(self.charon.conns.items()), len(up) + 1):
             if conn not in up:
                 (child,) = children
-                spis = {"spi_in": f"c1{number:06x}", "spi_out": f"c2{number:06x}", "reqid": REQID}
+                reqid = int(self.charon.messages[conn]["children"][child]["reqid"])
+                spis = {"spi_in": f"c1{number:06x}", "spi_out": f"c2{number:06x}", "reqid": reqid}
                 sa = ike_sa(child_sa(child, number, conn, **spis), unique_id=number, conn=conn)
                 self.charon.sas_now += (sa,)
         self.xfrm.states_now = tuple(
-            kernel_state(spi, REQID)
+            kernel_state(spi, child.reqid)
             for sa in self.charon.sas_now
             for child in sa.children
             for spi in (child.spi_in, child.spi_out)

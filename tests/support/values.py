@@ -231,7 +231,10 @@ def encoded(
     staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
     return (
         tuple(encode_secret(entry, digest_key) for entry in desired.secrets),
-        tuple(encode_connection(c, digest_key, staged.get(c.name)) for c in desired.connections),
+        tuple(
+            encode_connection(c, desired.reqids[c.name], digest_key, staged.get(c.name))
+            for c in desired.connections
+        ),
     )
 
 

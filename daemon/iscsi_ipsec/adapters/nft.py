@@ -9,6 +9,7 @@ not understand makes two states differ, never look alike.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -38,7 +39,7 @@ class Unreadable(ValueError):
 class GuardState:
     """The table as the kernel has it. Two states are equal if they do the same: counters don't count.
 
-    ``sets``: the portals in each set; ``other_elements``: elements of sets
+    ``sets``: the portals in each set; ``reqids``: of each portal those of its own SAs; ``other_elements``: elements of sets
     that are no single portal (ranges), as JSON. ``definitions``: sets without
     their elements, chains with hook and priority, and whatever else is in the
     table, as JSON. ``rules``: per chain in order, as JSON without handles and
@@ -46,6 +47,7 @@ class GuardState:
     """
 
     sets: Mapping[str, frozenset[Portal]]
+    reqids: Mapping[Portal, frozenset[int]]
     other_elements: Mapping[str, frozenset[str]]
     definitions: frozenset[str]
     rules: Mapping[str, tuple[str, ...]]
@@ -133,6 +135,7 @@ def parse_state(text: str) -> GuardState:
     if not isinstance(objects, list):
         raise Unreadable("no list named nftables")
     sets: dict[str, frozenset[Portal]] = {}
+    reqids: defaultdict[Portal, set[int]] = defaultdict(set)
     other: dict[str, frozenset[str]] = {}
     definitions: set[str] = set()
     rules: defaultdict[str, list[str]] = defaultdict(list)
@@ -155,9 +158,12 @@ def parse_state(text: str) -> GuardState:
                 dropped[str(body.get("name"))] += 0
             if kind == "set":
                 name = str(body.get("name"))
-                sets[name], other[name] = _elements(body.get("elem", []))
+                sets[name], pairs, other[name] = _elements(body.get("elem", []))
+                for portal, reqid in pairs:
+                    reqids[portal].add(reqid)
     return GuardState(
         sets=MappingProxyType(sets),
+        reqids=MappingProxyType({portal: frozenset(found) for portal, found in reqids.items()}),
         other_elements=MappingProxyType({name: odd for name, odd in other.items() if odd}),
         definitions=frozenset(definitions),
         rules=MappingProxyType({chain: tuple(found) for chain, found in rules.items()}),
@@ -169,6 +175,7 @@ def _flagged(flags: str) -> GuardState:
     """A table with flags, which is none of ours: equal to no table that we load."""
     return GuardState(
         sets=MappingProxyType({}),
+        reqids=MappingProxyType({}),
         other_elements=MappingProxyType({}),
         definitions=frozenset({flags}),
         rules=MappingProxyType({}),
@@ -176,26 +183,32 @@ def _flagged(flags: str) -> GuardState:
     )
 
 
-def _elements(elements: object) -> tuple[frozenset[Portal], frozenset[str]]:
+def _elements(
+    elements: object,
+) -> tuple[frozenset[Portal], frozenset[tuple[Portal, int]], frozenset[str]]:
+    """The portals, the portals with a reqid, and what is neither."""
     if not isinstance(elements, list):
         raise Unreadable("a set whose elements are no list")
-    portals, other = set(), set()
+    portals, pairs, other = set(), set(), set()
     for element in elements:
-        portal = _portal(element)
-        if portal is None:
-            other.add(_canonical(element))
-        else:
-            portals.add(portal)
-    return frozenset(portals), frozenset(other)
+        match element:
+            case {"concat": [str(address), int(port)], **rest} if not rest and (
+                found := _portal(address, port)
+            ):
+                portals.add(found)
+            case {"concat": [str(address), int(port), int(reqid)], **rest} if not rest and (
+                found := _portal(address, port)
+            ):
+                pairs.add((found, reqid))
+            case _:
+                other.add(_canonical(element))
+    return frozenset(portals), frozenset(pairs), frozenset(other)
 
 
-def _portal(element: object) -> Portal | None:
-    match element:
-        case {"concat": [str(address), int(port)], **rest} if not rest and 0 < port < 65536:
-            try:
-                return Portal(ipaddress.ip_address(address), port)
-            except ValueError:
-                return None
+def _portal(address: str, port: int) -> Portal | None:
+    with contextlib.suppress(ValueError):
+        if 0 < port < 65536:
+            return Portal(ipaddress.ip_address(address), port)
     return None
 
 

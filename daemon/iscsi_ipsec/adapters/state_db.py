@@ -30,7 +30,7 @@ from iscsi_ipsec.base.portal import Portal, parse_portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """A newer schema may only add: an older program names its columns and goes on working."""
 
 DIGEST_KEY_BYTES = 32
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS managed (
     portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, addresses TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reqids (connection TEXT PRIMARY KEY, reqid INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _T = TypeVar("_T")
@@ -212,6 +213,22 @@ class Store:
         """Store these names, and forget all others."""
         rows = [(name, " ".join(map(str, addresses))) for name, addresses in names.items()]
         self._write("INSERT INTO names (name, addresses) VALUES (?, ?)", rows, first="DELETE FROM names")
+
+    # --- reqids ------------------------------------------------------------
+
+    def reqids(self) -> Mapping[str, int]:
+        """Every connection's reqid in the kernel, those of connections that are gone included."""
+        try:
+            rows = self._run(lambda db: db.execute("SELECT connection, reqid FROM reqids").fetchall())
+        except StateUnavailable:
+            if self._read_only:  # of an older program, perhaps
+                return {}
+            raise
+        return MappingProxyType(dict(rows))
+
+    def set_reqids(self, reqids: Mapping[str, int]) -> None:
+        """Store or replace them, all or none; others stay, but for one that has the same reqid."""
+        self._write("INSERT OR REPLACE INTO reqids (connection, reqid) VALUES (?, ?)", list(reqids.items()))
 
     # --- digest key --------------------------------------------------------
 

@@ -16,7 +16,7 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
 from iscsi_ipsec.base.memo import Memo
-from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
@@ -40,7 +40,7 @@ class GuardReconciler:
         self._text = ""
         self._state: GuardState | None = None
         self._written: tuple[str, FileStat | None] | None = None
-        self._wanted = Memo(_table)
+        self._wanted, self._with_earlier = Memo(_table), Memo(_table)
         self.loads = 0
 
     def restore(self, *, gone: bool) -> None:
@@ -59,18 +59,26 @@ class GuardReconciler:
             self._state = None  # keep() tries again, and tells
 
     def reconcile(
-        self, desired: Desired, settings: Settings, reasons: frozenset[str], problems: list[Problem]
+        self,
+        desired: Desired,
+        settings: Settings,
+        reasons: frozenset[str],
+        problems: list[Problem],
+        earlier: frozenset[tuple[Portal, int]] = frozenset(),
     ) -> GuardState | None:
-        """Make kernel and file hold what is desired; the table's state, None where it is not there."""
+        """Make kernel and file hold what is desired; the table's state, None where it is not there.
+
+        ``earlier``: portals with other reqids that SAs of their connections have. These pass as long as
+        they live; the file does not have them, since after a boot somebody else may.
+        """
         if not settings.guard:
             self._drop(reasons, problems)
             return None
-        text = self._wanted(
-            desired.guarded,
-            desired.local_portals,
-            settings.guard_devices,
-            desired.networks,
-            desired.clear_exceptions,
+        for_boot = self._wanted(desired, settings.guard_devices, settings.guard_forward, frozenset())
+        text = (
+            self._with_earlier(desired, settings.guard_devices, settings.guard_forward, earlier)
+            if earlier
+            else for_boot
         )
         try:
             self._load(text, len(desired.guarded) + len(desired.local_portals), reasons)
@@ -84,7 +92,7 @@ class GuardReconciler:
                 )
             )
         try:
-            self._keep_file(text)
+            self._keep_file(for_boot)
         except (NotPermitted, StateUnavailable) as err:
             problems.append(state_problem(err))
         return self._state
@@ -137,12 +145,14 @@ class GuardReconciler:
 
 
 def _table(
-    guarded: tuple[Portal, ...],
-    local_portals: tuple[Portal, ...],
-    devices: tuple[str, ...],
-    networks: tuple[PortalRange, ...],
-    clear_exceptions: tuple[PortalRange, ...],
+    desired: Desired, devices: tuple[str, ...], forward: bool, earlier: frozenset[tuple[Portal, int]]
 ) -> str:
     return ruleset.guard_table(
-        guarded, local_portals, devices, networks=networks, clear_exceptions=clear_exceptions
+        desired.guarded,
+        desired.local_portals,
+        devices,
+        sas=desired.own_sas | earlier,
+        networks=desired.networks,
+        clear_exceptions=desired.clear_exceptions,
+        forward=forward,
     )

@@ -40,6 +40,7 @@ from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.config.settings import LOG_LEVELS
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
+from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.loop import Loop
@@ -144,6 +145,7 @@ class _Daemon:
             resolver=self._resolver,
             open_iscsi=OpenIscsi(paths.sysfs_dir),
             system_disks=partial(sessions_below_system, paths.sysfs_dir),
+            reqids=ConnectionReqids(store, xfrm),
             fast_aes=kernel.has_aes_instructions(),
         )
         self._reconciler = Reconciler(

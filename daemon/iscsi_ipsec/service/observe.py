@@ -35,6 +35,7 @@ from iscsi_ipsec.core.ike.vici_messages import (
 )
 from iscsi_ipsec.core.report.system_disks import disk_problems
 from iscsi_ipsec.service.config_files import ConfigFiles
+from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
@@ -89,7 +90,10 @@ class _Decided:
 
 
 def _decision_inputs(world: World) -> tuple[object, ...]:
-    """What besides the files and the source addresses makes two worlds differ."""
+    """What besides the files and the source addresses makes two worlds differ.
+
+    Not ``reqids``: they grow by what the last decision gave, and the next gives the same.
+    """
     return (
         world.records, world.sessions, world.names, world.local_addresses, world.previously_managed,
         world.user_space_esp, world.fast_aes, world.previous_key_first,
@@ -122,6 +126,7 @@ class Observer:
         resolver: Names,
         open_iscsi: OpenIscsi,
         system_disks: Callable[[], Mapping[str, frozenset[int]]],
+        reqids: ConnectionReqids,
         fast_aes: bool,
         plugins: frozenset[str] = frozenset(),
     ) -> None:
@@ -140,6 +145,7 @@ class Observer:
         self._decided: _Decided | None = None
         self._digest_key: bytes | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
+        self._reqids = reqids
 
     def save(self, snapshot: Snapshot, problems: list[Problem]) -> None:
         """Keep the names' addresses: without DNS the next start must decide as this one did."""
@@ -151,6 +157,10 @@ class Observer:
             self._saved_names = snapshot.world.names
         except StateUnavailable as err:
             problems.append(state_problem(err))
+
+    def save_reqids(self, desired: Desired, problems: list[Problem]) -> None:
+        """Keep the connections' reqids, before they are in charon and in the guard."""
+        self._reqids.keep(desired.reqids, problems)
 
     def nodes_dirs(self, config: ConfigFiles) -> tuple[str, ...]:
         """Where open-iscsi's databases are: the option, the settings, or both usual places."""
@@ -184,6 +194,8 @@ class Observer:
             user_space_esp="kernel-libipsec" in self.plugins,
             fast_aes=self._fast_aes,
             previous_key_first=previous_key_first or {},
+            reqids=self._reqids.known,
+            foreign_reqids=self._reqids.foreign,
         )
         world = dataclasses.replace(world, names=self._names(world, problems))
         before, lookup = self._decided, None
@@ -257,9 +269,9 @@ class Observer:
         connections = {}
         for connection in desired.connections:
             name, rotation = connection.name, staged.get(connection.name)
-            was = before.get(name)
-            if was is None or was[0] != connection or was[1] != rotation:
-                was = connection, rotation, encode_connection(connection, digest_key, rotation)
+            was, reqid = before.get(name), desired.reqids[name]
+            if was is None or was[0] != connection or was[1] != rotation or was[2].reqid != reqid:
+                was = connection, rotation, encode_connection(connection, reqid, digest_key, rotation)
             connections[name] = was
         self._decided = _Decided(
             generation=generation,

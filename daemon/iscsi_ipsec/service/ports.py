@@ -211,6 +211,14 @@ class Store(Protocol):
         """Store these names and forget all others."""
         ...
 
+    def reqids(self) -> Mapping[str, int]:
+        """The reqid of every connection that was given one."""
+        ...
+
+    def set_reqids(self, reqids: Mapping[str, int]) -> None:
+        """Store or replace them, all or none."""
+        ...
+
     def digest_key(self) -> bytes:
         """The key of the digests in charon's names; the same for ever."""
         ...

@@ -27,6 +27,7 @@ from iscsi_ipsec.core.ike.charon_diff import (
 from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, PEER_LOST, Cause, refused_by_charon
 from iscsi_ipsec.core.ike.loaded_state import (
     children_by_name,
+    earlier_reqids,
     loaded_connections,
     rotations_by_name,
 )
@@ -98,8 +99,8 @@ class Reconciler:
     """Runs passes. Main thread only.
 
     Remembered between passes: what charon confirmed to have loaded, for when it has
-    more than it can list, and since when its unit starts; what its parts remember,
-    they say themselves.
+    more than it can list, since when its unit starts, and the reqids of SAs that an earlier
+    version negotiated; what its parts remember, they say themselves.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Reconciler:
         self._presented = PresentedKeys(failure_log, self._sas.execute, clock)
         self._contents = CharonReconciler(charon, charon_log, failure_log, service_manager, clock)
         self._new_traps = False
+        self._admitted: frozenset[tuple[Portal, int]] | None = None
         self._loaded, self._guarded = Memo(loaded_connections), Memo(held_portals)
         self._children, self._rotations = Memo(children_by_name), Memo(rotations_by_name)
         self._turns = ResyncSchedule()
@@ -155,14 +157,21 @@ class Reconciler:
             self._presented.try_new_keys()
         snapshot = self._observer.observe(reasons, previously_managed, self._presented.previous_key_first())
         self.counters.files_opened = self._reader.opened
-        guard_state = self._guard.reconcile(snapshot.desired, snapshot.config.settings, reasons, problems)
+        guard_state = self._guard.reconcile(
+            snapshot.desired,
+            snapshot.config.settings,
+            reasons,
+            problems,
+            self._reqids_of_earlier_sas(snapshot),
+        )
         self.counters.guard_loads = self._guard.loads
         self._managed.remember(snapshot.desired.portals, problems)
+        self._observer.save_reqids(snapshot.desired, problems)
         problems.extend(self._earlier.follow(snapshot.desired.guarded, snapshot.world.sessions))
         state: CharonState | None = None
         sas: tuple[IkeSa, ...] = ()
         operations: tuple[Operation, ...] = ()
-        settled = True
+        settled, guard_lags = True, False
         try:
             if reasons & FORGETTING:
                 self._contents.forget_confirmed()
@@ -185,6 +194,8 @@ class Reconciler:
             self._new_traps = agreement.changed_connections
             if settled:
                 sas = self._keep_sas(snapshot, agreement)
+                admitted, self._admitted = self._admitted, earlier_reqids(snapshot.desired, sas)
+                guard_lags = admitted != self._admitted
         except CharonUnavailable as err:
             state, settled = None, True
             self._contents.forget_confirmed()
@@ -211,9 +222,16 @@ class Reconciler:
             problems=tuple(dict.fromkeys((*snapshot.problems, *problems))),
             operations=operations,
             settled=settled,
-            recheck_in=self._recheck_in(snapshot, bool(operations), settled, state),
+            recheck_in=0.0 if guard_lags else self._recheck_in(snapshot, bool(operations), settled, state),
             counters=self.counters,
         )
+
+    def _reqids_of_earlier_sas(self, snapshot: Snapshot) -> frozenset[tuple[Portal, int]]:
+        """What the guard admits besides; asked for before the first table is loaded, so that an upgrade cuts no SA."""
+        if self._admitted is None:
+            with contextlib.suppress(CharonUnavailable):
+                self._admitted = earlier_reqids(snapshot.desired, self._charon.sas())
+        return self._admitted or frozenset()
 
     def _recheck_in(
         self, snapshot: Snapshot, changed: bool, settled: bool, state: CharonState | None

@@ -17,7 +17,7 @@ from iscsi_ipsec.service.charon_contents import BULK, UNSETTLED_AT_MOST
 from iscsi_ipsec.service.resync_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
 from tests.support.fakes import AWAY, NO_BUFFERS, READ_ONLY
 from tests.support.service_host import Host
-from tests.support.values import TARGET, per_id, policy, portal, record, session
+from tests.support.values import TARGET, address, kernel_policy, per_id, policy, portal, record, session
 
 KEY = per_id("10.0.0.1", "db1")
 SAN = policy(TARGET)
@@ -76,6 +76,77 @@ def test_a_changed_guard_is_put_back_before_anything_is_read(up: Host) -> None:
     up.firewall.text = ""
     up.run(GuardMonitor.gone)
     assert reads == [True]
+
+
+# -- an upgrade from a version whose connections had no reqid of their own
+
+
+def elements(text: str, name: str = "sas4") -> str:
+    return text.split(f"set {name} {{", 1)[1].split("}\n\t}", 1)[0]
+
+
+def with_reqid(host: Host, reqid: int) -> None:
+    """All SAs have this reqid."""
+    host.charon.sas_now = tuple(
+        replace(sa, children=tuple(replace(child, reqid=reqid) for child in sa.children))
+        for sa in host.charon.sas_now
+    )
+
+
+def test_the_first_guard_admits_the_sas_that_are_up_and_the_file_does_not(up: Host) -> None:
+    loaded: list[str] = []
+    load = up.firewall.load
+
+    def watching(text: str) -> None:
+        loaded.append(text)
+        load(text)
+
+    up.firewall.load = watching  # type: ignore[method-assign]  # to look at the first text
+    with_reqid(up, 7)
+    up.start()
+    up.run()
+    assert "10.0.0.20 . 3260 . 7," in elements(loaded[0])
+    assert ". 7," not in elements(Path(up.paths.guard_file).read_text())
+
+
+def test_an_earlier_sa_is_admitted_until_its_successor_has_replaced_it(up: Host) -> None:
+    own = up.charon.sas_now
+    with_reqid(up, 7)
+    up.start()
+    assert up.run().recheck_in > 0
+    up.charon.sas_now = own
+    assert up.run().recheck_in == 0, "the guard lags by one pass"
+    up.run()
+    assert ". 7" not in elements(up.firewall.text)
+
+
+def test_an_earlier_sa_stays_admitted_while_charon_cannot_be_asked(up: Host) -> None:
+    with_reqid(up, 7)
+    up.start()
+    up.run()
+    up.charon.fail(AWAY, "observe", "sas")
+    up.run()
+    assert ". 7," in elements(up.firewall.text)
+
+
+def test_the_reqid_is_stored_before_the_guard_and_charon_get_it_and_is_kept(host: Host) -> None:
+    host.store.fail(READ_ONLY, "set_reqids")
+    assert "state-unsaved" in host.codes(host.run())
+    assert not host.store.numbers
+    host.store.recover()
+    desired = host.run().snapshot.desired
+    assert host.store.numbers == desired.reqids
+    host.store.numbers = {name: reqid + 5 for name, reqid in host.store.numbers.items()}
+    host.start()
+    assert host.run().snapshot.desired.reqids == host.store.numbers
+
+
+def test_a_reqid_that_somebody_else_uses_is_left_to_him(host: Host) -> None:
+    (reqid,) = host.run().snapshot.desired.reqids.values()
+    theirs = kernel_policy(address("10.0.0.1"), portal(), reqid, proto=0, dport=0, dport_mask=0)
+    host.xfrm.policies_now = (theirs,)
+    host.start()
+    assert reqid not in host.run().snapshot.desired.reqids.values()
 
 
 # -- calm

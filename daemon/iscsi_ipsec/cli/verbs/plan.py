@@ -19,6 +19,7 @@ from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, try_status
 from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import FileReader
+from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
 from iscsi_ipsec.service.paths import Paths
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         ),
         open_iscsi=OpenIscsi(paths.sysfs_dir),
         system_disks=partial(sessions_below_system, paths.sysfs_dir),
+        reqids=ConnectionReqids(store, kernel.Xfrm()),
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
     )

@@ -28,6 +28,7 @@ from iscsi_ipsec.core.decide.closed_networks import clear_exceptions, closed_net
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView, RotationId
 from iscsi_ipsec.core.decide.initiator import initiator_view
 from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.reqids import assign_reqids
 from iscsi_ipsec.core.decide.secret_owners import (
     Owned,
     Secrets,
@@ -70,6 +71,8 @@ class Deriver:
             world.broken,
             world.records,
             world.previous_key_first,
+            world.reqids,
+            world.foreign_reqids,
         )
         return dataclasses.replace(
             decided, secrets=self._secrets.entries(world.keys, owned, decided.rotations)
@@ -119,6 +122,8 @@ def _decide(
     broken: tuple[BrokenFile, ...],
     records: tuple[NodeRecord, ...],
     previous_key_first: Mapping[RotationId, bool],
+    reqids: Mapping[str, int],
+    foreign_reqids: frozenset[int],
 ) -> tuple[Desired, Owned]:
     """Everything but the secrets, and what they are made of."""
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
@@ -132,6 +137,7 @@ def _decide(
     desired = Desired(
         portals=views,
         connections=connections,
+        reqids=assign_reqids((c.name for c in connections), reqids, foreign_reqids),
         secrets=(),
         rotations=rotations_of(previous_key_first, owned),
         guarded=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.INITIATOR}),

@@ -6,6 +6,7 @@ charon, ``core.guard.ruleset`` for nftables.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.addresses import Address, Network
@@ -20,7 +21,7 @@ from iscsi_ipsec.core.decide.world import PortalBinding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """One connection that charon shall have, in our terms (``core.ike.vici_messages`` spells it for charon).
+    """One connection that charon shall have, in our terms (``core.ike.vici_messages`` encodes it for charon).
 
     Identities compare without regard to case, but are sent as written: where only that
     differs, it is another connection.
@@ -125,14 +126,16 @@ class PortalView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """The outcome: what must be in charon and in nftables, and what to tell.
+    """The outcome: what must be in charon and in nftables, and what to report.
 
+    ``reqids`` are the connections' by name (:mod:`core.decide.reqids`).
     ``networks``: where a portal that nothing has named yet must not be
     reached in clear; ``clear_exceptions``: what of them may.
     """
 
     portals: tuple[PortalView, ...]
     connections: tuple[Connection, ...]
+    reqids: Mapping[str, int]
     secrets: tuple[SecretEntry, ...]
     rotations: tuple[Rotation, ...]
     guarded: tuple[Portal, ...]
@@ -140,6 +143,11 @@ class Desired:
     networks: tuple[PortalRange, ...]
     clear_exceptions: tuple[PortalRange, ...]
     problems: tuple[Problem, ...]
+
+    @property
+    def own_sas(self) -> frozenset[tuple[Portal, int]]:
+        """Each portal that has a connection, with the reqid of its SAs."""
+        return frozenset((c.binding.portal, self.reqids[c.name]) for c in self.connections)
 
 
 class Refused(Exception):

@@ -35,7 +35,8 @@ class World:
     ``sources`` maps ``(destination, oif)`` to the source address that the
     kernel would use (None: unreachable); ``previously_managed`` are the portals that were
     managed before and have not been released; ``previous_key_first`` says between whom
-    the previous key of a rotation goes first (absent: as the role has it).
+    the previous key of a rotation goes first (absent: as the role has it); ``reqids`` are
+    those that connections were given before, ``foreign_reqids`` those of our range that others use.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -51,3 +52,5 @@ class World:
     user_space_esp: bool = False
     fast_aes: bool = True
     previous_key_first: Mapping[tuple[tuple[Peer, ...], Secret, Secret], bool] = field(default_factory=dict)
+    reqids: Mapping[str, int] = field(default_factory=dict)
+    foreign_reqids: frozenset[int] = frozenset()

@@ -1,9 +1,13 @@
 """The guard as nftables text: table ``inet iscsi_ipsec``, and nothing else.
 
-A packet of a guarded portal's TCP port that is not inside IPsec is dropped,
-in both directions, whatever charon or this program is doing. ``rt ipsec`` asks
-on output whether the route has an xfrm state, ``meta ipsec`` on input whether
-the packet came out of one (nft(8)).
+A packet of a guarded portal's TCP port passes inside one of the portal's own SAs or not
+at all, in both directions, whatever charon or this program is doing. An SA is known by its reqid:
+``ipsec out reqid`` is that of the state which the route leads into, ``ipsec in reqid`` that
+of the state which the packet came out of (nft(8)). Any other ESP is none of the portal's own.
+
+Packets are judged where they begin or end on this host, and where they enter and leave it:
+a translation of addresses between the two hooks hides nothing, and what is routed for
+others (guests, containers) is judged as well.
 
 Law: pure text. The text replaces the table as a whole in one transaction and
 may be loaded any number of times.
@@ -24,8 +28,11 @@ FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150
 """Before the usual filter chains (0), behind connection tracking (-200)."""
 
-SETS = ("open4", "open6", "portals4", "portals6", "served4", "served6")
-"""Exceptions from networks; remote portals; portals of this host.
+LAST = 300
+"""Behind source NAT (100), which may give a packet the address that a policy asks for."""
+
+SETS = ("sas4", "sas6", "open4", "open6", "portals4", "portals6", "served4", "served6")
+"""Portals with the reqids of their own SAs; exceptions from networks; remote portals; portals of this host.
 
 Networks are rules and no set: a set of intervals of two fields (nft_set_pipapo.c)
 takes its elements over only after the transaction's rules are in force, so that at each
@@ -39,8 +46,14 @@ _SET = re.compile(r"set (portals[46]|served[46]) \{[^{}]*elements = \{([^{}]*)\}
 
 _HEAD = """\
 # Made by iscsi-ipsecd; loaded at boot by iscsi-ipsec-guard.service.
-# Portals in these sets are reached inside IPsec or not at all.
+# Portals in these sets are reached inside their own IPsec SAs or not at all.
 """
+
+_REQIDS = {
+    "out": ("ipsec out reqid",),
+    # of an SA inside another, ours is the inner one
+    "in": ("ipsec in reqid", "ipsec in spnum 1 reqid"),
+}
 
 
 def guard_table(
@@ -48,17 +61,23 @@ def guard_table(
     local_portals: Iterable[Portal],
     devices: Iterable[str] = (),
     *,
+    sas: Iterable[tuple[Portal, int]] = (),
     networks: Iterable[PortalRange] = (),
     clear_exceptions: Iterable[PortalRange] = (),
+    forward: bool = True,
 ) -> str:
     """The text of the table.
 
-    ``guarded`` are remote portals, ``local_portals`` local ones. ``networks`` hold
+    ``guarded`` are remote portals, ``local_portals`` local ones; ``sas`` are both with the
+    reqids of their own SAs. ``networks`` hold
     portals that nobody has named yet (the very first discovery), but for those
     in ``clear_exceptions``. Traffic through one of ``devices`` counts as protected:
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
+    ``forward``: what is routed for others is judged as well.
     """
     elements: dict[str, list[str]] = {name: [] for name in SETS}
+    for portal, reqid in sorted(set(sas), key=lambda pair: (pair[0].sort_key, pair[1])):
+        elements[f"sas{portal.address.version}"].append(f"{portal.address} . {portal.port} . {reqid}")
     for kind, portals in (("portals", guarded), ("served", local_portals)):
         for portal in sorted(set(portals), key=lambda p: p.sort_key):
             elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
@@ -66,20 +85,28 @@ def guard_table(
         elements[f"open{network.version}"].append(f"{network} . {port}")
     lines = [_HEAD, f"table {FAMILY} {TABLE}", f"delete table {FAMILY} {TABLE}", f"table {FAMILY} {TABLE} {{"]
     for name in SETS:
-        lines += [f"\tset {name} {{", f"\t\ttype ipv{name[-1]}_addr . inet_service"]
+        family = "ip" if name[-1] == "4" else "ip6"
+        lines.append(f"\tset {name} {{")
+        if name.startswith("sas"):
+            lines.append(f"\t\ttypeof {family} daddr . tcp dport . ipsec out reqid")
+        else:
+            lines.append(f"\t\ttype ipv{name[-1]}_addr . inet_service")
         if name.startswith("open"):
             lines.append("\t\tflags interval")
         if elements[name]:
             lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
         lines.append("\t}")
-    # packets to oneself never leave the host
-    local, closed = ("lo", *devices), tuple(_by_port(networks))
-    lines += _chain(
-        "output", "oifname", local, ("daddr", "dport"), ("saddr", "sport"), closed, "rt ipsec missing"
-    )
-    lines += _chain(
-        "input", "iifname", local, ("saddr", "sport"), ("daddr", "dport"), closed, "meta ipsec missing"
-    )
+    names = ", ".join(f'"{device}"' for device in ("lo", *devices))  # packets to oneself never leave the host
+    closed = tuple(_by_port(networks))
+    outgoing, incoming = _rules("out", closed), _rules("in", closed)
+    leaving, entering = f"oifname {{ {names} }} accept", f"iifname {{ {names} }} accept"
+    # what has come in by an interface is not this host's own
+    routed = () if forward else ("meta iif != 0 accept",)
+    lines += _chain("output", PRIORITY, (leaving, *outgoing))
+    lines += _chain("postrouting", LAST, (leaving, *routed, *outgoing))
+    if forward:
+        lines += _chain("prerouting", PRIORITY, (entering, *incoming))
+    lines += _chain("input", PRIORITY, (entering, *incoming))
     lines.append("}")
     return "\n".join(lines) + "\n"
 
@@ -111,35 +138,32 @@ def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
     return (*found["portals4"], *found["portals6"]), (*found["served4"], *found["served6"])
 
 
-def _chain(
-    hook: str,
-    direction: str,
-    devices: tuple[str, ...],
-    remote: tuple[str, str],
-    own: tuple[str, str],
-    networks: tuple[tuple[Network, int], ...],
-    missing: str,
-) -> list[str]:
-    """One base chain; ``remote`` and ``own`` are the packet's fields of a remote portal and of one of ours."""
-    names = ", ".join(f'"{device}"' for device in devices)
-    address, port = remote
-    lines = [
-        f"\tchain {hook} {{",
-        f"\t\ttype filter hook {hook} priority {PRIORITY}; policy accept;",
-        f"\t\t{direction} {{ {names} }} accept",
-    ]
+def _chain(hook: str, priority: int, rules: Iterable[str]) -> list[str]:
+    head = f"type filter hook {hook} priority {priority}; policy accept;"
+    return [f"\tchain {hook} {{", *(f"\t\t{line}" for line in (head, *rules)), "\t}"]
+
+
+def _rules(direction: str, networks: tuple[tuple[Network, int], ...]) -> tuple[str, ...]:
+    """The rules for packets that go ``out`` or come ``in``."""
+    remote, own = ("daddr", "dport"), ("saddr", "sport")
+    if direction == "in":
+        remote, own = own, remote
+    lines = []
     for family, version in (("ip", 4), ("ip6", 6)):
+        theirs, ours = (f"{family} {address} . tcp {port}" for address, port in (remote, own))
         lines += [
-            f"\t\t{family} {address} . tcp {port} @portals{version} {missing} counter drop",
-            f"\t\t{family} {own[0]} . tcp {own[1]} @served{version} {missing} counter drop",
-            f"\t\t{family} {address} . tcp {port} @open{version} accept",
+            f"{end} . {reqid} @sas{version} accept" for end in (theirs, ours) for reqid in _REQIDS[direction]
         ]
-        for network, at in networks:
+        lines += [
+            f"{theirs} @portals{version} counter drop",
+            f"{ours} @served{version} counter drop",
+            f"{theirs} @open{version} accept",
+        ]
+        for network, port in networks:
             if network.version == version:
                 # nft refuses a network of all addresses
                 inside = (
-                    f"{family} {address} {network}" if network.prefixlen else f"meta nfproto ipv{version}"
+                    f"{family} {remote[0]} {network}" if network.prefixlen else f"meta nfproto ipv{version}"
                 )
-                lines.append(f"\t\t{inside} tcp {port} {at} {missing} counter drop")
-    lines.append("\t}")
-    return lines
+                lines.append(f"{inside} tcp {remote[1]} {port} counter drop")
+    return tuple(lines)

@@ -10,12 +10,13 @@ round, a charon that was killed leaves SAs that the next one knows nothing of, a
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from iscsi_ipsec.base.addresses import Address, Network
-from iscsi_ipsec.base.charon_sa import IkeSa
+from iscsi_ipsec.base.charon_sa import ChildSa, IkeSa
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.decide.desired import Connection
@@ -60,13 +61,22 @@ def stranded_sas(
 ) -> tuple[IkeSa, ...]:
     """The IKE_SAs of served portals with a child through which no policy of the kernel sends anything."""
     served = {c.name for c in connections if c.role is Role.TARGET and not c.user_space_esp}
-    sending = {policy.reqid for policy in policies if policy.direction == "out"}
+    sending: dict[int, set[Network]] = {}
+    for policy in policies:
+        if policy.direction == "out":
+            sending.setdefault(policy.reqid, set()).add(policy.dst)
     return tuple(
         ike
         for ike in sas
         if ike.conn in served
-        and any(child.state == "INSTALLED" and child.reqid not in sending for child in ike.children)
+        and any(child.state == "INSTALLED" and not _is_sent_through(child, sending) for child in ike.children)
     )
+
+
+def _is_sent_through(child: ChildSa, sending: Mapping[int, set[Network]]) -> bool:
+    """Whether a policy leads into the CHILD_SA: the initiators of one connection share a reqid."""
+    ends = set(_remote_ends(child))
+    return child.reqid in sending and (not ends or not ends.isdisjoint(sending[child.reqid]))
 
 
 def missing_sas(
@@ -85,6 +95,15 @@ def missing_sas(
         if ike.conn in in_kernel
         and any(c.state == "INSTALLED" and not {c.spi_in, c.spi_out} - {""} <= held for c in ike.children)
     )
+
+
+def _remote_ends(child: ChildSa) -> tuple[Network, ...]:
+    """The peer's addresses in a CHILD_SA's selectors, which charon writes as ``10.0.0.5/32[tcp]``."""
+    ends = []
+    for selector in child.remote_ts:
+        with contextlib.suppress(ValueError):  # a range of addresses is none that we ask for
+            ends.append(ipaddress.ip_network(selector.partition("[")[0]))
+    return tuple(ends)
 
 
 _Way: TypeAlias = tuple[Network, Network, int]

@@ -5,14 +5,14 @@ Law: pure functions of immutable values, so that a pass in which nothing differs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from iscsi_ipsec.base.addresses import Address
-from iscsi_ipsec.base.charon_sa import CharonState
+from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.policy import Role, Start
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.desired import Connection, Desired
-from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget
+from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget, carrying
 from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, EncodedRotation, EncodedSecret
 
 _NONE: frozenset[str] = frozenset()
@@ -40,6 +40,20 @@ def loaded_connections(
         pairs = {s.entry.owners for s in secrets if s.id in missing}
         loaded -= {c.name for c in desired.connections if {c.pair, (c.remote_id,)} & pairs}
     return loaded
+
+
+def earlier_reqids(desired: Desired, sas: Iterable[IkeSa]) -> frozenset[tuple[Portal, int]]:
+    """Portals with the reqids that SAs of their connections have and the connections have not.
+
+    Such an SA was negotiated before its connection was loaded with a reqid of its own, by an
+    earlier version of this program, and lives until its successor is up.
+    """
+    found = [(ike.conn, child.reqid) for ike in sas for child in carrying(ike)]
+    strange = {(name, reqid) for name, reqid in found if desired.reqids.get(name, reqid) != reqid}
+    if not strange:
+        return frozenset()
+    portals = {connection.name: connection.binding.portal for connection in desired.connections}
+    return frozenset((portals[name], reqid) for name, reqid in strange)
 
 
 def sa_targets(

@@ -79,6 +79,7 @@ class EncodedConnection:
     child: str
     key_part: str
     connection: Connection
+    reqid: int
     ike_times: tuple[int, int]
     rotation: EncodedRotation | None = None
 
@@ -87,7 +88,7 @@ class EncodedConnection:
         """What ``load-conn`` takes, made when it is asked for."""
         rekey, over = self.ike_times
         ike = {**_ike_settings(self.connection), "rekey_time": f"{rekey}s", "over_time": f"{over}s"}
-        return {self.name: {**ike, "children": {self.child: _child_settings(self.connection)}}}
+        return {self.name: {**ike, "children": {self.child: _child_settings(self.connection, self.reqid)}}}
 
     def with_other_times(self, turn: int) -> EncodedConnection:
         """The same with another IKE lifetime, which each ``turn`` moves on.
@@ -165,7 +166,7 @@ def presented_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:
 
 
 def encode_connection(
-    connection: Connection, digest_key: bytes, rotation: Rotation | None = None
+    connection: Connection, reqid: int, digest_key: bytes, rotation: Rotation | None = None
 ) -> EncodedConnection:
     """The ``load-conn`` message of a connection; ``rotation``: the one its owners are in."""
     names = _encode_rotation(connection, digest_key, rotation) if rotation else None
@@ -185,9 +186,10 @@ def encode_connection(
     ike_times = (rekey + spread % _REKEY_SPREAD, rekey // 10 + spread // _REKEY_SPREAD % _OVER_SPREAD)
     return EncodedConnection(
         name=connection.name,
-        child=f"{key_part}{ike_digest}-{_digest(digest_key, _child_settings(connection))[:8]}",
+        child=f"{key_part}{ike_digest}-{_digest(digest_key, _child_settings(connection, reqid))[:8]}",
         key_part=key_part,
         connection=connection,
+        reqid=reqid,
         ike_times=ike_times,
         rotation=names,
     )
@@ -242,13 +244,14 @@ def _ike_settings(connection: Connection) -> dict[str, str | Sequence[str] | Mes
     return settings
 
 
-def _child_settings(connection: Connection) -> Message:
+def _child_settings(connection: Connection, reqid: int) -> Message:
     initiator = connection.role is Role.INITIATOR
     # kernel-libipsec raises no acquires: there the daemon itself initiates
     trap = "trap" if initiator and not connection.user_space_esp else "none"
     tuning = connection.tuning
     window = REPLAY_WINDOW if tuning.replay_window is None else tuning.replay_window
     return {
+        "reqid": str(reqid),
         "mode": "tunnel" if connection.esp is EspMode.TUNNEL else "transport",
         "local_ts": [connection.local_ts],
         "remote_ts": [connection.remote_ts],

@@ -37,6 +37,10 @@ def nft(text: str, *options: str) -> subprocess.CompletedProcess[str]:
 TEXTS = {
     "empty": guard_table([], []),
     "both versions and roles": guard_table([V4, V6], [SERVED, portal("fd00::1")]),
+    "own SAs": guard_table(
+        [V4, V6], [SERVED], sas=[(SERVED, 0x49000003), (V4, 0x49000001), (V6, 2**32 - 1), (V4, 1)]
+    ),
+    "not what is routed": guard_table([V4, V6], [SERVED], sas=[(V4, 0x49000001)], forward=False),
     "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
     "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
     "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
@@ -78,11 +82,19 @@ def test_a_table_of_others_stays() -> None:
 
 WHOLE = """\
 # Made by iscsi-ipsecd; loaded at boot by iscsi-ipsec-guard.service.
-# Portals in these sets are reached inside IPsec or not at all.
+# Portals in these sets are reached inside their own IPsec SAs or not at all.
 
 table inet iscsi_ipsec
 delete table inet iscsi_ipsec
 table inet iscsi_ipsec {
+	set sas4 {
+		typeof ip daddr . tcp dport . ipsec out reqid
+		elements = { 10.0.0.1 . 3260 . 1224736771, 10.0.0.20 . 3260 . 1224736769 }
+	}
+	set sas6 {
+		typeof ip6 daddr . tcp dport . ipsec out reqid
+		elements = { fd00::20 . 3261 . 1224736770 }
+	}
 	set open4 {
 		type ipv4_addr . inet_service
 		flags interval
@@ -111,28 +123,78 @@ table inet iscsi_ipsec {
 	chain output {
 		type filter hook output priority -150; policy accept;
 		oifname { "lo", "tun0" } accept
-		ip daddr . tcp dport @portals4 rt ipsec missing counter drop
-		ip saddr . tcp sport @served4 rt ipsec missing counter drop
+		ip daddr . tcp dport . ipsec out reqid @sas4 accept
+		ip saddr . tcp sport . ipsec out reqid @sas4 accept
+		ip daddr . tcp dport @portals4 counter drop
+		ip saddr . tcp sport @served4 counter drop
 		ip daddr . tcp dport @open4 accept
-		ip daddr 10.1.0.0/16 tcp dport 3260 rt ipsec missing counter drop
-		meta nfproto ipv4 tcp dport 3261 rt ipsec missing counter drop
-		ip6 daddr . tcp dport @portals6 rt ipsec missing counter drop
-		ip6 saddr . tcp sport @served6 rt ipsec missing counter drop
+		ip daddr 10.1.0.0/16 tcp dport 3260 counter drop
+		meta nfproto ipv4 tcp dport 3261 counter drop
+		ip6 daddr . tcp dport . ipsec out reqid @sas6 accept
+		ip6 saddr . tcp sport . ipsec out reqid @sas6 accept
+		ip6 daddr . tcp dport @portals6 counter drop
+		ip6 saddr . tcp sport @served6 counter drop
 		ip6 daddr . tcp dport @open6 accept
-		ip6 daddr fd01::/64 tcp dport 3260 rt ipsec missing counter drop
+		ip6 daddr fd01::/64 tcp dport 3260 counter drop
+	}
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
+		oifname { "lo", "tun0" } accept
+		ip daddr . tcp dport . ipsec out reqid @sas4 accept
+		ip saddr . tcp sport . ipsec out reqid @sas4 accept
+		ip daddr . tcp dport @portals4 counter drop
+		ip saddr . tcp sport @served4 counter drop
+		ip daddr . tcp dport @open4 accept
+		ip daddr 10.1.0.0/16 tcp dport 3260 counter drop
+		meta nfproto ipv4 tcp dport 3261 counter drop
+		ip6 daddr . tcp dport . ipsec out reqid @sas6 accept
+		ip6 saddr . tcp sport . ipsec out reqid @sas6 accept
+		ip6 daddr . tcp dport @portals6 counter drop
+		ip6 saddr . tcp sport @served6 counter drop
+		ip6 daddr . tcp dport @open6 accept
+		ip6 daddr fd01::/64 tcp dport 3260 counter drop
+	}
+	chain prerouting {
+		type filter hook prerouting priority -150; policy accept;
+		iifname { "lo", "tun0" } accept
+		ip saddr . tcp sport . ipsec in reqid @sas4 accept
+		ip saddr . tcp sport . ipsec in spnum 1 reqid @sas4 accept
+		ip daddr . tcp dport . ipsec in reqid @sas4 accept
+		ip daddr . tcp dport . ipsec in spnum 1 reqid @sas4 accept
+		ip saddr . tcp sport @portals4 counter drop
+		ip daddr . tcp dport @served4 counter drop
+		ip saddr . tcp sport @open4 accept
+		ip saddr 10.1.0.0/16 tcp sport 3260 counter drop
+		meta nfproto ipv4 tcp sport 3261 counter drop
+		ip6 saddr . tcp sport . ipsec in reqid @sas6 accept
+		ip6 saddr . tcp sport . ipsec in spnum 1 reqid @sas6 accept
+		ip6 daddr . tcp dport . ipsec in reqid @sas6 accept
+		ip6 daddr . tcp dport . ipsec in spnum 1 reqid @sas6 accept
+		ip6 saddr . tcp sport @portals6 counter drop
+		ip6 daddr . tcp dport @served6 counter drop
+		ip6 saddr . tcp sport @open6 accept
+		ip6 saddr fd01::/64 tcp sport 3260 counter drop
 	}
 	chain input {
 		type filter hook input priority -150; policy accept;
 		iifname { "lo", "tun0" } accept
-		ip saddr . tcp sport @portals4 meta ipsec missing counter drop
-		ip daddr . tcp dport @served4 meta ipsec missing counter drop
+		ip saddr . tcp sport . ipsec in reqid @sas4 accept
+		ip saddr . tcp sport . ipsec in spnum 1 reqid @sas4 accept
+		ip daddr . tcp dport . ipsec in reqid @sas4 accept
+		ip daddr . tcp dport . ipsec in spnum 1 reqid @sas4 accept
+		ip saddr . tcp sport @portals4 counter drop
+		ip daddr . tcp dport @served4 counter drop
 		ip saddr . tcp sport @open4 accept
-		ip saddr 10.1.0.0/16 tcp sport 3260 meta ipsec missing counter drop
-		meta nfproto ipv4 tcp sport 3261 meta ipsec missing counter drop
-		ip6 saddr . tcp sport @portals6 meta ipsec missing counter drop
-		ip6 daddr . tcp dport @served6 meta ipsec missing counter drop
+		ip saddr 10.1.0.0/16 tcp sport 3260 counter drop
+		meta nfproto ipv4 tcp sport 3261 counter drop
+		ip6 saddr . tcp sport . ipsec in reqid @sas6 accept
+		ip6 saddr . tcp sport . ipsec in spnum 1 reqid @sas6 accept
+		ip6 daddr . tcp dport . ipsec in reqid @sas6 accept
+		ip6 daddr . tcp dport . ipsec in spnum 1 reqid @sas6 accept
+		ip6 saddr . tcp sport @portals6 counter drop
+		ip6 daddr . tcp dport @served6 counter drop
 		ip6 saddr . tcp sport @open6 accept
-		ip6 saddr fd01::/64 tcp sport 3260 meta ipsec missing counter drop
+		ip6 saddr fd01::/64 tcp sport 3260 counter drop
 	}
 }
 """
@@ -144,6 +206,7 @@ def test_the_whole_text_with_one_of_everything_is_this() -> None:
             [portal("10.0.0.21"), V4, V6],
             [SERVED],
             ["tun0"],
+            sas=[(SERVED, 0x49000003), (V4, 0x49000001), (V6, 0x49000002)],
             networks=map(network, ("10.1.0.0/16", "0.0.0.0/0:3261", "[fd01::/64]:3260")),
             clear_exceptions=map(network, ("10.1.2.0/24", "10.1.3.0/24", "[fd01::1]:3260")),
         )
@@ -176,13 +239,40 @@ def test_each_portal_stands_in_the_set_of_its_kind() -> None:
         assert f"elements = {{ {element} " in section
 
 
-def test_both_directions_drop_what_is_not_inside_ipsec() -> None:
-    text = TEXTS["both versions and roles"]
-    output, input = (text.split(f"chain {hook} {{", 1)[1].split("\t}", 1)[0] for hook in ("output", "input"))
-    for rule in ("ip daddr . tcp dport @portals4", "ip6 daddr . tcp dport @portals6", "ip saddr . tcp sport @served4", "ip6 saddr . tcp sport @served6"):  # fmt: skip
-        assert f"{rule} rt ipsec missing counter drop" in output
-    for rule in ("ip saddr . tcp sport @portals4", "ip6 saddr . tcp sport @portals6", "ip daddr . tcp dport @served4", "ip6 daddr . tcp dport @served6"):  # fmt: skip
-        assert f"{rule} meta ipsec missing counter drop" in input
+def chains(text: str) -> dict[str, list[str]]:
+    """The rules of each chain, without its head."""
+    sections = (part.split("\n\t}", 1)[0].splitlines() for part in text.split("chain ")[1:])
+    return {lines[0].split()[0]: [line.strip() for line in lines[2:]] for lines in sections}
+
+
+@pytest.mark.parametrize("chain", ["output", "postrouting", "prerouting", "input"])
+def test_what_is_not_inside_an_own_sa_is_dropped_in_every_chain(chain: str) -> None:
+    rules = chains(TEXTS["both versions and roles"])[chain]
+    remote, own = ("daddr . tcp dport", "saddr . tcp sport")
+    if chain in ("prerouting", "input"):
+        remote, own = own, remote
+    for family, version in (("ip", 4), ("ip6", 6)):
+        for end, name in ((remote, "portals"), (own, "served")):
+            drop = rules.index(f"{family} {end} @{name}{version} counter drop")
+            way = "out" if chain in ("output", "postrouting") else "in"
+            assert rules.index(f"{family} {end} . ipsec {way} reqid @sas{version} accept") < drop
+
+
+def test_what_comes_inside_an_sa_within_another_is_judged_by_the_inner_one() -> None:
+    for chain in ("prerouting", "input"):
+        rules = chains(TEXTS["own SAs"])[chain]
+        assert "ip saddr . tcp sport . ipsec in spnum 1 reqid @sas4 accept" in rules
+
+
+def test_what_is_routed_for_others_is_left_alone_only_where_it_leaves_and_enters() -> None:
+    judged, left = chains(TEXTS["own SAs"]), chains(TEXTS["not what is routed"])
+    assert left.keys() == {"output", "postrouting", "input"}
+    assert left["postrouting"] == [
+        judged["postrouting"][0],
+        "meta iif != 0 accept",
+        *judged["postrouting"][1:],
+    ]
+    assert (left["output"], left["input"]) == (judged["output"], judged["input"])
 
 
 def test_a_device_of_user_space_esp_is_let_pass_in_both_directions() -> None:
@@ -198,7 +288,10 @@ def test_the_text_does_not_depend_on_the_order_of_portals() -> None:
 
 def test_an_opened_portal_is_let_pass_before_its_network_drops_it_but_after_a_closed_one() -> None:
     for chain in TEXTS["everywhere but two"].split("chain ")[1:]:
-        order = [chain.index(what) for what in ("@portals4", "@served4", "@open4", "meta nfproto ipv4 tcp")]
+        order = [
+            chain.index(what)
+            for what in ("@sas4", "@portals4", "@served4", "@open4", "meta nfproto ipv4 tcp")
+        ]
         assert order == sorted(order)
 
 

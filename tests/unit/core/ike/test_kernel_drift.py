@@ -65,6 +65,19 @@ def test_a_served_sa_with_its_policies_is_not() -> None:
     assert stranded_sas([SERVED], [COME_IN], [policy("out")]) == ()
 
 
+def test_stranded_sas_tells_the_initiators_of_one_connection_apart() -> None:
+    one, other = (
+        ike_sa(child_sa("c", remote_ts=(f"{end}/32[tcp]",)), unique_id=number, conn=SERVED.name)
+        for number, end in enumerate(("10.0.0.20", "10.0.0.21"))
+    )
+    assert stranded_sas([SERVED], [one, other], [policy("out")]) == (other,)
+
+
+def test_stranded_sas_goes_by_the_reqid_where_the_selector_is_a_range() -> None:
+    ranged = ike_sa(child_sa("c", remote_ts=("10.0.0.20..10.0.0.22[tcp]",)), conn=SERVED.name)
+    assert stranded_sas([SERVED], [ranged], [policy("out")]) == ()
+
+
 @pytest.mark.parametrize("state", ["INSTALLING", "REKEYED", "DELETING"])
 def test_an_sa_that_comes_or_goes_may_have_none(state: str) -> None:
     passing = ike_sa(child_sa("c", state=state), conn=SERVED.name)

@@ -7,16 +7,18 @@ import dataclasses
 import pytest
 
 from iscsi_ipsec.base.policy import Role, Start, Tuning
-from iscsi_ipsec.core.ike.loaded_state import loaded_connections, sa_targets
+from iscsi_ipsec.core.ike.loaded_state import earlier_reqids, loaded_connections, sa_targets
 from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget
 from tests.support.values import (
     SOURCE,
     address,
     charon_state,
+    child_sa,
     connection,
     derived,
     encoded,
     group,
+    ike_sa,
     per_id,
     policy,
     portal,
@@ -130,3 +132,20 @@ def test_user_space_esp_is_wanted_always_since_nothing_else_would_ask_for_it() -
     for each in (in_kernel, dataclasses.replace(in_kernel, user_space_esp=True)):
         (found,) = sa_targets((each,), names, {each.name: frozenset()}, frozenset(), frozenset(), frozenset())
         assert found.wanted_now is each.user_space_esp
+
+
+# -- SAs of an earlier version
+
+
+def test_earlier_reqids_are_those_of_sas_that_came_up_before_their_connection_had_one() -> None:
+    (one,) = named("10.0.0.20")
+    own = WANTED.reqids[one]
+    sas = [
+        ike_sa(child_sa("c", conn=one, reqid=1), conn=one),
+        ike_sa(child_sa("c", conn=one, reqid=own), conn=one),
+        ike_sa(child_sa("c", conn=SERVED, reqid=2, state="REKEYING"), conn=SERVED),
+        ike_sa(child_sa("c", conn=one, reqid=3, state="DELETING"), conn=one),
+        ike_sa(child_sa("c", conn="iscsi-ipsec-gone", reqid=4), conn="iscsi-ipsec-gone"),
+    ]
+    assert earlier_reqids(WANTED, sas) == {(portal("10.0.0.20"), 1), (portal("10.0.0.250"), 2)}
+    assert earlier_reqids(WANTED, []) == set()

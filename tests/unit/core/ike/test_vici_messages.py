@@ -40,13 +40,15 @@ from tests.support.values import (
     serves,
 )
 
+REQID = 0x49000001
+
 
 def entry(*owners: str, data: bytes = b"k" * 20, keys: tuple[str, ...] = ("db1",)) -> SecretEntry:
     return SecretEntry(owners=tuple(map(identity, owners)), secret=Secret(data), keys=keys)
 
 
 def spell(of: Connection) -> EncodedConnection:
-    return encode_connection(of, DIGEST_KEY)
+    return encode_connection(of, REQID, DIGEST_KEY)
 
 
 def ike_of(encoded: EncodedConnection) -> Mapping[str, Any]:
@@ -345,7 +347,7 @@ def test_nothing_but_the_secrets_data_carries_the_key() -> None:
 def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
     of = connection()
     encoded = spell(of)
-    assert encoded.child == "iscsi-ipsec-b3f57c66-f8817e34-beb9b4c9"
+    assert encoded.child == "iscsi-ipsec-b3f57c66-f8817e34-3c1792b2"
     assert encoded.message == {
         "iscsi-ipsec-10.0.0.20-3260": {
             "version": "2",
@@ -361,6 +363,7 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
             "unique": "never",
             "children": {
                 encoded.child: {
+                    "reqid": "1224736769",
                     "mode": "transport",
                     "local_ts": ["dynamic[6]"],
                     "remote_ts": ["dynamic[6/3260]"],
@@ -379,7 +382,7 @@ def test_the_whole_message_of_an_ordinary_connection_is_this() -> None:
 def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this() -> None:
     (of,) = derived(serves(flags=choice(IkeMode.MAIN)), per_id("10.0.0.5")).connections
     encoded = spell(of)
-    assert encoded.child == "iscsi-ipsec-e2db09e7-d7eba8c1-6d3658ad"
+    assert encoded.child == "iscsi-ipsec-e2db09e7-d7eba8c1-94d52d66"
     assert encoded.message == {
         "iscsi-ipsec-10.0.0.1-3260-10.0.0.5": {
             "version": "1",
@@ -396,6 +399,7 @@ def test_the_whole_message_of_an_initiator_in_main_mode_that_is_served_is_this()
             "dpd_timeout": "30s",
             "children": {
                 encoded.child: {
+                    "reqid": "1224736769",
                     "mode": "transport",
                     "local_ts": ["dynamic[6/3260]"],
                     "remote_ts": ["dynamic[6]"],
@@ -428,15 +432,15 @@ def test_the_names_of_secrets_are_these_alone_and_in_front_of_another() -> None:
 @pytest.mark.parametrize(
     ("previous_key_first", "child"),
     [
-        (False, "iscsi-ipsec-f0e3731d-f8817e34-beb9b4c9"),
-        (True, "iscsi-ipsec-75aad8d0-f8817e34-beb9b4c9"),
+        (False, "iscsi-ipsec-f0e3731d-f8817e34-3c1792b2"),
+        (True, "iscsi-ipsec-75aad8d0-f8817e34-3c1792b2"),
     ],
 )
 def test_the_names_of_a_connection_in_a_rotation_are_these(previous_key_first: bool, child: str) -> None:
     rotation = Rotation(
         owners=BASE.pair, secret=BASE.key.secret, previous=previous(), keys=(), previous_key_first=previous_key_first, connections=(BASE,)
     )  # fmt: skip
-    encoded = encode_connection(BASE, DIGEST_KEY, rotation)
+    encoded = encode_connection(BASE, REQID, DIGEST_KEY, rotation)
     assert encoded.child == child
     assert encoded.rotation == EncodedRotation(
         staged="iscsi-ipsec-f0e3731d-", current="iscsi-ipsec-b3f57c66-", previous="iscsi-ipsec-75aad8d0-",
@@ -449,5 +453,5 @@ def test_the_names_of_a_connection_in_a_rotation_are_these(previous_key_first: b
 
 
 def test_without_the_digest_key_a_childs_name_tells_nothing_of_the_key() -> None:
-    parts = {encode_connection(connection(), bytes([n]) * 32).key_part for n in range(20)}
+    parts = {encode_connection(connection(), REQID, bytes([n]) * 32).key_part for n in range(20)}
     assert len(parts) == 20

@@ -1,0 +1,48 @@
+"""The reqids that connections were given, stored before charon and the guard get them.
+
+Law: what was given stays. What cannot be stored holds all the same, and is stored when that works again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.core.decide.reqids import foreign_reqids
+from iscsi_ipsec.service.ports import Store, Xfrm
+from iscsi_ipsec.service.problems import state_problem
+
+
+class ConnectionReqids:
+    """``foreign`` are reqids of our range that others used when we started: no connection gets one of them."""
+
+    def __init__(self, store: Store, xfrm: Xfrm) -> None:
+        self._store = store
+        self._renewals = store.renewals
+        self.known: Mapping[str, int] = {}
+        self._unsaved: dict[str, int] = {}
+        self._kept: Mapping[str, int] | None = None
+        self.foreign: frozenset[int] = frozenset()
+        with contextlib.suppress(StateUnavailable):  # reported by whoever writes there
+            self.known = dict(store.reqids())
+        with contextlib.suppress(KernelUnavailable):  # a kernel without XFRM has no reqids
+            self.foreign = foreign_reqids(xfrm.policies())
+
+    def keep(self, reqids: Mapping[str, int], problems: list[Problem]) -> None:
+        """Remember and store what connections were given."""
+        if reqids is not self._kept:
+            self._kept = reqids
+            if new := {name: reqid for name, reqid in reqids.items() if self.known.get(name) != reqid}:
+                self.known = {**self.known, **new}
+                self._unsaved |= new
+        if self._store.renewals != self._renewals:
+            self._renewals, self._unsaved = self._store.renewals, dict(self.known)
+        if not self._unsaved:
+            return
+        try:
+            self._store.set_reqids(self._unsaved)
+            self._unsaved = {}
+        except StateUnavailable as err:
+            problems.append(state_problem(err))
