@@ -6,7 +6,7 @@ before it installs anything, and says which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -40,6 +40,10 @@ PRODUCTS = {
     ),
     "rfc3723": Product(
         "1", "aes128-sha1-modp2048", "aes128-sha1-modp2048", "AES_CBC_128/HMAC_SHA1_96", "AES_CBC_128/HMAC_SHA1_96", "tunnel",
+    ),
+    # the configuration that LabNetApp runs against ONTAP: Suite B's IKE, and no group in rekeys
+    "ontap-labnetapp": Product(
+        "2", "aes256-sha384-ecp384", "aes256gcm16", "AES_CBC_256/HMAC_SHA2_384_192", "AES_GCM_16_256",
     ),
     "ontap-suiteb": Product(
         "2", "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384", "AES_GCM_16_256/PRF_HMAC_SHA2_384/ECP_384", "AES_GCM_16_256",
@@ -116,6 +120,33 @@ def test_a_preset_finds_the_suite_of_its_product(pair: Pair, daemon: Daemon, nam
     log = negotiate(pair, daemon, f'preset = "{name.partition("-")[0]}"')
     assert f"selected proposal: IKE:{product.chosen_ike}" in log
     assert f"selected proposal: ESP:{product.chosen_esp}" in log
+
+
+@pytest.mark.parametrize("group", ["", "-ecp384"], ids=["without a group", "with a group"])
+def test_the_ontap_preset_finds_a_suite_in_rekeys_whether_or_not_the_product_has_a_group_there(
+    pair: Pair, daemon: Daemon, group: str
+) -> None:
+    """The first CHILD SA has no exchange of its own, so only one that is negotiated later shows it."""
+    product = PRODUCTS["ontap-labnetapp"]
+    respond(pair, replace(product, esp=product.esp + group))
+    daemon.put_key("group", f'group = true\nkey = "{KEY_A.decode()}"\n')
+    daemon.put_portal("san", f'portals = ["{PORTAL}"]\npreset = "ontap"\n')
+    daemon.start()
+    wait_for_connection(pair.initiator, daemon)
+    assert pair.initiator.initiate(ike=CONNECTION)
+    (row,) = daemon.status()["portals"]
+    mark = pair.target.log_mark()
+    pair.initiator.start_initiate(ike=CONNECTION, child=row["child"])
+    wait_until(
+        lambda: (
+            "selected proposal: ESP" in pair.target.log_text(mark)
+            or "NO_PROPOSAL" in pair.target.log_text(mark)
+        ),
+        "the responder decides",
+        detail=pair.target.tail,
+    )
+    chosen = "ESP:AES_GCM_16_256/ECP_384" if group else "ESP:AES_GCM_16_256/NO_EXT_SEQ"
+    assert chosen in pair.target.log_text(mark)
 
 
 def test_the_control_a_preset_finds_nothing_at_another_products_responder(pair: Pair, daemon: Daemon) -> None:

@@ -57,16 +57,22 @@ PRESETS: dict[str, Preset] = {
         tuning=Tuning(ike_proposals=("aes128-sha1-modp2048",), esp_proposals=("aes128-sha1-modp2048",)),
     ),
     "ontap": Preset(
+        # the first of each is what LabNetApp's template for Linux hosts ran with; RFC 6379 leaves a group in
+        # rekeys to the initiator, and that template has none there: so both are offered
         source="NetApp ONTAP 9 'Configure IP security over the wire': IKEv2 with a PSK, transport mode, "
-        "suites SUITEB_GCM256, SUITEB_GMAC256 and SUITE_AESCBC (RFC 6379)",
+        "suites SUITEB_GCM256 (its IKE is AES-CBC-256) and SUITE_AESCBC (RFC 6379)",
         choice=_choice(IkeMode.V2, EspMode.TRANSPORT, pfs=True),
         tuning=Tuning(
             ike_proposals=(
+                "aes256-sha384-ecp384",
                 "aes256gcm16-prfsha384-ecp384",
                 "aes256-sha512-prfsha512-ecp384",
-                "aes256-sha384-ecp384",
             ),
-            esp_proposals=("aes256gcm16-ecp384", "aes256-sha512-ecp384", "aes256-sha384-ecp384"),
+            esp_proposals=(
+                "aes256gcm16-ecp384-none",
+                "aes256-sha512-ecp384-none",
+                "aes256-sha384-ecp384-none",
+            ),
         ),
     ),
     "windows": Preset(
@@ -137,3 +143,18 @@ _DH = ("modp", "ecp", "curve", "x25519", "x448", "ke1_", "mlkem")
 def has_dh_group(proposal: str) -> bool:
     """Whether an ESP proposal names a DH group, which is what makes PFS."""
     return any(part.startswith(_DH) for part in proposal.split("-"))
+
+
+def without_dh_groups(proposal: str) -> str:
+    """The ESP proposal without its DH groups."""
+    return "-".join(p for p in proposal.split("-") if not p.startswith(_DH) and p != "none")
+
+
+def allows_no_group(proposal: str) -> bool:
+    """Whether an ESP proposal leaves it to the peer whether there is an exchange of its own."""
+    return "none" in proposal.split("-")
+
+
+def has_esn(proposal: str) -> bool:
+    """Whether an ESP proposal offers extended sequence numbers."""
+    return "esn" in proposal.split("-")

@@ -54,10 +54,21 @@ def esp_proposals(
     """What ESP offers or accepts; :class:`Refused` where given proposals contradict the PFS flag."""
     if tuning.esp_proposals is None:
         return presets.default_esp_proposals(
-            choice.ike, pfs=choice.pfs, fast_aes=world.fast_aes, esn=not world.user_space_esp
+            choice.ike,
+            pfs=choice.pfs,
+            fast_aes=world.fast_aes,
+            esn=not world.user_space_esp and tuning.replay_window != 0,
         )
-    with_group = [p for p in tuning.esp_proposals if presets.has_dh_group(p)]
     file = policy.path if policy else ""
+    if tuning.replay_window == 0 and (with_esn := [p for p in tuning.esp_proposals if presets.has_esn(p)]):
+        raise Refused(
+            "esn-without-window", "replay_window is 0, but an ESP proposal has extended sequence numbers: "
+            + ", ".join(with_esn),
+            "take esn out of the proposal, or leave replay_window out", file,
+        )  # fmt: skip
+    if not choice.pfs and policy and policy.preset and policy.tuning.esp_proposals is None:
+        return tuple(dict.fromkeys(map(presets.without_dh_groups, tuning.esp_proposals)))
+    with_group = [p for p in tuning.esp_proposals if presets.has_dh_group(p)]
     if choice.pfs and len(with_group) < len(tuning.esp_proposals):
         raise Refused(
             "pfs-without-group", "the flags ask for PFS, but an ESP proposal has no DH group: "

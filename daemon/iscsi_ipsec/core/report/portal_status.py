@@ -23,6 +23,9 @@ from iscsi_ipsec.core.ike.sa_lifecycle import carrying
 from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
 from iscsi_ipsec.core.report.schema import problem_row, session_row
 
+FIRST_CHILD_WITHIN = 5
+"""Seconds after its IKE SA in which the first child is installed, however slow the machine."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
@@ -103,7 +106,7 @@ def _row(
     connection = view.connection
     ike, child = _best(sas, observed, connection) if connection else (None, None)
     rotation = observed.rotations.get(connection.name) if connection else None
-    problem = view.problem or _live_problem(view, connection, child, sessions, observed)
+    problem = view.problem or _live_problem(view, connection, ike, child, sessions, observed)
     choice = view.choice
     esp = connection.esp if connection else choice.esp if choice else None
     guarded = not view.closed or not observed.guard_wanted or view.binding.portal in observed.guarded
@@ -166,7 +169,7 @@ def _best(
 
 
 def _live_problem(
-    view: PortalView, connection: Connection | None, child: ChildSa | None,
+    view: PortalView, connection: Connection | None, ike: IkeSa | None, child: ChildSa | None,
     sessions: list[IscsiSession], observed: Observed,
 ) -> Problem | None:  # fmt: skip
     if connection is None:
@@ -189,7 +192,7 @@ def _live_problem(
         downgrade = _downgrade(connection, child)
         if downgrade:
             return Problem(code=downgrade[0], message=downgrade[1], hint=downgrade[2], portal=portal)
-        return _failing_rekey(portal, cause) if cause else None
+        return _failing_rekey(portal, cause) if cause else _without_pfs(portal, connection, ike, child)
     if cause:
         return Problem(
             code=cause.code, message=cause.message, hint=cause.hint, portal=portal, severity=_severity(cause)
@@ -236,6 +239,23 @@ def _failing_rekey(portal: str, cause: Cause) -> Problem:
         hint=cause.hint,
         portal=portal,
         severity=_severity(cause),
+    )
+
+
+def _without_pfs(portal: str, connection: Connection, ike: IkeSa | None, child: ChildSa) -> Problem | None:
+    """A rekeyed child whose keys rest on the IKE SA's alone, where that was left to the peer.
+
+    IKEv2's first child never has an exchange of its own (RFC 7296, 1.2): only one that is younger than its IKE SA tells.
+    """
+    rekeyed = ike is not None and ike.version == 2 and ike.age - child.age > FIRST_CHILD_WITHIN
+    if not (connection.pfs and rekeyed and not child.dh_group):
+        return None
+    return Problem(
+        code="no-pfs",
+        message="the SA was renewed without PFS, since the target has no group for it",
+        hint="enable PFS on the target, or unset PFS_ENABLED here",
+        portal=portal,
+        severity=Severity.WARNING,
     )
 
 

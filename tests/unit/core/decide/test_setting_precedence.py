@@ -92,6 +92,34 @@ def test_esp_proposals_of_the_settings_that_contradict_a_keys_flags_are_refused_
     refused(view, "pfs-without-group", "no DH group", "append one", file="")
 
 
+def test_esp_proposals_offer_extended_sequence_numbers_only_with_a_replay_window() -> None:
+    """Charon 5.9.8 negotiates them and installs the SA without; later versions install nothing."""
+
+    def esn_of(tuning: Tuning) -> bool:
+        offered = connection_of(derived(group(), policy(tuning=tuning))).esp_proposals
+        return any("esn" in proposal.split("-") for proposal in offered)
+
+    assert esn_of(Tuning())
+    assert esn_of(Tuning(replay_window=64))
+    assert not esn_of(Tuning(replay_window=0))
+
+
+def test_esp_proposals_with_extended_sequence_numbers_are_refused_without_a_replay_window() -> None:
+    given = ("aes256gcm16-ecp384-esn-noesn",)
+    for settings, tuned in (
+        (Settings(), policy(tuning=Tuning(esp_proposals=given, replay_window=0))),
+        (Settings(tuning=Tuning(replay_window=0)), policy(tuning=Tuning(esp_proposals=given))),
+    ):
+        view = view_of(derived(group(), tuned, settings=settings))
+        refused(view, "esn-without-window", "replay_window is 0", "take esn out")
+
+
+def test_esp_proposals_of_a_preset_lose_their_groups_where_the_policy_asks_for_no_pfs() -> None:
+    connection = connection_of(derived(group(), policy(preset="ontap", flags=choice(pfs=False))))
+    assert connection.esp_proposals[0] == "aes256gcm16"
+    assert not any("ecp" in p or "none" in p for p in connection.esp_proposals)
+
+
 @pytest.mark.parametrize("ike", list(IkeMode))
 @pytest.mark.parametrize("pfs", [True, False])
 def test_esp_proposals_by_default_have_a_group_exactly_with_pfs(ike: IkeMode, pfs: bool) -> None:

@@ -531,3 +531,22 @@ def test_row_compares_a_cipher_only_where_its_keyword_is_known() -> None:
     assert unknown["problem"] is None
     chacha = row(WANTED, good(encr="CHACHA20_POLY1305", encr_keysize=256))
     assert (chacha["problem"] is None) == ("chacha20poly1305" in offered)
+
+
+def renewed(ike_age: int, dh_group: str = "") -> dict[str, Any]:
+    """The row of a child of 10 s in an IKE SA of this age."""
+    child = replace(child_sa(CHILD, conn=CONN), age=10, dh_group=dh_group)
+    return row(WANTED, child, sas=(replace(ike_sa(child, conn=CONN), age=ike_age),))
+
+
+def test_a_child_that_was_renewed_without_a_group_is_reported_and_still_protected() -> None:
+    reported = renewed(4000)
+    assert (reported["problem"]["code"], reported["problem"]["severity"]) == ("no-pfs", "warning")
+    assert reported["protected"] is True
+
+
+@pytest.mark.parametrize(("ike_age", "group"), [(10, ""), (12, ""), (4000, "ECP_384"), (0, "")])
+def test_a_child_with_a_group_or_the_first_of_its_ike_sa_has_nothing_to_report(
+    ike_age: int, group: str
+) -> None:
+    assert renewed(ike_age, group)["problem"] is None
