@@ -8,6 +8,7 @@ caches, or listed in :class:`Reconciler`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -274,6 +275,7 @@ class Reconciler:
             guard_wanted=snapshot.config.settings.guard,
             children=children,
             rotations=self._rotations(snapshot.connections),
+            reqids=snapshot.desired.reqids,
             causes=self._causes(snapshot),
             charon_reachable=state is not None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iscsi_ipsec.adapters import openiscsi
@@ -49,11 +50,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
 
 def judge(document: dict[str, Any], paths: Paths) -> tuple[Verdict, ...]:
     """The verdicts, sessions first; :class:`CommandError` where the kernel cannot be read."""
-    expected = {
-        parse_portal(row["portal"]): _expectation(row)
-        for row in document["portals"]
-        if row["role"] == Role.INITIATOR.value
-    }
+    expected = _expectations(document["portals"])
     try:
         flows = _flows(expected.keys(), paths)
         facts = _facts(document, flows)
@@ -67,15 +64,22 @@ def judge(document: dict[str, Any], paths: Paths) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-def _expectation(row: dict[str, Any]) -> Expectation:
-    return Expectation(
-        portal=parse_portal(row["portal"]),
-        managed=row["managed"],
-        closed=row["closed"],
-        mode=row["mode"] or "",
-        user_space_esp=row["user_space_esp"],
-        has_connection=bool(row["connection"]),
-    )
+def _expectations(rows: Iterable[Mapping[str, Any]]) -> dict[Portal, Expectation]:
+    """By portal: one that is reached through several interfaces has a row, and a reqid, for each."""
+    expected: dict[Portal, Expectation] = {}
+    for row in rows:
+        if row["role"] == Role.INITIATOR.value:
+            portal = parse_portal(row["portal"])
+            before = expected[portal].reqids if portal in expected else frozenset()
+            expected[portal] = Expectation(
+                portal=portal,
+                managed=row["managed"],
+                closed=row["closed"],
+                mode=row["mode"] or "",
+                user_space_esp=row["user_space_esp"],
+                reqids=before | ({row["reqid"]} if row.get("reqid") else frozenset()),
+            )
+    return expected
 
 
 def _flows(portals: Any, paths: Paths) -> tuple[Flow, ...]:
@@ -100,6 +104,7 @@ def _facts(document: dict[str, Any], flows: tuple[Flow, ...]) -> Facts:
         policies=kernel.policies(),
         states=kernel.states(),
         guarded=held_portals(guard.sets) if guard else None,
+        reqids=guard.reqids if guard else {},
         guard_wanted=document["guard"]["wanted"],
         devices=frozenset(document["guard"]["devices"]),
         routed_via=routed,

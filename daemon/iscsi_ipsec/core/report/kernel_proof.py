@@ -2,8 +2,8 @@
 
 A TCP connection is protected if the policy that the kernel applies to it (the
 matching one with the lowest priority number) demands ESP, SAs for it exist in
-both directions in the mode that was asked for, and the guard would stop it
-otherwise. User-space ESP leaves no policy: there, the connection must be
+both directions in the mode that was asked for, these are the portal's own (by the
+reqid, as the guard has it), and the guard would stop it otherwise. User-space ESP leaves no policy: there, the connection must be
 routed into one of the guard's devices while charon has an SA.
 
 Law: pure; every fact comes in as a value.
@@ -12,7 +12,7 @@ Law: pure; every fact comes in as a value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
@@ -24,6 +24,7 @@ IPPROTO_TCP, IPPROTO_ESP = 6, 50
 class Facts:
     """What the kernel holds. ``guarded`` None: no guard is installed.
 
+    ``reqids``: those of the SAs inside which the guard lets each portal pass.
     ``routed_via`` maps a flow's remote address to the interface its packets
     leave by; ``devices`` are those behind which user-space ESP works.
     """
@@ -31,6 +32,7 @@ class Facts:
     policies: tuple[KernelPolicy, ...]
     states: tuple[KernelState, ...]
     guarded: frozenset[Portal] | None
+    reqids: Mapping[Portal, frozenset[int]] = field(default_factory=dict)
     guard_wanted: bool = True
     devices: frozenset[str] = frozenset()
     routed_via: Mapping[Portal, str] | None = None
@@ -38,14 +40,19 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What ``status`` says about a portal: to be compared with the facts."""
+    """What ``status`` says about a portal: to be compared with the facts. ``reqids``: its connections'."""
 
     portal: Portal
     managed: bool
     closed: bool
     mode: str
     user_space_esp: bool
-    has_connection: bool
+    reqids: frozenset[int]
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether it may be reached at all: each connection has a reqid."""
+        return bool(self.reqids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +106,7 @@ def verify_portal(expected: Expectation, facts: Facts) -> Verdict:
         reaching = (p for p in facts.policies if _may_reach(p, expected.portal))
         first = min(reaching, key=lambda p: p.priority, default=None)
         if first and first.action == "allow" and first.tmpl_proto == IPPROTO_ESP:
+            _judge_reqid("out", first, expected, facts, failures)
             evidence.append("the policy that applies first demands ESP towards it")
         elif first:
             failures.append(f"the policy that applies first (priority {first.priority}) does not demand ESP")
@@ -132,11 +140,26 @@ def _judge_direction(
         return
     if expected and expected.mode and policy.mode != expected.mode:
         failures.append(f"{direction}: the policy demands {policy.mode} mode, {expected.mode} was asked for")
+    if expected and expected.closed:
+        _judge_reqid(direction, policy, expected, facts, failures)
     state = next((s for s in facts.states if _serves(s, policy, src, dst)), None)
     if state is None:
         failures.append(f"{direction}: no SA with reqid {policy.reqid} is installed")
     else:
         evidence.append(f"{direction}: SA {state.spi_hex} {state.mode}, reqid {policy.reqid}")
+
+
+def _judge_reqid(
+    direction: str, policy: KernelPolicy, expected: Expectation, facts: Facts, failures: list[str]
+) -> None:
+    """The guard's rule: an SA for the same addresses that is somebody else's protects from nobody."""
+    own = facts.reqids.get(expected.portal, frozenset()) if facts.guarded is not None else expected.reqids
+    if policy.reqid not in own:
+        known = ", ".join(map(str, sorted(own))) or "none"
+        failures.append(
+            f"{direction}: the policy that applies (priority {policy.priority}) leads into an SA with reqid"
+            f" {policy.reqid}, which is not the portal's own ({known})"
+        )
 
 
 def applying_policy(

@@ -44,6 +44,7 @@ class Observed:
     guard_wanted: bool = True
     children: Mapping[str, str] | None = None
     rotations: Mapping[str, EncodedRotation] = field(default_factory=dict)
+    reqids: Mapping[str, int] = field(default_factory=dict)
     causes: Mapping[str, Cause] | None = None
     charon_reachable: bool = False
 
@@ -96,6 +97,7 @@ def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...
         name in observed.failed_repeatedly,
         (observed.children or {}).get(name),
         observed.rotations.get(name),
+        observed.reqids.get(name),
         (observed.causes or {}).get(name),
     )
 
@@ -129,6 +131,7 @@ def _row(
         "mode": esp.value if esp and choice and choice.required else None,
         "pfs": choice.pfs if choice and choice.required else None,
         "connection": connection.name if connection else None,
+        "reqid": observed.reqids.get(connection.name) if connection else None,
         "child": (observed.children or {}).get(connection.name) if connection else None,
         "local_address": str(connection.local_address) if connection else None,
         "remote_address": str(connection.remote_address)

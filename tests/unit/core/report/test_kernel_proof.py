@@ -48,12 +48,13 @@ def facts(**more: Any) -> Facts:
         "policies": (policy("out"), policy("in")),
         "states": (state("out"), state("in")),
         "guarded": frozenset({SAN}),
+        "reqids": {SAN: frozenset({7})},
     }
     return Facts(**{**given, **more})
 
 
 EXPECTED = Expectation(
-    portal=SAN, managed=True, closed=True, mode="transport", user_space_esp=False, has_connection=True
+    portal=SAN, managed=True, closed=True, mode="transport", user_space_esp=False, reqids=frozenset({7})
 )
 
 
@@ -99,6 +100,38 @@ def test_a_missing_sa_is_told_by_its_direction(direction: str) -> None:
 )
 def test_an_sa_that_does_not_serve_the_policy_proves_nothing(wrong: dict[str, Any]) -> None:
     assert "no SA with reqid 7" in failures(facts(states=(state("out", **wrong), state("in"))))
+
+
+THEIRS = {
+    "policies": tuple(policy(way, reqid=1, proto=0, dport_mask=0, sport_mask=0) for way in ("out", "in")),
+    "states": (state("out", reqid=1), state("in", reqid=1)),
+}
+
+
+def test_an_sa_of_somebody_else_over_the_same_addresses_proves_nothing() -> None:
+    found = failures(facts(**THEIRS))
+    assert found.count("an SA with reqid 1, which is not the portal's own (7)") == 2
+    assert "not the portal's own" in "; ".join(verify_portal(EXPECTED, facts(**THEIRS)).failures)
+
+
+def test_a_portal_without_a_connection_is_not_proven_by_anybodys_sa() -> None:
+    blocked = dataclasses.replace(EXPECTED, reqids=frozenset())
+    assert "not the portal's own (none)" in failures(facts(**THEIRS, reqids={}), blocked)
+
+
+def test_the_sa_of_an_earlier_version_proves_as_long_as_the_guard_admits_it() -> None:
+    assert failures(facts(**THEIRS, reqids={SAN: frozenset({1, 7})})) == ""
+
+
+def test_without_a_guard_the_reqid_is_compared_with_the_connections() -> None:
+    off: dict[str, Any] = {"guarded": None, "guard_wanted": False, "reqids": {}}
+    assert failures(facts(**off)) == ""
+    assert "not the portal's own (7)" in failures(facts(**THEIRS, **off))
+
+
+def test_the_flow_of_a_portal_that_is_not_closed_may_be_in_anybodys_sa() -> None:
+    assert failures(facts(**THEIRS), dataclasses.replace(EXPECTED, closed=False)) == ""
+    assert failures(facts(**THEIRS), None) == ""
 
 
 def test_another_mode_than_asked_for_is_told() -> None:
@@ -232,4 +265,4 @@ def test_a_portal_that_lacks_anything_is_not_proven(given: Facts) -> None:
 
 
 def test_a_blocked_portal_needs_no_policy() -> None:
-    assert verify_portal(dataclasses.replace(EXPECTED, has_connection=False), facts(policies=())).proven
+    assert verify_portal(dataclasses.replace(EXPECTED, reqids=frozenset()), facts(policies=())).proven

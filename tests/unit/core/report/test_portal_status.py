@@ -344,6 +344,7 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
         "mode": "transport",
         "pfs": True,
         "connection": CONN,
+        "reqid": None,
         "child": CHILD,
         "local_address": SOURCE,
         "remote_address": "10.0.0.20",
