@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.source import TOP
 
@@ -48,3 +51,28 @@ def test_no_secret_lies_in_the_source() -> None:
         )
     )["results"]
     assert set(found) == SAMPLES
+
+
+@pytest.mark.parametrize(
+    "page", [".github/workflows/ci.yml", "CONTRIBUTING.md", "docs/testing.md", "docs/releasing.md"]
+)
+def test_every_make_target_that_is_named_exists(page: str) -> None:
+    text = (TOP / page).read_text()
+    named = {*re.findall(r"\bmake ([a-z][a-z-]*)", re.sub(r"make (?:demo's|that)", "", text))}
+    for row in re.findall(r"target: \[(.+)\]", text):
+        named |= {*row.split(", ")}
+    targets = {
+        name
+        for names in re.findall(r"^\.PHONY: (.+)$", (TOP / "Makefile").read_text(), re.MULTILINE)
+        for name in names.split()
+    }
+    assert named
+    assert named <= targets
+
+
+def test_hooks_run_before_a_commit_are_the_linters_of_the_environment() -> None:
+    """Nothing is downloaded, and a hook cannot be of another version than `make lint`."""
+    text = (TOP / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"repo: (\S+)", text)) == {"local"}
+    for program in re.findall(r"entry: \.venv/bin/(\S+)", text):
+        assert (Path(sys.executable).parent / program).exists()
