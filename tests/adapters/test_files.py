@@ -542,9 +542,9 @@ def test_every_field_that_differs_makes_another_stat(field: int) -> None:
 def test_a_file_that_was_just_written_is_not_settled(tmp_path: Path) -> None:
     put(tmp_path / "db1.toml")
     (found,) = find_config([str(tmp_path)]).files
-    assert not found.stat.settled(found.stat.mtime_ns + 1_000_000)
-    assert found.stat.settled(found.stat.mtime_ns + 1_000_000_000)
-    assert found.stat.settled(found.stat.mtime_ns - 1)  # from the future: waiting would not help
+    assert not found.stat.settled(found.stat.ctime_ns + 1_000_000)
+    assert found.stat.settled(found.stat.ctime_ns + 1_000_000_000)
+    assert found.stat.settled(found.stat.ctime_ns - 1)  # from the future: waiting would not help
 
 
 # --- text and keys ----------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
@@ -23,21 +22,21 @@ TIMEOUT = 10.0
 """Seconds for one decryption; a TPM takes a second."""
 
 
-def locate_credential(
-    name: str, *, environ: Mapping[str, str] = os.environ, stores: tuple[str, ...] = ENCRYPTED_STORES
-) -> str:
-    """The path of the credential's file, empty where there is none. An encrypted one wins: it is the fresher."""
-    folders = [*stores, environ.get("CREDENTIALS_DIRECTORY", "")]
-    for folder in folders:
-        path = os.path.join(folder, name)
-        if folder and os.path.exists(path):
-            return path
-    return ""
+def credential_folders() -> tuple[str, ...]:
+    """Where credentials are looked for, the strongest first. An encrypted one wins: it is the fresher."""
+    own = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (*ENCRYPTED_STORES, own) if own else ENCRYPTED_STORES
 
 
-def is_encrypted(path: str, *, stores: tuple[str, ...] = ENCRYPTED_STORES) -> bool:
+def locate_credential(name: str) -> str:
+    """The path of the credential's file, empty where there is none."""
+    paths = (os.path.join(folder, name) for folder in credential_folders())
+    return next(filter(os.path.exists, paths), "")
+
+
+def is_encrypted(path: str) -> bool:
     """Whether the file that :func:`locate_credential` found must be decrypted."""
-    return os.path.dirname(path) in stores
+    return os.path.dirname(path) in ENCRYPTED_STORES
 
 
 def decrypt_credential(name: str, path: str, asked_by: str, systemd_creds: str = "systemd-creds") -> Secret:

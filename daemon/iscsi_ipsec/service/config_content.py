@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from iscsi_ipsec.adapters import credentials, files
+from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.state_db import LastGood
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import PortalPolicy
@@ -31,50 +32,97 @@ from iscsi_ipsec.core.config.settings import Settings, parse_settings
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What a file says. ``raw`` is its text; ``key`` and ``previous`` are what the last good state has to keep beside it.
+class KeyOrigin:
+    """Another file that a key comes from: where it was found, and its ``stat`` from before it was read.
 
-    ``beside``: the other files that keys came from. ``previous_line``: where the file names a previous key.
+    What is written while it is read then differs from this ``stat``, and is read in the next pass.
     """
 
+    ref: KeyFileRef | CredentialRef
+    folder: str
+    """Of the file that names it."""
+    path: str
+    """Empty where there is none."""
+    stat: FileStat | None
+
+    @classmethod
+    def find(cls, ref: KeyFileRef | CredentialRef, folder: str) -> KeyOrigin:
+        """Look for the file, as it is now."""
+        if isinstance(ref, CredentialRef):
+            path = credentials.locate_credential(ref.name)
+        else:
+            path = os.path.join(folder, ref.path)
+        return cls(ref, folder, path, FileStat.at(path) if path else None)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is found where it was, unchanged; a credential may have come into a stronger store."""
+        return KeyOrigin.find(self.ref, self.folder) == self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All that have to be watched for it."""
+        if isinstance(self.ref, CredentialRef):
+            return credentials.credential_folders()
+        return (os.path.dirname(self.path),)
+
+
+Draft = Settings | PortalPolicy | KeyDraft
+"""What the text of a file alone says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file says. ``key`` and ``previous`` are what the last good state has to keep beside its text."""
+
     value: object
-    raw: Secret
     key: Secret | None = None
     previous: Secret | None = None
     warnings: tuple[Problem, ...] = ()
-    beside: tuple[str, ...] = ()
-    previous_line: int = 0
 
 
-def parse_content(kind: str, path: str, name: str, raw: Secret, text: str) -> Content:
-    """Parse a file of one kind (settings, portal, psk) and fetch its keys; raises :class:`ConfigError`."""
-    warnings: list[Problem] = []
-    draft = _parsed(kind, path, name, text, warnings)
+def parse_draft(kind: str, path: str, name: str, text: str, warnings: list[Problem] | None = None) -> Draft:
+    """Parse a file of one kind (settings, portal, psk), without its keys; raises :class:`ConfigError`."""
+    if kind == "settings":
+        return parse_settings(text, path, warnings)
+    if kind == "portal":
+        return parse_portal_file(text, path, name, warnings)
+    return parse_key_file(text, path, name, warnings)
+
+
+def find_origins(draft: Draft) -> tuple[KeyOrigin, ...]:
+    """The other files that a draft's keys come from, before any of them is read."""
     if not isinstance(draft, KeyDraft):
-        return Content(draft, raw, warnings=tuple(warnings))
-    secret, kept, beside = _fetch_key(draft, draft.source)
+        return ()
+    sources = (draft.source, draft.previous.source if draft.previous else None)
+    folder = os.path.dirname(draft.path)
+    return tuple(KeyOrigin.find(s, folder) for s in sources if isinstance(s, KeyFileRef | CredentialRef))
+
+
+def with_keys(draft: Draft, origins: tuple[KeyOrigin, ...]) -> Content:
+    """Read a draft's keys from where they were found; raises :class:`ConfigError`."""
+    if not isinstance(draft, KeyDraft):
+        return Content(draft)
+    secret, kept = _fetch_key(draft, draft.source, origins)
     if not secret:
         raise ConfigError((empty_key_problem(draft),))
     if sample := placeholder_problem(draft, secret):
         raise ConfigError((sample,))
-    previous, previous_kept, also = None, None, ""
+    previous, previous_kept = None, None
     if draft.previous:
-        previous, previous_kept, also = _fetch_key(draft, draft.previous.source)
+        previous, previous_kept = _fetch_key(draft, draft.previous.source, origins)
         if not previous:
             raise ConfigError((empty_key_problem(draft, previous=True),))
-    also_wrong = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
-    warnings += [p for p in also_wrong if p]
-    return Content(
-        draft.with_secret(secret, previous), raw, kept, previous_kept, tuple(warnings),
-        tuple(path for path in (beside, also) if path), draft.previous_line,
-    )  # fmt: skip
+    warnings = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
+    value = draft.with_secret(secret, previous)
+    return Content(value, kept, previous_kept, tuple(p for p in warnings if p))
 
 
 def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
     """Parse stored content again; None where today's rules refuse it."""
     try:
         text = last.raw.reveal().decode()
-        draft = _parsed(kind, path, name, text)
+        draft = parse_draft(kind, path, name, text)
         if not isinstance(draft, KeyDraft):
             return draft
         secret = draft.source if isinstance(draft.source, Secret) else last.key
@@ -85,33 +133,28 @@ def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
         return None
 
 
-def _parsed(
-    kind: str, path: str, name: str, text: str, warnings: list[Problem] | None = None
-) -> Settings | PortalPolicy | KeyDraft:
-    """What the text alone says."""
-    if kind == "settings":
-        return parse_settings(text, path, warnings)
-    if kind == "portal":
-        return parse_portal_file(text, path, name, warnings)
-    return parse_key_file(text, path, name, warnings)
-
-
-def _fetch_key(draft: KeyDraft, source: KeySource) -> tuple[Secret, Secret | None, str]:
-    """The key of this source, what of it to keep in the store, and the other file it came from.
+def _fetch_key(
+    draft: KeyDraft, source: KeySource, origins: tuple[KeyOrigin, ...]
+) -> tuple[Secret, Secret | None]:
+    """The key of this source, and what of it to keep in the store.
 
     A credential's key is not kept: it may be encrypted at rest, and the store is not.
     """
-    match source:
+    if isinstance(source, Secret):
+        return source, None
+    origin = next(origin for origin in origins if origin.ref == source)
+    secret = read_origin(origin, draft.path)
+    return secret, secret if isinstance(source, KeyFileRef) else None
+
+
+def read_origin(origin: KeyOrigin, asked_by: str) -> Secret:
+    """The key's bytes; :class:`ConfigError` where they cannot be read. Decrypting may take seconds."""
+    match origin.ref:
         case KeyFileRef(path=path):
-            folder = os.path.dirname(draft.path)
-            secret = files.read_key_file(path, folder)
-            return secret, secret, os.path.join(folder, path)
+            return files.read_key_file(path, origin.folder)
         case CredentialRef(name=name):
-            at = credentials.locate_credential(name)
-            if not at:
-                raise credentials.missing_credential(name, draft.path)
-            if credentials.is_encrypted(at):
-                return credentials.decrypt_credential(name, at, draft.path), None, at
-            return files.read_key_file(at, os.path.dirname(at)), None, at
-        case Secret() as secret:
-            return secret, None, ""
+            if not origin.path:
+                raise credentials.missing_credential(name, asked_by)
+            if credentials.is_encrypted(origin.path):
+                return credentials.decrypt_credential(name, origin.path, asked_by)
+            return files.read_key_file(origin.path, os.path.dirname(origin.path))

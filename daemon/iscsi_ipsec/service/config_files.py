@@ -24,9 +24,9 @@ from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile, read_broken
-from iscsi_ipsec.core.config.key_file import previous_over_problem
+from iscsi_ipsec.core.config.key_file import KeyDraft, previous_over_problem
 from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.service.config_content import parse_content, revive
+from iscsi_ipsec.service.config_content import KeyOrigin, find_origins, parse_draft, revive, with_keys
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Store
 
@@ -75,11 +75,10 @@ class ConfigFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _More:
-    """What few files have. ``beside``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
+    """What few files have. ``origins``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
 
     problems: tuple[Problem, ...] = ()
-    beside: tuple[str, ...] = ()
-    beside_stats: tuple[FileStat | None, ...] = ()
+    origins: tuple[KeyOrigin, ...] = ()
     previous_line: int = 0
     broken: BrokenFile | None = None
 
@@ -112,7 +111,7 @@ class _Entry:
     @property
     def at_rest(self) -> bool:
         """Whether nothing but its ``stat`` can tell that it must be read again."""
-        return self.state == "ok" and self.settled and not self.more.beside
+        return self.state == "ok" and self.settled and not self.more.origins
 
 
 @dataclass(slots=True)
@@ -221,7 +220,11 @@ class FileReader:
         """What the files say, whatever the time is."""
         kinds = (self._settings, self._keys, self._policies)
         beside = {
-            os.path.dirname(path) for kind in kinds for e in kind.entries.values() for path in e.more.beside
+            folder
+            for kind in kinds
+            for entry in kind.entries.values()
+            for origin in entry.more.origins
+            for folder in origin.folders
         }
         return ConfigFiles(
             generation=self._generation,
@@ -387,28 +390,33 @@ class FileReader:
     def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
         if entry.state != "ok" or not entry.settled or entry.file.stat != file.stat:
             return False
-        return tuple(map(FileStat.at, entry.more.beside)) == entry.more.beside_stats
+        return all(origin.is_current for origin in entry.more.origins)
 
     def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
         settled = file.stat.settled(self._clock())
         self.opened += 1
-        text = ""
+        text, warnings = "", list[Problem]()
+        origins = old.more.origins if old else ()
         try:
             raw = files.read_config(file.path, private=kind == "psk", checked=self._checked)
             text = files.decode_config(raw, file.path)
-            parsed = parse_content(kind, file.path, file.name, Secret(raw), text)
+            draft = parse_draft(kind, file.path, file.name, text, warnings)
+            origins = find_origins(draft)
+            now = self._clock()
+            settled = settled and all(o.stat is None or o.stat.settled(now) for o in origins)
+            parsed = with_keys(draft, origins)
         except ConfigError as err:
             if old is None or old.value is None:
                 entry = self._from_store(kind, file, err.problems)
                 broken = None if entry.value else read_broken(kind, text, file.path)
-                return replace(entry, more=replace(entry.more, broken=broken))
-            reported = replace(old.more, problems=_as_last_good(err.problems))
+                return replace(entry, more=replace(entry.more, broken=broken, origins=origins))
+            reported = replace(old.more, problems=_as_last_good(err.problems), origins=origins)
             return replace(old, file=file, settled=settled, state="last-good", more=reported)
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
             last = LastGood(
                 path=file.path,
                 kind=kind,
-                raw=parsed.raw,
+                raw=Secret(raw),
                 key=parsed.key,
                 previous=parsed.previous,
                 signature=file.stat.signature,
@@ -418,13 +426,9 @@ class FileReader:
                 self._unsaved[file.path] = last
             self._forgotten.discard(file.path)
         more = _NO_MORE
-        if parsed.warnings or parsed.beside or parsed.previous_line:
-            more = _More(
-                problems=parsed.warnings,
-                beside=parsed.beside,
-                beside_stats=tuple(map(FileStat.at, parsed.beside)),
-                previous_line=parsed.previous_line,
-            )
+        previous_line = draft.previous_line if isinstance(draft, KeyDraft) else 0
+        if warnings or parsed.warnings or origins or previous_line:
+            more = _More(problems=(*warnings, *parsed.warnings), origins=origins, previous_line=previous_line)
         return _Entry(file, kind, parsed.value, settled, "ok", more)
 
     # -- last good

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.keys import GroupKey, PerIdKey
+from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.paths import Paths
 
@@ -349,6 +352,107 @@ def test_a_credential_that_is_not_there_is_told_with_the_command_that_makes_it(
     assert key_of(config) is None
     assert codes(config) == ["bad-credential"]
     assert "systemd-creds encrypt" in config.problems[0].hint
+
+
+CREDENTIAL = 'id_type = 2\nid = "db1"\nkey_credential = "c"\n'
+
+
+@pytest.fixture
+def stores(host: Host, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two stores of encrypted credentials, the stronger first; systemd-creds gives the file's bytes, and then runs a hook."""
+    found = host.root / "strong", host.root / "weak"
+    for folder in found:
+        folder.mkdir(mode=0o700)
+    program = host.root / "bin" / "systemd-creds"
+    program.parent.mkdir()
+    hook = host.root / "hook"
+    program.write_text(f'#!/bin/sh\ncat "$4"\n[ ! -x {hook} ] || {hook}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(credentials, "ENCRYPTED_STORES", tuple(map(str, found)))
+    return found
+
+
+def test_a_credential_that_is_replaced_while_it_is_decrypted_is_read_again(
+    host: Host, stores: tuple[Path, Path]
+) -> None:
+    """A TPM takes a second, and the file was looked at only after it."""
+    _, weak = stores
+    host.write("weak/c", b"the first key of db1")
+    host.write("etc/psk.d/db1.toml", CREDENTIAL)
+    host.write("next", b"the third key of db1")
+    hook = host.root / "hook"
+    hook.write_text(f"#!/bin/sh\nmv {host.root}/next {weak}/c\nrm {hook}\n")
+    hook.chmod(0o755)
+    assert key_of(host.read()) == b"the first key of db1"
+    assert not hook.exists()
+    assert key_of(host.reader.read(all_files=False)) == b"the third key of db1"
+    opened = host.reader.opened
+    host.read()
+    assert host.reader.opened == opened
+
+
+def test_a_credential_in_a_stronger_store_wins_at_once(host: Host, stores: tuple[Path, Path]) -> None:
+    strong, _ = stores
+    host.write("weak/c", b"the weaker key of db1")
+    host.write("etc/psk.d/db1.toml", CREDENTIAL)
+    config = host.read()
+    assert key_of(config) == b"the weaker key of db1"
+    assert str(strong) in config.watched  # so that its event wakes the loop
+    host.write("strong/c", b"the stronger key of db1")
+    assert key_of(host.reader.read(all_files=False)) == b"the stronger key of db1"
+    (strong / "c").unlink()
+    assert key_of(host.reader.read(all_files=False)) == b"the weaker key of db1"
+
+
+def test_a_credential_that_was_never_there_is_watched_for(host: Host, stores: tuple[Path, Path]) -> None:
+    host.write("etc/psk.d/db1.toml", CREDENTIAL)
+    config = host.read()
+    assert codes(config) == ["bad-credential"]
+    assert set(map(str, stores)) <= set(config.watched)
+    host.write("weak/c", b"the weaker key of db1")
+    assert key_of(host.reader.read(all_files=False)) == b"the weaker key of db1"
+
+
+def test_a_key_file_that_is_replaced_while_it_is_read_is_read_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.write("etc/psk.d/db1.key", b"the first key of db1")
+    host.write("etc/psk.d/db1.toml", 'id_type = 2\nid = "db1"\nkey_file = "db1.key"\n')
+    really_read = files.read_key_file
+
+    def replaced_behind_the_reader(path: str, folder: str) -> Secret:
+        secret = really_read(path, folder)
+        host.write("etc/psk.d/db1.key", b"the other key of db1")
+        monkeypatch.setattr(files, "read_key_file", really_read)
+        return secret
+
+    monkeypatch.setattr(files, "read_key_file", replaced_behind_the_reader)
+    assert key_of(host.read()) == b"the first key of db1"
+    assert key_of(host.reader.read(all_files=False)) == b"the other key of db1"
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in the file", "beside"])
+def test_a_key_that_was_just_written_is_read_again_until_its_stat_must_tell(host: Host, beside: bool) -> None:
+    """Kernels before 6.13 leave no trace of a second write within a tick, even of its time if rsync sets that."""
+    if beside:
+        host.write("etc/psk.d/db1.toml", 'id_type = 2\nid = "db1"\nkey_file = "db1.key"\n')
+        time.sleep(0.03)
+    at = (
+        host.write("etc/psk.d/db1.key", b"the first key of db1")
+        if beside
+        else host.write("etc/psk.d/db1.toml", GOOD)
+    )
+    os.utime(at, (1_700_000_000, 1_700_000_000))
+    now = at.stat().st_ctime_ns + 1_000_000
+    host.reader = FileReader(host.paths, host.store, clock=lambda: now)
+    for count in (1, 2, 3):
+        host.reader.read(all_files=False)
+        assert host.reader.opened == count
+    now += 100_000_000
+    for count in (4, 4):
+        host.reader.read(all_files=False)
+        assert host.reader.opened == count
 
 
 def test_a_credentials_bytes_are_not_stored(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,12 +72,14 @@ class FileStat(bytes):
         return f"{dev}:{ino}:{size}:{mtime_ns}"
 
     def settled(self, now_ns: int, granularity_ns: int = 20_000_000) -> bool:
-        """Whether a later write must give another signature.
+        """Whether a later write must give another ``stat``.
 
         Kernel time stamps move in ticks (4 ms at CONFIG_HZ=250, 10 ms at 100): a second write of
-        the same size within the tick of the first leaves no trace. ``now_ns`` is :func:`time.time_ns`.
+        the same size within the tick of the first leaves no trace. The change time counts, which
+        every write moves and nobody can set. ``now_ns`` is :func:`time.time_ns`, taken after the
+        ``stat`` and before the file is read.
         """
-        return not 0 <= now_ns - self.mtime_ns < granularity_ns
+        return not 0 <= now_ns - self.ctime_ns < granularity_ns
 
 
 def packed(stats: Iterable[os.stat_result]) -> tuple[list[bytes], set[int]]:
