@@ -8,10 +8,10 @@ import stat
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, ROW, our_connections, our_secrets, portal_file
 from tests.support.ike import KEY_A, KEY_B, TARGET, A, Ike, connection
 from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.pair import Pair
 
 SET = ("psk", "set", "--id", "a.lab", "--id-type", "ID_FQDN", "--stdin", "--wait")
 NEW = ("psk", "set", "a.lab", "--stdin", "--wait")

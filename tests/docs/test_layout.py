@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,14 @@ def test_every_unit_test_is_named_after_a_module() -> None:
         )
     ]
     assert strays == []
+
+
+def test_what_several_folders_share_is_in_support() -> None:
+    borrowed = {
+        f"{path.relative_to(TESTS)}: {found}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for found in re.findall(r"^(?:from|import) tests\.([\w.]+)", path.read_text(), re.MULTILINE)
+        if found.split(".")[0] not in {"support", path.relative_to(TESTS).parts[0]}
+        or found.startswith("unit.")
+    }
+    assert borrowed == set()

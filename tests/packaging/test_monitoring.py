@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from iscsi_ipsec.service.metrics import exposition
+from tests.support.metric_values import Counters, reported, row
 from tests.support.source import TOP, run
-from tests.unit.service.test_metrics import Counters, reported, row
 
 MONITORING = TOP / "etc/monitoring"
 ALERTS, DASHBOARD = MONITORING / "alerts.yml", MONITORING / "dashboard.json"

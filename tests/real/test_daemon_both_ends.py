@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.real.conftest import SIGNS_OF_FAILURE
 from tests.support.admin import FLAGS, group_file, our_connections, our_secrets
 from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, Ike
 from tests.support.netlab import Charon, Daemon, Lab, wait_until
+from tests.support.pair import SIGNS_OF_FAILURE
 from tests.support.reached import established
 
 INITIATOR, SERVED = "10.10.0.1", "10.10.0.2"

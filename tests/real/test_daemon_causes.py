@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.admin import FLAGS, PORTAL, ROW, key_file, our_connections
 from tests.support.ike import KEY_A, KEY_B, TARGET, A, B, Ike, connection
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import Pair
 
 INITIATOR = "10.10.0.1"
 

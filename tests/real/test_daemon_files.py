@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.admin import (
     CONNECTION,
     PORTAL,
@@ -19,6 +18,7 @@ from tests.support.admin import (
 )
 from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, C, Ike, connection
 from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.pair import Pair
 
 
 def let_in(pair: Pair, ident: str, key: bytes, ike: Ike = Ike.V2) -> None:

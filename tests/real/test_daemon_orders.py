@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.admin import FLAGS, our_connections, our_secrets
 from tests.support.ike import Ike
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import Pair
 from tests.support.reached import KEYS, REACHED, awaiting, established, expected_of
 
 # every key comes first once, and last once; all 24 orders, without the daemon: test_key_orders.py

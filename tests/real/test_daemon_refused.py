@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.admin import (
     CONNECTION,
     PORTAL,
@@ -19,6 +18,7 @@ from tests.support.admin import (
 )
 from tests.support.ike import KEY_A, TARGET, A, Ike, connection
 from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.pair import Pair
 
 GOOD = 'esp_proposals = ["aes256gcm16-ecp256"]\n'
 MISTYPED = 'esp_proposals = ["aes256gcm61-ecp256"]\n'

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from iscsi_ipsec.base.identity import IdType
-from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, ROW, our_secrets, portal_file, wait_for_connection
 from tests.support.ike import KEY_A, KEY_B, TARGET, Ike, connection
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import Pair
 
 OTHER_ROW = f"{PORTAL}:3261"
 

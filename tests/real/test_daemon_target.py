@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.conftest import SIGNS_OF_FAILURE, Pair
 from tests.support.admin import group_file, key_file, our_connections
 from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, B, Ike, connection
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import SIGNS_OF_FAILURE, Pair
 
 SERVED = "10.10.0.1"  # the daemon's node, which serves here
 PEER = "10.10.0.2"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.real.test_daemon_target import PEER, SERVED, comes_in
 from tests.support.admin import FLAGS, group_file, key_file, our_connections
 from tests.support.ike import KEY_A, KEY_GROUP, A, B, C, Ike
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import Pair
 
 NETWORK = "10.10.0.0/24"
 

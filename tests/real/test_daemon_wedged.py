@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, key_file, portal_file, wait_for_connection
 from tests.support.ike import KEY_A, TARGET, A, Ike, connection
 from tests.support.netlab import Charon, Daemon, Lab, holds_for, wait_until
+from tests.support.pair import Pair
 
 UNTOUCHED = 1.5
 """Seconds in which nobody but the daemon would repair anything; larval states live for 165."""

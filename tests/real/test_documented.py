@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.netlab import Daemon, wait_until
+from tests.support.pair import Pair
 
 TOP = Path(__file__).resolve().parents[2]
 README, BY_HAND = TOP / "README.md", TOP / "docs/by-hand.md"

@@ -13,10 +13,10 @@ import pytest
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.core.ike.vici_messages import encode_id
-from tests.real.conftest import Pair
 from tests.support.admin import CONNECTION, PORTAL, PREFIX, ROW, our_secrets, portal_file, wait_for_connection
 from tests.support.ike import KEY_A, KEY_B, TARGET, Ike, connection
 from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.pair import Pair
 
 FOREIGN_TABLE = 'table inet others { chain c { counter comment "not ours"; }; }\n'
 

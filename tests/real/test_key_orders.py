@@ -23,9 +23,9 @@ from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import IkeMode, Tuning
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.charon_diff import Operation, plan
-from tests.real.conftest import SIGNS_OF_FAILURE
 from tests.support.ike import TARGET, Ike, connection
 from tests.support.netlab import Charon, Lab, wait_until
+from tests.support.pair import SIGNS_OF_FAILURE
 from tests.support.reached import (
     FOREIGN,
     HERE,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.conftest import Pair
 from tests.support.ike import KEY_A, KEY_B, KEY_GROUP, TARGET, A, B, C, Ike, Secret, load_in_order
+from tests.support.pair import Pair
 
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
 BOTH_ORDERS = pytest.mark.parametrize("group_first", [True, False], ids=["group-first", "group-last"])

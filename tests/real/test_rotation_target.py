@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from tests.real.conftest import SIGNS_OF_FAILURE, Pair
 from tests.real.test_daemon_target import PEER, SERVED, comes_in, serve
 from tests.support.ike import TARGET, A, B, Ike, connection
 from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.pair import SIGNS_OF_FAILURE, Pair
 from tests.support.staging import LONG, NEW, OLD, THIRD, plain_file, staged_file
 
 ALL_IKE = pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)

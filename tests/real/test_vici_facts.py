@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import vici
 
-from tests.real.conftest import Pair
 from tests.support.ike import KEY_A, KEY_B, TARGET, A, Ike, connection
 from tests.support.netlab import Charon, holds_for, wait_until
+from tests.support.pair import Pair
 
 
 def trap(rekey_time: str = "3600") -> dict[str, object]:

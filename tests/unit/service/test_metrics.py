@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -15,38 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from iscsi_ipsec.base.xfrm import KernelPolicy
 from iscsi_ipsec.service.metrics import Metrics, exposition
 from tests.support.fakes import FakeClock, FakeXfrm
+from tests.support.metric_values import Counters, reported, row
 
 LABELS = ("where", "cause", "version", "code", "severity", "portal", "role", "interface", "direction")
-
-
-@dataclass
-class Counters:
-    passes: int = 7
-    vici_writes: int = 5
-    guard_loads: int = 2
-    initiations: int = 3
-    files_opened: int = 4
-    seconds: float = 1.5
-    last_seconds: float = 0.25
-    failures: Mapping[str, int] = field(default_factory=dict)
-
-
-def row(portal: str = "10.0.0.20:3260", **more: Any) -> dict[str, Any]:
-    return {
-        "portal": portal, "role": "initiator", "interface": "", "managed": True, "closed": True,
-        "ready": True, "user_space_esp": False,
-        "protected": True, "connection": "iscsi-ipsec-x", "sessions": [], "problem": None,
-        "identity": "canary-identity", "key": "canary-name",
-        "sa": {"age": 12, "bytes_in": 100, "bytes_out": 200, "spi_in": "c0ffee01", "spi_out": "c0ffee02"},
-    } | more  # fmt: skip
-
-
-def reported(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {
-        "version": "1.2", "time": 1000, "charon": {"reachable": True, "settled": True},
-        "guard": {"wanted": True, "installed": True, "dropped": 4}, "keys": [{}, {}], "problems": [],
-        "portals": list(rows),
-    } | more  # fmt: skip
 
 
 def samples(document: dict[str, Any]) -> dict[tuple[str, ...], float]:

@@ -12,7 +12,7 @@ from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.xfrm import KernelState
 from iscsi_ipsec.core.ike.kernel_drift import lost_traps, missing_sas, orphaned_sas, stranded_sas
 from tests.support.values import child_sa, connection, ike_sa, per_id, record
-from tests.unit.core.report.test_kernel_proof import policy, state
+from tests.support.xfrm_values import policy, state
 
 TRAP = connection(per_id("db1.example"), record())
 NAME = {TRAP.name}

@@ -9,33 +9,13 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.base.portal import Flow, Portal
-from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
+from iscsi_ipsec.base.xfrm import Selector
 from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, verify_flow, verify_portal
 from tests.support.values import address, portal
+from tests.support.xfrm_values import policy, state
 
 ME, SAN = Portal(address("10.0.0.1"), 40001), portal("10.0.0.20")
 FLOW = Flow(local=ME, remote=SAN)
-
-
-def policy(direction: str, **more: Any) -> KernelPolicy:
-    out = direction == "out"
-    fields: dict[str, Any] = {
-        "src": ipaddress.ip_network("10.0.0.1" if out else "10.0.0.20"),
-        "dst": ipaddress.ip_network("10.0.0.20" if out else "10.0.0.1"),
-        "proto": 6, "sport": 0 if out else 3260, "sport_mask": 0 if out else 0xFFFF, "dport": 3260 if out else 0,
-        "dport_mask": 0xFFFF if out else 0, "action": "allow", "priority": 1000, "index": 1, "reqid": 7, "mode": "transport",
-        "tmpl_proto": 50, "tmpl_src": None, "tmpl_dst": None, "restricted": False,
-    }  # fmt: skip
-    return KernelPolicy(direction=direction, **{**fields, **more})
-
-
-def state(direction: str, **more: Any) -> KernelState:
-    out = direction == "out"
-    fields: dict[str, Any] = {
-        "src": address("10.0.0.1" if out else "10.0.0.20"), "dst": address("10.0.0.20" if out else "10.0.0.1"),
-        "spi": 0xC0FFEE01, "proto": 50, "reqid": 7, "mode": "transport", "bytes": 1, "packets": 1, "age": 1, "sel": None,
-    }  # fmt: skip
-    return KernelState(**{**fields, **more})
 
 
 def narrowed(**more: Any) -> Selector:
