@@ -27,7 +27,8 @@ def test_check_shows_every_problem_of_every_file_by_line(instance: Instance) -> 
     settings = instance.write("etc/iscsi-ipsecd.toml", "\nguard = 1\n")
     answer = instance.call("check")
     assert answer.code == PROBLEMS
-    reported = answer.out.splitlines()
+    *reported, total = answer.out.splitlines()
+    assert total == "3 files, 4 errors, 0 warnings"
     assert [line.split(": ", 1)[0] for line in reported] == [
         f"{settings}:2",
         f"{key}:1",
@@ -41,7 +42,7 @@ def test_check_shows_every_problem_of_every_file_by_line(instance: Instance) -> 
 def test_check_of_good_files_says_how_many(instance: Instance) -> None:
     instance.write("etc/psk.d/db1.toml", KEY)
     answer = instance.call("check")
-    assert (answer.code, answer.out) == (FINE, "1 files, no problems\n")
+    assert (answer.code, answer.out) == (FINE, "1 file, no problems\n")
 
 
 def test_check_takes_files_and_folders(instance: Instance) -> None:

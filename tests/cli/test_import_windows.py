@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.adapters import files
-from iscsi_ipsec.cli.verbs.check import check_file
+from iscsi_ipsec.cli.file_check import FileCheck
 from iscsi_ipsec.core.config.key_file import parse_key_file
+from iscsi_ipsec.service.paths import Paths
 from tests.cli.conftest import Instance
 
 CANARY = "canary-key-0123456789"
@@ -55,7 +56,7 @@ def test_applied_files_are_as_the_daemon_wants_them(instance: Instance, script: 
     for name in MADE:
         path = instance.root / name
         assert stat.S_IMODE(path.stat().st_mode) == (0o600 if "psk.d" in name else 0o644)
-        assert check_file(str(path)) == ()
+        assert FileCheck(Paths()).judge(str(path)).problems == ()
     assert f'key = "{CANARY}"' in instance.key("db1.example.com")
 
 

@@ -270,7 +270,7 @@ def codes_in(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name == "Problem":
+            if name in {"Problem", "_Row"}:  # _Row: core.config.lint
                 yield from (text_of(k.value) for k in node.keywords if k.arg == "code")
             elif name in _FIRST_ARGUMENT and node.args:
                 yield text_of(node.args[0])

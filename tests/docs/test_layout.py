@@ -38,6 +38,11 @@ ELSEWHERE = {
     "cli.status_view": "cli/test_status.py",
     "cli.verbs.group_psk": "cli/test_psk.py",
     "cli.waiting": "cli/test_wait.py",
+    # check's
+    "cli.file_check": "cli/test_check_mistakes.py",
+    "core.config.lint": "cli/test_check_mistakes.py",
+    "core.config.toml_errors": "cli/test_check_mistakes.py",
+    "core.decide.together": "cli/test_check_mistakes.py",
     # every example is parsed against the manual
     "cli.examples": "docs/test_commands.py",
     # show what a real charon or the kernel says

@@ -144,7 +144,7 @@ for n in $(seq 50); do
     sleep 0.2
 done
 for portal in $(grep -oP '"portal": "\\K[^"]+' /root/status | sort -u); do
-    iscsi-ipsec release "$portal"
+    iscsi-ipsec release --yes "$portal"
 done
 """
 

@@ -183,7 +183,7 @@ def test_a_portal_by_name_is_looked_up_by_the_unit_that_has_a_network_and_no_rig
         f"systemd-analyze security --no-pager {' '.join(UNITS)} | grep 'exposure level'"
     ).out
     product.run(f"rm {CONFIG}/portal.d/named.toml; sed -i /san-by-name/d /etc/hosts")
-    product.run(f"iscsi-ipsec release {SECOND_IP}", timeout=60)
+    product.run(f"iscsi-ipsec release --yes {SECOND_IP}", timeout=60)
 
     assert named.out.strip() == "active"
     assert of_whom not in ("", "root")

@@ -124,6 +124,30 @@ def parse_portal_pattern(text: str) -> PortalPattern:
     return NamedPortal(host.rstrip(".").lower(), port)
 
 
+def refuse_misread(text: str) -> None:
+    """:class:`ValueError` for what people write as a portal and what would be taken for another thing."""
+    bare = text.strip()
+    if "://" in bare:
+        raise ValueError(f"{text!r} is a URL: write its address, and a port where it is not 3260")
+    if re.match(r"(?:iqn\.|eui\.|naa\.)", bare, re.IGNORECASE):
+        raise ValueError(f"{text!r} is the name of a target: a portal is its address")
+    if re.search(r",[0-9]+$", bare):
+        raise ValueError(f"{text!r}: leave out the comma and the portal group that iscsiadm shows behind it")
+    if re.fullmatch(r"[0-9.]+\s*-\s*[0-9.]+", bare):
+        raise ValueError(f"{text!r} is a range: write the networks that it is made of, or each address")
+    address = bare.removeprefix("[").partition("]")[0].partition("/")[0]
+    try:
+        parsed = ipaddress.ip_address(address if address.count(":") != 1 else address.partition(":")[0])
+    except ValueError:
+        return
+    if parsed.version == 6 and parsed.is_link_local and "%" not in bare:
+        raise ValueError(
+            f"{text!r} is a link-local address, which cannot be protected: give the portal another one"
+        )
+    if parsed == ipaddress.IPv4Address("255.255.255.255"):
+        raise ValueError(f"{text!r} is the broadcast address: no portal has it")
+
+
 def _parse_port(text: str, whole: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise ValueError(f"{whole!r}: the port must be 1 to 65535")

@@ -19,7 +19,7 @@ from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.policy import IpsecChoice
-from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern, refuse_misread
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli import confirm, key_input, replaced_keys
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
@@ -110,6 +110,8 @@ def parse_choice(given: Sequence[str]) -> IpsecChoice | None:
 
 def _parse_portals(given: Sequence[str]) -> tuple[PortalPattern, ...]:
     try:
+        for text in given:
+            refuse_misread(text)
         return tuple(dict.fromkeys(parse_portal_pattern(text) for text in given))
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err

@@ -16,11 +16,11 @@ from functools import cached_property
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.identity import IkeId
-from iscsi_ipsec.base.portal import PortalPattern, PortalRange
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, not_permitted
 from iscsi_ipsec.core.config.key_file import KeyDraft, parse_key_file
 from iscsi_ipsec.core.config.writer import description_of
+from iscsi_ipsec.core.decide.together import patterns_overlap
 from iscsi_ipsec.service.paths import Paths
 
 
@@ -98,28 +98,16 @@ class Shelf:
             )
         mine = draft.id
         for other in self._by_owner.get(mine, ()):
-            if other.name != draft.name and other.name not in but and _overlap(other.portals, draft.portals):
+            if (
+                other.name != draft.name
+                and other.name not in but
+                and patterns_overlap(other.portals, draft.portals)
+            ):
                 whose = str(draft.id) if draft.id else "the group"
                 raise CommandError(
                     Exit.PROBLEMS, f"{other.path} already has a key of {whose}",
                     f"put the new key into that file (NAME: {other.name}), or remove it, or give both different portals",
                 )  # fmt: skip
-
-
-def _overlap(one: tuple[PortalPattern, ...], other: tuple[PortalPattern, ...]) -> bool:
-    """Whether two keys may be meant for one portal; names could be any address."""
-    if not one or not other:
-        return True
-    for a in one:
-        for b in other:
-            if not isinstance(a, PortalRange) or not isinstance(b, PortalRange):
-                if a == b:
-                    return True
-            elif a.port == b.port and a.network.version == b.network.version:
-                first, second = sorted((a.network, b.network), key=lambda n: n.prefixlen)
-                if first.supernet_of(second):  # type: ignore[arg-type]  # both are of one version
-                    return True
-    return False
 
 
 def require_access(path: str, what: int) -> None:

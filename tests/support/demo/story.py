@@ -208,7 +208,7 @@ class Story:
         self.closed_login()
         self.cli("status")
         self.tell.say("Only the admin opens it:")
-        self.check(self.cli("release", self.stage.portal_name).ok, "released")
+        self.check(self.cli("release", "--yes", self.stage.portal_name).ok, "released")
         self.until(lambda: not self.row().get("managed"), "the portal is managed no more")
         result, seen = self.login()
         self.check(result.ok and seen["clear"], "in clear again: it was the guard that kept it closed")

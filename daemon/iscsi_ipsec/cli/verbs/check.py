@@ -1,50 +1,40 @@
-"""``check``: validates files offline, all problems at once."""
+"""``check``: validates files offline, all problems at once; without a path all files together, as the daemon decides."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
-from iscsi_ipsec.adapters import files
-from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.adapters import files, openiscsi
+from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.keys import GroupKey, PerIdKey
+from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
-from iscsi_ipsec.cli.output import print_json
-from iscsi_ipsec.core.config.key_file import (
-    KeyFileRef,
-    KeySource,
-    empty_key_problem,
-    parse_key_file,
-    placeholder_problem,
-    previous_over_problem,
-    same_key_problem,
-    weak_key_problem,
-)
-from iscsi_ipsec.core.config.portal_file import parse_portal_file
-from iscsi_ipsec.core.config.settings import parse_settings
+from iscsi_ipsec.cli.file_check import FileCheck, Judged
+from iscsi_ipsec.cli.key_folder import require_access
+from iscsi_ipsec.cli.output import plural, print_json
+from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.report.schema import problem_row
 from iscsi_ipsec.service.paths import Paths
 
-_KEY_WORDS = (
-    "id",
-    "id_type",
-    "id_hex",
-    "group",
-    "key",
-    "key_hex",
-    "key_base64",
-    "key_file",
-    "key_credential",
-    "previous_until",
-)
+T = TypeVar("T")
+
+NODES_DIRS = ("/etc/iscsi", "/var/lib/iscsi")
 
 
 def add(subparsers: Verbs) -> None:
     """Describe the verb."""
-    parser = subparsers.add_parser("check", help="validate files without the daemon; all problems at once")
+    parser = subparsers.add_parser(
+        "check", help="validate files without the daemon; all problems at once",
+        description="Validates files without the daemon. Without PATH all of them together, as the daemon would decide."
+        " A PATH outside of its folders is judged by its content alone.",
+    )  # fmt: skip
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="files or folders (default: all that the daemon reads)"
     )
@@ -53,18 +43,26 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Check what was named, or everything."""
+    """Check what was named, or everything together."""
     problems: list[Problem] = []
     targets = _targets(options.paths, paths, problems)
-    for path in targets:
-        problems.extend(check_file(path))
+    checker = FileCheck(paths)
+    judged = [checker.judge(path) for path in targets]
+    problems += [problem for file in judged for problem in file.problems]
+    if not options.paths:
+        problems += _together(judged, paths)
     if options.json:
         print_json([problem_row(problem) for problem in problems])
     else:
         for problem in problems:
             sys.stdout.write(f"{problem}\n")
-        if not problems:
-            sys.stdout.write(f"{len(targets)} files, no problems\n")
+        errors = sum(1 for problem in problems if problem.severity is Severity.ERROR)
+        found = (
+            f"{plural(errors, 'error')}, {plural(len(problems) - errors, 'warning')}"
+            if problems
+            else "no problems"
+        )
+        sys.stdout.write(f"{plural(len(targets), 'file')}, {found}\n")
     return Exit.PROBLEMS if any(p.severity is Severity.ERROR for p in problems) else Exit.FINE
 
 
@@ -86,61 +84,72 @@ def _targets(named: list[str], paths: Paths, problems: list[Problem]) -> list[st
 
 
 def _found(folders: tuple[str, ...], problems: list[Problem]) -> tuple[files.FoundFile, ...]:
+    for folder in folders:
+        require_access(folder, os.R_OK | os.X_OK)
     found = files.find_config(folders)
     problems.extend(found.problems)
+    problems.extend(ignored for folder in folders for ignored in _ignored(folder))
     return found.files
 
 
-def check_file(path: str) -> tuple[Problem, ...]:
-    """All problems of one file; what kind it is, its folder or its content tells."""
-    name = os.path.basename(path).removesuffix(".toml")
-    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-    warnings: list[Problem] = []
+def _ignored(folder: str) -> Iterable[Problem]:
+    """Files that look like configuration, and that the daemon passes over for their name."""
     try:
-        text = files.decode_config(files.read_config(path, private=folder == "psk.d"), path)
-        if name == "iscsi-ipsecd":
-            parse_settings(text, path, warnings)
-        elif folder == "portal.d" or (folder != "psk.d" and not _looks_like_key(text)):
-            parse_portal_file(text, path, name, warnings)
-        else:
-            files.read_config(path, private=True)  # now it is known to be one
-            return _check_key(text, path, name)
-    except ConfigError as err:
-        return err.problems
-    return tuple(warnings)
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        if not name.startswith(".") and "." in name and not name.endswith(files.SUFFIX):
+            yield Problem(
+                code="ignored-file",
+                message="the daemon does not read this file: its name does not end in .toml",
+                hint="rename it, or move it out of the folder",
+                file=os.path.join(folder, name),
+                severity=Severity.WARNING,
+            )
 
 
-def _check_key(text: str, path: str, name: str) -> tuple[Problem, ...]:
-    warnings: list[Problem] = []
-    draft = parse_key_file(text, path, name, warnings)
-    problems: list[Problem | None] = [*warnings]
-    key = _fetch(draft.source, path)
-    if key is not None and not key:
-        problems.append(empty_key_problem(draft))
-    elif key is not None:
-        problems.append(placeholder_problem(draft, key) or weak_key_problem(draft, key))
-    if draft.previous:
-        previous = _fetch(draft.previous.source, path)
-        if previous is not None and not previous:
-            problems.append(empty_key_problem(draft, previous=True))
-        elif previous is not None and previous == key:
-            problems.append(same_key_problem(draft))
-        if draft.previous.until <= datetime.now(UTC):
-            problems.append(previous_over_problem(path, draft.previous_line, draft.previous.until))
-    return tuple(problem for problem in problems if problem)
+# -- all files together
 
 
-def _fetch(source: KeySource, path: str) -> Secret | None:
-    """The key of this source; None for a credential, which may only be readable to the service."""
-    match source:
-        case Secret() as secret:
-            return secret
-        case KeyFileRef(path=beside):
-            return files.read_key_file(beside, os.path.dirname(os.path.abspath(path)))
-        case _:
-            return None
+def _together(judged: list[Judged], paths: Paths) -> tuple[Problem, ...]:
+    """What the daemon would refuse although each file by itself is right."""
+    # deciding takes more modules than looking at one file
+    from iscsi_ipsec.core.decide.lookup import Lookup  # noqa: PLC0415
+    from iscsi_ipsec.core.decide.together import check_together  # noqa: PLC0415
+    from iscsi_ipsec.core.decide.world import World  # noqa: PLC0415
+
+    values = [file.value for file in judged]
+    settings = next((value for value in values if isinstance(value, Settings)), Settings())
+    records = openiscsi.read_records(
+        paths.nodes_dirs or settings.nodes_dirs or NODES_DIRS, openiscsi.RecordCache()
+    ).records
+    world = World(
+        settings=settings,
+        keys=(*_of(values, PerIdKey), *_of(values, GroupKey)),
+        policies=_of(values, PortalPolicy),
+        broken=tuple(file.broken for file in judged if file.broken),
+        records=records,
+    )
+    world = World(
+        settings=world.settings, keys=world.keys, policies=world.policies, broken=world.broken, records=records,
+        sources=_sources(Lookup(world).wanted_sources),
+    )  # fmt: skip
+    return check_together(world, {file.path: file.lines for file in judged})
 
 
-def _looks_like_key(text: str) -> bool:
-    words = {line.partition("=")[0].strip() for line in text.splitlines()}
-    return not words.isdisjoint(_KEY_WORDS)
+def _of(values: Iterable[object], kind: type[T]) -> tuple[T, ...]:
+    return tuple(value for value in values if isinstance(value, kind))
+
+
+def _sources(wanted: Iterable[tuple[Address, str]]) -> Mapping[tuple[Address, str], Address | None]:
+    """The addresses that packets leave with, as far as this machine's routes know them."""
+    from iscsi_ipsec.adapters.netlink import Routes  # noqa: PLC0415  # 0.1 s that one file need not wait for
+
+    with contextlib.suppress(KernelUnavailable):
+        routes = Routes()
+        try:
+            return {(address, oif): routes.source_for(address, oif) for address, oif in wanted}
+        finally:
+            routes.close()
+    return {}

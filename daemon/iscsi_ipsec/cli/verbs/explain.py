@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern, refuse_misread
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.report.schema import sentence
@@ -37,6 +37,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
 def rows_of(document: dict[str, Any], text: str) -> list[dict[str, Any]]:
     """The rows of a portal; :class:`CommandError` where it is no portal or unknown."""
     try:
+        refuse_misread(text)
         portal = parse_portal(text)
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err

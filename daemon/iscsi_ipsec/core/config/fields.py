@@ -9,7 +9,7 @@ import re
 from iscsi_ipsec.base.addresses import Address, Network, host_address, parse_literal, why_not_of_one_host
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
-from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern, refuse_misread
 from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import Source
@@ -37,8 +37,17 @@ def parse_choice(source: Source) -> IpsecChoice | None:
         raw = value
     elif isinstance(value, str):
         raw = (value,)
-    else:
+        if "," in value or re.fullmatch(r"0[xX][0-9A-Fa-f]+|[0-9]+", value.strip()):
+            source.problem("security_flags", "bad-flags", "security_flags is one text", _flags_hint(value))
+            return None
+    elif isinstance(value, list):
         raw = source.texts("security_flags")
+    else:
+        source.problem(
+            "security_flags", "wrong-type", "security_flags must be a number or a list of names",
+            'such as 0x37 or ["VALID", "IKE_IPSEC_ENABLED"]',
+        )  # fmt: skip
+        return None
     if raw is None:
         return None
     try:
@@ -46,6 +55,13 @@ def parse_choice(source: Source) -> IpsecChoice | None:
     except ValueError as err:
         source.problem("security_flags", "bad-flags", str(err), "iscsi-ipsec flags NAME... explains them")
         return None
+
+
+def _flags_hint(value: str) -> str:
+    if "," not in value:
+        return f"write {value.strip()} without quotes"
+    names = ", ".join(f'"{name.strip()}"' for name in value.split(","))
+    return f"write a list: [{names}]"
 
 
 def parse_portals(source: Source, key: str = "portals") -> tuple[PortalPattern, ...] | None:
@@ -60,6 +76,7 @@ def parse_portals(source: Source, key: str = "portals") -> tuple[PortalPattern, 
     patterns = []
     for text in texts:
         try:
+            refuse_misread(text)
             patterns.append(parse_portal_pattern(text))
         except ValueError as err:
             source.problem(key, "bad-portal", str(err))

@@ -35,6 +35,13 @@ _PREVIOUS_SOURCES = tuple(_PREVIOUS + key for key in _KEY_SOURCES)
 PLACEHOLDER = b"CHANGE-ME"
 """What the keys in the samples begin with."""
 
+_PLACEHOLDERS = tuple(
+    form.encode()
+    for word in ("change-me", "changeme", "change_me", "change me")
+    for form in (word, word.upper(), word.capitalize())
+)
+"""The same as people write it into templates of their own."""
+
 WEAK_KEY_BYTES = 16
 """Shorter keys are warned about: fewer than 128 bits even if they were random (RFC 3723, 5.8.3)."""
 
@@ -144,7 +151,7 @@ def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
 
 def placeholder_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
     """The error that the key is still the one of the samples, which everybody knows; or None."""
-    if not secret.starts_with(PLACEHOLDER):
+    if not any(map(secret.starts_with, _PLACEHOLDERS)):
         return None
     return Problem(
         code="placeholder-key",

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config.toml_errors import explain
 
 _KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
@@ -32,6 +33,14 @@ _DEEP_KEY = re.compile(rf"(?m:^|[\[{{,])[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_K
 MAX_PROBLEMS = 100
 """What is told of one file; 64 KiB have room for 10,000 mistakes, and each is kept and shown."""
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+
+MEANT = {"flags": "security_flags", "type": "id_type", "portal": "portals", "proposals": "ike_proposals"}
+"""Keys that people write, and what they are called."""
+ELSEWHERE = {
+    "key": ("key", "keys belong in a file of psk.d; psk names one here"),
+    "psk": ("psk", "psk belongs in a policy (portal.d)"),
+}
+"""Keys of the other kind of file: what that kind has, and what to do."""
 
 _TYPE_NAMES = {
     str: "a text in quotes",
@@ -96,7 +105,8 @@ class KeyLines:
         """The line of ``key`` or ``table.key``, 0 where it is absent."""
         if self._found is None:
             self._found = key_lines(self._text)
-        return self._found.get(key, 0)
+        dotted = f"{key}."
+        return self._found.get(key) or next((n for k, n in self._found.items() if k.startswith(dotted)), 0)
 
 
 class Source:
@@ -135,9 +145,20 @@ class Source:
         known = list(known)
         for key in self.data:
             if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f'did you mean "{close[0]}"?' if close else "known keys: " + ", ".join(sorted(known))
-                self.problem(key, "unknown-key", f'unknown key "{self._prefix}{key}"', hint)
+                self.problem(
+                    key, "unknown-key", f'unknown key "{self._prefix}{key}"', self._hint_for(key, known)
+                )
+
+    def _hint_for(self, key: str, known: list[str]) -> str:
+        """What whoever wrote a key that does not exist most plainly meant."""
+        if isinstance(self.data[key], dict):
+            return f"the keys stand without a section: remove the line [{self._prefix}{key}]"
+        if key in MEANT and MEANT[key] in known:
+            return f'did you mean "{MEANT[key]}"?'
+        if key in ELSEWHERE and ELSEWHERE[key][0] not in known:
+            return ELSEWHERE[key][1]
+        close = difflib.get_close_matches(key, known, 1)
+        return f'did you mean "{close[0]}"?' if close else "known keys: " + ", ".join(sorted(known))
 
     def raise_if_wrong(self, warnings: list[Problem] | None = None) -> None:
         """Raise :class:`ConfigError` with what was noted so far; warnings alone don't raise, but are added to the list."""
@@ -261,9 +282,8 @@ def parse_toml(text: str, file: str) -> Source:
         # tomllib quotes what it stumbled over, which may be a piece of a key
         shown = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
         line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
-        raise _bad_toml(
-            f"{shown[:1].lower()}{shown[1:]}", file, line
-        ) from None  # its text may hold a piece of a key
+        what = explain(message, text, line) or f"{shown[:1].lower()}{shown[1:]}"
+        raise _bad_toml(what, file, line) from None  # its text may hold a piece of a key
     return Source(data, file, KeyLines(text))
 
 

@@ -171,8 +171,8 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
     ("text", "line", "reported"),
     [
         ("a = 1\nb\nc = 2", 2, "expected '=' after a key in a key/value pair"),
-        ("a = 1\na = 2\n", 2, "cannot overwrite a value"),
-        ("a = 1\nb = canary\n", 2, "invalid value"),
+        ("a = 1\na = 2\n", 2, '"a" is set twice, in lines 1 and 2'),
+        ("a = 1\nb = canary\n", 2, "a text needs quotes"),
         ('a = "x\0"', 1, "illegal character"),
         ("x = " + "1" * 5000, 0, "a number is too long"),
         ("\n\n" + ".".join("a" * (MAX_KEY_PARTS + 1)) + " = 1\n", 3, "a key of more than 100 parts"),
