@@ -287,6 +287,7 @@ class Sysfs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.driver = "iscsi_tcp"
 
     def _make(self, kind: str, name: str, device: str, attrs: dict[str, str]) -> Path:
         real = self.root / "devices/platform" / device / kind / name
@@ -300,6 +301,7 @@ class Sysfs:
 
     def session(self, host: int, sid: int, local: str | None, **connection: str) -> Path:
         """One session with one connection on one host; returns the connection's folder."""
+        self._make("scsi_host", f"host{host}", f"host{host}", {"proc_name": self.driver})
         self._make("iscsi_host", f"host{host}", f"host{host}", {} if local is None else {"ipaddress": local})
         attrs = {"targetname": f"{IQN}:{sid}", "state": "LOGGED_IN", "ifacename": "default", "tpgt": "1"}
         self._make("iscsi_session", f"session{sid}", f"host{host}/session{sid}", attrs)
@@ -338,6 +340,26 @@ def test_a_sessions_four_ends_are_read(sysfs: Sysfs) -> None:
     )
     assert (session.local_address, session.local_port) == (ipaddress.ip_address("10.0.0.1"), 45678)
     assert session.remote == session.persistent == portal("10.0.0.20")
+
+
+@pytest.mark.parametrize(
+    ("driver", "offloaded"),
+    [
+        ("iscsi_tcp", False),
+        ("", False),
+        ("iscsi_iser", True),
+        ("bnx2i", True),
+        ("qedi", True),
+        ("cxgb4i", True),
+    ],
+)
+def test_the_driver_of_a_session_says_whether_it_is_offloaded(
+    sysfs: Sysfs, driver: str, offloaded: bool
+) -> None:
+    sysfs.driver = driver
+    sysfs.session(host=3, sid=7, local=None if offloaded else "10.0.0.1", local_port="(null)")
+    (session,) = read_sessions(str(sysfs.root))
+    assert (session.transport, session.is_offloaded) == (driver, offloaded)
 
 
 def test_each_session_has_its_own_hosts_address(sysfs: Sysfs) -> None:

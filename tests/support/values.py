@@ -131,7 +131,9 @@ def discovery(host: str = TARGET, port: int = 3260) -> NodeRecord:
     return NodeRecord(host=host, port=port, path=f"send_targets/{host},{port}")
 
 
-def session(remote: str = TARGET, sid: int = 1, persistent: str = "") -> IscsiSession:
+def session(
+    remote: str = TARGET, sid: int = 1, persistent: str = "", transport: str = "iscsi_tcp"
+) -> IscsiSession:
     return IscsiSession(
         sid=sid,
         target="iqn.2024-01.com.example:a",
@@ -141,6 +143,7 @@ def session(remote: str = TARGET, sid: int = 1, persistent: str = "") -> IscsiSe
         local_port=40000 + sid,
         remote=portal(remote),
         persistent=portal(persistent) if persistent else None,
+        transport=transport,
     )
 
 

@@ -264,7 +264,7 @@ def read_sessions(sysfs: str) -> tuple[IscsiSession, ...]:
         if remote is None:
             continue  # being made or torn down: it has no peer
         session = os.path.join(sysfs, f"class/iscsi_session/session{sid}")
-        local = _attr(connection, "local_port")
+        local, host = _attr(connection, "local_port"), _host(session)
         sessions.append(
             (
                 (sid, cid),
@@ -273,10 +273,15 @@ def read_sessions(sysfs: str) -> tuple[IscsiSession, ...]:
                     target=_attr(session, "targetname"),
                     state=_attr(session, "state"),
                     iface=_attr(session, "ifacename"),
-                    local_address=_local_address(sysfs, session),
+                    local_address=_address(_attr(os.path.join(sysfs, "class/iscsi_host", host), "ipaddress"))
+                    if host
+                    else None,
                     local_port=int(local) if local.isascii() and local.isdigit() else 0,
                     remote=remote,
                     persistent=persistent,
+                    transport=_attr(os.path.join(sysfs, "class/scsi_host", host), "proc_name")
+                    if host
+                    else "",
                 ),
             )
         )
@@ -310,10 +315,10 @@ def read_firmware(sysfs: str) -> tuple[NodeRecord, ...]:
     return tuple(records)
 
 
-def _local_address(sysfs: str, session: str) -> Address | None:
-    """``…/hostN/sessionS/…`` of the device's real path names the host, whose ``ipaddress`` is ours."""
+def _host(session: str) -> str:
+    """The session's SCSI host: ``…/hostN/sessionS/…`` of the device's real path names it."""
     match = re.search(r"/(host\d+)/session\d+(?:/|$)", os.path.realpath(session))
-    return _address(_attr(os.path.join(sysfs, "class/iscsi_host", match[1]), "ipaddress")) if match else None
+    return match[1] if match else ""
 
 
 def _portal(address: str, port: str) -> Portal | None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.portal import Portal
 
+TCP_DRIVER = "iscsi_tcp"
+"""The kernel's only initiator whose packets pass through the host's IP stack."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
@@ -37,10 +40,11 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IscsiSession:
-    """A live iSCSI connection's 4-tuple as the kernel tells it.
+    """A live iSCSI connection's 4-tuple as the kernel reports it.
 
     ``remote`` is where the TCP connection really goes; ``persistent`` what
-    the node record said (a login redirect makes them differ).
+    the node record said (a login redirect makes them differ). ``transport`` is the kernel's
+    driver (``proc_name`` of the SCSI host), empty while the host goes.
     """
 
     sid: int
@@ -51,3 +55,9 @@ class IscsiSession:
     local_port: int
     remote: Portal
     persistent: Portal | None
+    transport: str = ""
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether its packets bypass the host's IP stack (iSER, offload cards), where no IPsec and no guard is."""
+        return self.transport not in ("", TCP_DRIVER)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from iscsi_ipsec.adapters.atomic_write import write_atomic
 from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
+from iscsi_ipsec.base.iscsi import TCP_DRIVER
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import parse_portal
@@ -177,8 +178,15 @@ def _families(status: Mapping[str, Any], counters: Counters, last_success: int) 
         "portals_in_clear", "Known portals that may be reached in clear.", sum(not row["closed"] for row in rows)
     )  # fmt: skip
     yield gauge(
-        "sessions_in_clear", "iSCSI connections to portals that are not closed and have no SA.",
-        len({s["sid"] for row in rows if not row["closed"] and not row["protected"] for s in row["sessions"]}),
+        "sessions_in_clear", "iSCSI connections to portals that are not closed and have no SA, and offloaded ones.",
+        len(
+            {
+                s["sid"]
+                for row in rows
+                for s in row["sessions"]
+                if not row["protected"] and (not row["closed"] or s["transport"] not in (None, TCP_DRIVER))
+            }
+        ),
     )  # fmt: skip
     yield gauge("keys", "Keys in force.", len(status["keys"]))
     yield _problems(status["problems"])

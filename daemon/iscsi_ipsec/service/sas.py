@@ -179,7 +179,7 @@ class SaReconciler:
         # a failure may come before the grace is over, and no event comes after it
         young = asked.keys() - waiting
         self._acquire_pending = any(c.remote_address in young for c in snapshot.desired.connections if young)
-        with_session = frozenset(session.remote for session in snapshot.world.sessions)
+        with_session = frozenset(s.remote for s in snapshot.world.sessions if not s.is_offloaded)
         return self._targets(
             snapshot.desired.connections,
             snapshot.connections,

@@ -32,7 +32,7 @@ def samples(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
 
 def test_portals_are_counted_by_how_they_are_kept() -> None:
     clear = row("10.0.0.21:3260", managed=False, closed=False, protected=False, sa=None, connection=None)
-    session = {"sid": 3}
+    session = {"sid": 3, "transport": None}
     found = samples(
         reported(row(), row("10.0.0.22:3260", protected=False, sa=None, connection=None), clear | {"sessions": [session]})
     )  # fmt: skip
@@ -40,6 +40,12 @@ def test_portals_are_counted_by_how_they_are_kept() -> None:
     assert [found[f"portals_{name}",] for name in names] == [2, 1, 2, 1, 1]
     assert found["sessions_in_clear",] == 1
     assert found["keys",] == 2
+
+
+def test_offloaded_sessions_are_in_clear_however_their_portal_is_kept() -> None:
+    sessions = [{"sid": 3, "transport": "iscsi_iser"}, {"sid": 4, "transport": "iscsi_tcp"}]
+    found = samples(reported(row(protected=False, sessions=sessions)))
+    assert found["sessions_in_clear",] == 1
 
 
 def test_each_managed_portal_has_its_sa_told() -> None:

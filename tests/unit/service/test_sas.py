@@ -55,6 +55,12 @@ def test_a_connection_that_nobody_needs_waits_for_its_trap(host: Host) -> None:
     assert "initiate" not in host.charon.commands()
 
 
+def test_a_connection_that_only_an_offloaded_session_names_is_never_initiated(host: Host) -> None:
+    host.put(KEY, SAN, record(), session(transport="iscsi_iser"))
+    host.run()
+    assert "initiate" not in host.charon.commands()
+
+
 def test_attempts_follow_the_delays_and_no_pass_in_between_adds_one(host: Host) -> None:
     host.run()
     begun = host.clock.at

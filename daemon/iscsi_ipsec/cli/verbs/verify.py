@@ -11,13 +11,21 @@ from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.netlink import Routes, established_to, kernel
 from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import ISCSI_PORT, Flow, Portal, parse_portal
 from iscsi_ipsec.base.printable import printable
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.cli.output import GREEN, RED, paint, print_json
 from iscsi_ipsec.core.guard.ruleset import held_portals
-from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, Verdict, verify_flow, verify_portal
+from iscsi_ipsec.core.report.kernel_proof import (
+    Expectation,
+    Facts,
+    Verdict,
+    offloaded_session,
+    verify_flow,
+    verify_portal,
+)
 from iscsi_ipsec.service.paths import Paths
 
 
@@ -52,14 +60,17 @@ def judge(document: dict[str, Any], paths: Paths) -> tuple[Verdict, ...]:
     """The verdicts, sessions first; :class:`CommandError` where the kernel cannot be read."""
     expected = _expectations(document["portals"])
     try:
-        flows = _flows(expected.keys(), paths)
+        sessions = openiscsi.read_sessions(paths.sysfs_dir)
+        flows = _flows(expected.keys(), sessions)
         facts = _facts(document, flows)
     except KernelUnavailable as err:
         raise CommandError(
             Exit.NOT_PERMITTED, f"the kernel cannot be read: {err}", "run this as root"
         ) from err
-    verdicts = [verify_flow(flow, expected.get(flow.remote), facts) for flow in flows]
-    busy = {flow.remote for flow in flows}
+    offloaded = [session for session in sessions if session.is_offloaded]
+    verdicts = [offloaded_session(session) for session in offloaded]
+    verdicts += [verify_flow(flow, expected.get(flow.remote), facts) for flow in flows]
+    busy = {flow.remote for flow in flows} | {session.remote for session in offloaded}
     verdicts += [verify_portal(e, facts) for portal, e in expected.items() if e.closed and portal not in busy]
     return tuple(verdicts)
 
@@ -82,17 +93,17 @@ def _expectations(rows: Iterable[Mapping[str, Any]]) -> dict[Portal, Expectation
     return expected
 
 
-def _flows(portals: Any, paths: Paths) -> tuple[Flow, ...]:
+def _flows(portals: Any, sessions: Iterable[IscsiSession]) -> tuple[Flow, ...]:
     """Sessions of the kernel's initiator, and TCP connections of user-space ones to known portals."""
     known = set(portals)
-    sessions = {
+    of_sessions = {
         Flow(local=Portal(s.local_address, s.local_port), remote=s.remote)
-        for s in openiscsi.read_sessions(paths.sysfs_dir)
-        if s.local_address and s.local_port
+        for s in sessions
+        if s.local_address and s.local_port and not s.is_offloaded
     }
     ports = {portal.port for portal in known} | {ISCSI_PORT}
     sockets = {f for f in established_to(ports) if f.remote in known or f.remote.port == ISCSI_PORT}
-    return tuple(sorted(sessions | sockets, key=lambda f: (f.remote.sort_key, f.local.sort_key)))
+    return tuple(sorted(of_sessions | sockets, key=lambda f: (f.remote.sort_key, f.local.sort_key)))
 
 
 def _facts(document: dict[str, Any], flows: tuple[Flow, ...]) -> Facts:

@@ -16,8 +16,8 @@ from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.policy_match import PolicyMatch, portals_of
 from iscsi_ipsec.core.decide.world import PortalBinding, World
 
-HOST_STACK_TRANSPORTS = ("", "tcp", "iser")
-"""open-iscsi transports whose packets pass through the host's IP stack; offload cards bypass IPsec."""
+HOST_STACK_TRANSPORTS = ("", "tcp")
+"""open-iscsi transports whose packets pass through the host's IP stack; iSER (RDMA) and offload cards bypass it."""
 
 
 def wanted_names(

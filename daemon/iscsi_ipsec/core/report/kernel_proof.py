@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 
@@ -94,6 +95,18 @@ def verify_flow(flow: Flow, expected: Expectation | None, facts: Facts) -> Verdi
         evidence=tuple(evidence),
         failures=tuple(failures),
         clear=not covered and not guarded,
+    )
+
+
+def offloaded_session(session: IscsiSession) -> Verdict:
+    """A session that the kernel's IPsec and the guard never see: nothing can prove it."""
+    return Verdict(
+        subject=f"session {session.sid} to {session.remote}",
+        portal=session.remote,
+        evidence=(),
+        failures=(
+            f"its transport {session.transport} bypasses this host's IP stack, and so IPsec and the guard",
+        ),
     )
 
 

@@ -108,7 +108,12 @@ def _row(
     connection = view.connection
     ike, child = _best(sas, observed, connection) if connection else (None, None)
     rotation = observed.rotations.get(connection.name) if connection else None
-    problem = view.problem or _live_problem(view, connection, ike, child, sessions, observed)
+    offloaded = [session for session in sessions if session.is_offloaded]
+    problem = (
+        _offloaded(view, offloaded)
+        or view.problem
+        or _live_problem(view, connection, ike, child, sessions, observed)
+    )
     choice = view.choice
     esp = connection.esp if connection else choice.esp if choice else None
     guarded = not view.closed or not observed.guard_wanted or view.binding.portal in observed.guarded
@@ -118,7 +123,7 @@ def _row(
         "role": view.role.value,
         "managed": view.managed,
         "closed": view.closed,
-        "protected": bool(child and connection and not _downgrade(connection, child)),
+        "protected": bool(child and connection and not offloaded and not _downgrade(connection, child)),
         "ready": _is_ready(view, observed) and guarded,
         "identity": str(view.identity) if view.identity else None,
         "identity_type": _id_type(view.identity),
@@ -206,6 +211,19 @@ def _live_problem(
             hint="the daemon is negotiating; if this stays, see charon's log",
         )  # fmt: skip
     return None
+
+
+def _offloaded(view: PortalView, offloaded: list[IscsiSession]) -> Problem | None:
+    """Neither SA nor guard has a hold on these sessions, whatever else is right."""
+    if not offloaded or not (view.managed or view.closed):
+        return None
+    transports = ", ".join(sorted({session.transport for session in offloaded}))
+    return Problem(
+        code="offloaded-session",
+        message=f"sessions run over {transports}, which bypasses this host's IP stack: IPsec does not protect them",
+        hint="log out, set iface.transport_name = tcp in the node record, and log in again",
+        portal=str(view.binding.portal),
+    )
 
 
 def _previous_in_use(view: PortalView, portal: str, rotation: EncodedRotation) -> Problem:

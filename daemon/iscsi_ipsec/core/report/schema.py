@@ -21,6 +21,7 @@ def session_row(session: IscsiSession) -> dict[str, Any]:
         "sid": session.sid,
         "target": session.target,
         "state": session.state,
+        "transport": session.transport or None,
         "local": str(Portal(session.local_address, session.local_port)) if session.local_address else None,
         "remote": str(session.remote),
     }

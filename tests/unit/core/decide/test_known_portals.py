@@ -104,8 +104,9 @@ def test_candidates_have_no_second_binding_for_a_session_to_a_known_portal() -> 
     assert [v.binding.oif for v in desired.portals] == ["ens4"]
 
 
-def test_candidates_leave_out_the_portal_of_an_offload_card() -> None:
-    assert derived(group(), record(transport="bnx2i")).portals == ()
+@pytest.mark.parametrize("transport", ["bnx2i", "iser"])
+def test_candidates_leave_out_the_portal_of_an_offload_card(transport: str) -> None:
+    assert derived(group(), record(transport=transport)).portals == ()
 
 
 def test_candidates_name_each_origin_of_a_portal_once() -> None:

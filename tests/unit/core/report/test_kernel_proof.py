@@ -10,8 +10,14 @@ import pytest
 
 from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import Selector
-from iscsi_ipsec.core.report.kernel_proof import Expectation, Facts, verify_flow, verify_portal
-from tests.support.values import address, portal
+from iscsi_ipsec.core.report.kernel_proof import (
+    Expectation,
+    Facts,
+    offloaded_session,
+    verify_flow,
+    verify_portal,
+)
+from tests.support.values import address, portal, session
 from tests.support.xfrm_values import policy, state
 
 ME, SAN = Portal(address("10.0.0.1"), 40001), portal("10.0.0.20")
@@ -246,3 +252,9 @@ def test_a_portal_that_lacks_anything_is_not_proven(given: Facts) -> None:
 
 def test_a_blocked_portal_needs_no_policy() -> None:
     assert verify_portal(dataclasses.replace(EXPECTED, reqids=frozenset()), facts(policies=())).proven
+
+
+def test_an_offloaded_session_is_never_proven() -> None:
+    verdict = offloaded_session(session(transport="iscsi_iser"))
+    assert not verdict.proven
+    assert "iscsi_iser" in verdict.failures[0]

@@ -319,6 +319,23 @@ def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
     assert rows.rows(WANTED.portals, now) == portal_rows(WANTED.portals, now)
 
 
+# -- sessions that bypass the host's IP stack
+
+
+@pytest.mark.parametrize("transport", ["iscsi_iser", "bnx2i"])
+def test_an_offloaded_session_is_an_error_and_its_portal_never_protected(transport: str) -> None:
+    told = row(WANTED, good(), sessions=(session(transport=transport), session(sid=2)))
+    assert not told["protected"]
+    assert (told["problem"]["code"], told["problem"]["severity"]) == ("offloaded-session", "error")
+    assert transport in told["problem"]["message"]
+
+
+def test_an_offloaded_session_of_a_portal_that_nobody_manages_is_none_of_its_problems() -> None:
+    unmanaged = derived(record())
+    assert not unmanaged.portals[0].managed
+    assert row(unmanaged, sessions=(session(transport="bnx2i"),))["problem"] is None
+
+
 # -- every field, as docs/status.md has it
 
 
@@ -358,6 +375,7 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
                 "sid": 1,
                 "target": "iqn.2024-01.com.example:a",
                 "state": "LOGGED_IN",
+                "transport": "iscsi_tcp",
                 "local": f"{SOURCE}:40001",
                 "remote": "10.0.0.20:3260",
             }

@@ -28,6 +28,7 @@ def test_a_sessions_row_tells_both_ends_as_portals_are_written(
         "sid": 7,
         "target": "iqn.2024-01.com.example:a",
         "state": "LOGGED_IN",
+        "transport": "iscsi_tcp",
         "local": local,
         "remote": remote,
     }
