@@ -104,7 +104,7 @@ def filled(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Instance:
 
 
 @pytest.mark.parametrize("words", SETS, ids=" ".join)
-def test_a_key_that_is_set_is_not_told(filled: Instance, watched: list[str], words: tuple[str, ...]) -> None:
+def test_psk_set_shows_no_key(filled: Instance, watched: list[str], words: tuple[str, ...]) -> None:
     answer = filled.run(*words, stdin=CANARY.encode())
     assert_silent(answer.all, *watched)
 
@@ -120,7 +120,7 @@ def test_a_key_on_the_command_line_is_refused_and_not_repeated(
 
 
 @pytest.mark.parametrize("words", READS, ids=" ".join)
-def test_a_key_that_lies_there_is_told_by_no_verb(
+def test_no_verb_shows_a_key_that_is_in_a_file(
     filled: Instance, watched: list[str], words: tuple[str, ...]
 ) -> None:
     answer = filled.run(*words)

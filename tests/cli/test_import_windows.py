@@ -105,9 +105,7 @@ def test_a_policy_that_already_names_a_portal_stays_the_only_one(instance: Insta
     assert not (instance.portal / "windows-10.0.0.20-3260.toml").exists()
 
 
-def test_a_policy_for_the_network_around_a_portal_is_told_to_be_outranked(
-    instance: Instance, script: str
-) -> None:
+def test_import_reports_that_it_outranks_a_policy_for_the_network(instance: Instance, script: str) -> None:
     instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.0/24"]\n')
     answer = instance.fine("import", script)
     assert "counts instead of" in answer.err
@@ -126,7 +124,7 @@ def test_of_two_keys_the_last_and_of_two_sets_of_flags_the_first_counts(instance
     assert f"{path}:4: other flags" in answer.err
 
 
-def test_an_outer_address_for_transport_mode_is_told_and_not_written(instance: Instance) -> None:
+def test_import_reports_an_outer_address_for_transport_mode_and_does_not_write_it(instance: Instance) -> None:
     text = "AddTargetPortal 10.0.0.20 3260 * * 0x27\nTunnelAddr * * 10.0.0.20 203.0.113.1 *\n"
     answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", text)), "--apply")
     assert answer.code == 1
@@ -174,7 +172,7 @@ def test_for_machines_the_same_is_said_without_keys(instance: Instance, script: 
     assert CANARY not in answer.all
 
 
-def test_what_tells_nothing_is_an_error(instance: Instance) -> None:
+def test_import_of_what_holds_nothing_is_an_error(instance: Instance) -> None:
     answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", "echo hello\n")))
     assert answer.code == 1
     assert "nothing that tells of IPsec" in answer.err

@@ -48,7 +48,7 @@ def test_flags_by_name_are_the_same_as_by_number(instance: Instance) -> None:
     assert instance.json("psk", "get", "db1")[0]["security_flags"] == 0x47
 
 
-def test_a_replaced_key_keeps_what_is_not_given_anew(instance: Instance) -> None:
+def test_psk_set_keeps_what_is_not_given_again(instance: Instance) -> None:
     instance.fine(
         "psk", "set", "--id", "db1", "--flags", "0x57", "--portal", "10.0.0.20", "--description", "x",
         "--stdin", stdin=KEY,
@@ -224,7 +224,7 @@ def test_no_key_is_found_for_an_unknown_id_but_the_group_key_is_named(instance: 
     assert "group.toml" in answer.err
 
 
-def test_the_list_tells_everything_but_keys_and_what_is_broken(instance: Instance) -> None:
+def test_psk_list_shows_everything_but_keys_and_what_is_broken(instance: Instance) -> None:
     instance.fine("psk", "set", "--id", "db1", "--flags", "0x37", "--stdin", stdin=KEY)
     instance.fine("group-psk", "set", "--runtime", "--stdin", stdin=OTHER)
     answer = instance.fine("psk", "list")
@@ -535,7 +535,7 @@ def test_a_key_in_clear_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
     assert {path.read_bytes()[::-1] for path in stores[0].iterdir()} == {KEY, OTHER}
 
 
-def test_check_tells_a_previous_key_whose_time_is_over(instance: Instance) -> None:
+def test_check_shows_a_previous_key_whose_time_is_over(instance: Instance) -> None:
     text = (
         'id_type = "ID_FQDN"\nid = "db1"\nkey = "a key of twenty bytes"\nprevious_key = "a key of before"\n'
     )

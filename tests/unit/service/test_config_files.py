@@ -285,7 +285,7 @@ def test_a_broken_policy_and_broken_settings_stay_as_they_were(host: Host) -> No
         host.restart()
 
 
-def test_both_mistakes_of_a_file_are_told_at_once(host: Host) -> None:
+def test_reader_reports_both_mistakes_of_a_file_at_once(host: Host) -> None:
     host.write("etc/psk.d/db1.toml", 'id_type = "ID_FDQN"\nid = "db1"\nkey_hex = "xyz"\n')
     assert [p.line for p in host.read().problems] == [1, 3]
 
@@ -343,7 +343,7 @@ def test_a_key_comes_from_a_systemd_credential(host: Host, monkeypatch: pytest.M
     assert key_of(host.read()) == b"the bytes of the credential"
 
 
-def test_a_credential_that_is_not_there_is_told_with_the_command_that_makes_it(
+def test_reader_reports_a_missing_credential_with_the_command_that_makes_it(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
@@ -488,7 +488,7 @@ def test_a_file_removed_while_we_were_down_is_forgotten(host: Host) -> None:
     assert host.store.all_last_good() == {}
 
 
-def test_a_file_removed_and_made_anew_broken_is_not_what_it_was(host: Host) -> None:
+def test_reader_does_not_revive_a_file_that_was_removed_and_came_back_broken(host: Host) -> None:
     file = host.write("etc/psk.d/db1.toml", GOOD)
     host.read()
     file.unlink()
@@ -611,7 +611,7 @@ def test_a_folder_that_others_may_write_is_not_trusted_with_changes(host: Host) 
     assert {key.name for key in host.read().keys} == {"db1", "evil"}
 
 
-def test_a_replaced_folder_is_read_anew(host: Host) -> None:
+def test_reader_reads_a_replaced_folder_again(host: Host) -> None:
     host.write("etc/psk.d/db1.toml", GOOD)
     host.read()
     (host.root / "etc/psk.d").rename(host.root / "etc/old")
@@ -774,7 +774,7 @@ def test_a_broken_files_previous_key_stays_in_force_too_after_a_restart(host: Ho
     assert previous_of(config) == b"a key of before, of db1"
 
 
-def test_an_empty_previous_key_is_a_mistake_and_an_equal_one_is_told(host: Host) -> None:
+def test_reader_refuses_an_empty_previous_key_and_reports_an_equal_one(host: Host) -> None:
     clock = Clock(host)
     host.write("etc/psk.d/old.key", "\n")
     host.write("etc/psk.d/db1.toml", staged(clock.now + timedelta(days=1), 'previous_key_file = "old.key"'))
@@ -785,7 +785,7 @@ def test_an_empty_previous_key_is_a_mistake_and_an_equal_one_is_told(host: Host)
     assert previous_of(host.read()) is None
 
 
-def test_as_long_as_nothing_differs_the_inventory_is_the_very_same(host: Host) -> None:
+def test_reader_returns_the_same_object_while_nothing_differs(host: Host) -> None:
     host.write("etc/psk.d/db1.toml", GOOD)
     before = host.read()
     assert host.read() is before
@@ -810,7 +810,7 @@ def test_as_long_as_nothing_calls_no_file_is_looked_at(host: Host) -> None:
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "folder", "settings"])
-def test_what_a_folder_itself_tells_is_seen_without_a_call(host: Host, change: str) -> None:
+def test_reader_sees_a_changed_folder_without_a_call(host: Host, change: str) -> None:
     path = host.write("etc/psk.d/db1.toml", GOOD)
     before = host.read()
     match change:

@@ -48,7 +48,7 @@ def test_offloaded_sessions_are_in_clear_however_their_portal_is_kept() -> None:
     assert found["sessions_in_clear",] == 1
 
 
-def test_each_managed_portal_has_its_sa_told() -> None:
+def test_metrics_show_the_sa_of_each_managed_portal() -> None:
     found = samples(reported(row(), row("10.0.0.22:3260", protected=False, sa=None)))
     at = ("10.0.0.20:3260", "initiator", "")
     assert found["portal_protected", *at] == 1
@@ -74,7 +74,7 @@ def test_problems_are_counted_by_code_and_severity() -> None:
     assert found["problems", "weak-key", "warning"] == 1
 
 
-def test_charon_guard_and_counters_are_told() -> None:
+def test_metrics_show_charon_guard_and_counters() -> None:
     found = samples(reported())
     expected = {
         "charon_reachable": 1, "guard_installed": 1, "guard_dropped_packets": 4, "passes_total": 7,
@@ -193,7 +193,7 @@ def test_the_time_of_the_last_success_stands_still_while_something_is_missing(
     assert "iscsi_ipsec_last_success_timestamp_seconds 1000.0" in path.read_text()
 
 
-def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(
+def test_metrics_log_once_a_file_that_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics(str(tmp_path / "gone/metrics.prom"), FakeXfrm(FakeClock()), FakeClock())

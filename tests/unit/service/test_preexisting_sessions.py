@@ -27,11 +27,11 @@ def reported(path: Path, *sessions: IscsiSession) -> list[str]:
     return [p.message.split()[2] for p in PreexistingSessions(str(path)).follow((PORTAL,), sessions)]
 
 
-def test_the_first_daemon_of_a_boot_tells_of_every_session_that_is_there(tmp_path: Path) -> None:
+def test_first_daemon_of_a_boot_reports_every_session(tmp_path: Path) -> None:
     assert reported(tmp_path / "earlier.json", session(1), session(2)) == ["1", "2"]
 
 
-def test_the_next_daemon_tells_of_the_same_and_of_no_other(tmp_path: Path) -> None:
+def test_next_daemon_of_a_boot_reports_the_same_sessions_only(tmp_path: Path) -> None:
     reported(tmp_path / "earlier.json", session(1))
 
     assert reported(tmp_path / "earlier.json", session(1), session(2)) == ["1"]
@@ -45,7 +45,7 @@ def test_a_file_that_is_not_ours_counts_as_none(tmp_path: Path, text: str) -> No
     assert reported(tmp_path / "earlier.json", session(1)) == ["1"]
 
 
-def test_a_folder_that_cannot_be_written_is_told_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     following = PreexistingSessions(str(tmp_path / "gone" / "earlier.json"))
 
     first = following.follow((PORTAL,), (session(1),))

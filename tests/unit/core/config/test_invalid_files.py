@@ -113,7 +113,7 @@ def test_a_served_portal_of_a_broken_policy_is_held_if_it_was_before() -> None:
         assert view.problem.code == "broken-file"
 
 
-def test_a_served_portal_of_two_broken_policies_is_told_once_and_by_the_first() -> None:
+def test_broken_policies_of_one_served_portal_are_reported_once_by_the_first() -> None:
     first, second = broken(SOURCE, "10.0.0.0/24", role=Role.TARGET), broken(SOURCE, role=Role.TARGET)
     desired = derived(broken=first + tuple(replace(file, path="other.toml") for file in second))
     (view,) = [view for view in desired.portals if view.role is Role.TARGET]

@@ -225,7 +225,9 @@ def test_flags_without_valid_are_not_specified() -> None:
         ("group = true\n" + OWNER + KEY, None, "group-with-id", "a group key has no id"),
     ],
 )
-def test_a_mistake_is_told_at_its_line(text: str, line: int | None, code: str, words: str) -> None:
+def test_parse_key_file_reports_a_mistake_at_its_line(
+    text: str, line: int | None, code: str, words: str
+) -> None:
     reported = [p for p in problems(text) if p.code == code]
     assert reported, problems(text)
     assert words in f"{reported[0].message} {reported[0].hint}"
@@ -280,7 +282,7 @@ def test_a_mistake_is_told_at_its_line(text: str, line: int | None, code: str, w
         ),
     ],
 )  # fmt: skip
-def test_who_contradicts_himself_is_told_what_to_write(
+def test_parse_key_file_says_what_to_write_where_the_file_contradicts_itself(
     text: str, line: int, code: str, message: str, hint: str
 ) -> None:
     assert problem(text) == Problem(code=code, message=message, hint=hint, file="psk.d/db1.toml", line=line)
@@ -292,7 +294,7 @@ def test_an_absent_id_never_makes_a_group_key() -> None:
             parse(text)
 
 
-def test_all_mistakes_are_told_at_once_with_file_and_line() -> None:
+def test_parse_key_file_reports_all_mistakes_at_once_with_file_and_line() -> None:
     reported = problems(
         'id_type = "ID_FDQN"\nid = "x"\nkey_hex = "canary"\nsecurity_flags = 0x80\nauth_method = 7\nportals = ["x/y"]\nnonsense = 1\n'
     )
@@ -321,7 +323,7 @@ def test_a_weak_key_is_a_warning_at_the_keys_line() -> None:
     assert weak_key_problem(draft, Secret(b"sixteen bytes...")) is None
 
 
-def test_an_empty_key_file_is_told_at_the_line_that_names_it() -> None:
+def test_empty_key_problem_names_the_line_of_the_key_file() -> None:
     assert empty_key_problem(parse(OWNER + 'key_file = "x"\n')).line == 3
 
 
@@ -381,12 +383,14 @@ def test_a_previous_key_comes_from_wherever_a_key_does(line: str, source: object
         ('previous_key_hex = "canary"\n' + UNTIL, "bad-hex", 4),
     ],
 )
-def test_a_mistake_about_the_previous_key_is_told_at_its_line(text: str, code: str, line: int) -> None:
+def test_parse_key_file_reports_a_mistake_about_the_previous_key_at_its_line(
+    text: str, code: str, line: int
+) -> None:
     reported = problem(OWNER + KEY + text)
     assert (reported.code, reported.line) == (code, line)
 
 
-def test_a_key_is_not_its_own_previous_one_and_that_is_told_at_its_line() -> None:
+def test_same_key_problem_names_the_line_of_a_previous_key_that_is_the_key_itself() -> None:
     draft = parse(OWNER + KEY + BEFORE + UNTIL)
     assert draft.with_secret(Secret(b"same"), Secret(b"same")).previous is None
     assert same_key_problem(draft) == Problem(
@@ -399,7 +403,7 @@ def test_a_key_is_not_its_own_previous_one_and_that_is_told_at_its_line() -> Non
     )
 
 
-def test_an_empty_key_or_previous_key_is_told_at_its_line() -> None:
+def test_empty_key_problem_names_the_line_of_the_key_or_previous_key() -> None:
     draft = parse(OWNER + KEY + BEFORE + UNTIL)
     assert empty_key_problem(draft) == Problem(
         code="empty-key", message="the key is empty", hint="write the key into it", file="psk.d/db1.toml", line=3
@@ -409,7 +413,7 @@ def test_an_empty_key_or_previous_key_is_told_at_its_line() -> None:
     )  # fmt: skip
 
 
-def test_a_key_of_a_sample_is_told_at_its_line_with_how_to_make_one() -> None:
+def test_placeholder_problem_names_line_and_how_to_make_a_key() -> None:
     assert placeholder_problem(parse(OWNER + KEY), Secret(PLACEHOLDER)) == Problem(
         code="placeholder-key",
         message="the key is still the sample's",
@@ -424,7 +428,7 @@ def test_a_draft_that_was_read_from_no_file_has_no_lines() -> None:
     assert (draft.key_line, draft.previous_line) == (0, 0)
 
 
-def test_a_previous_key_whose_time_is_over_is_told_with_the_moment() -> None:
+def test_previous_over_problem_names_the_moment() -> None:
     until = datetime(2030, 6, 1, 10, tzinfo=UTC)
     assert previous_over_problem("psk.d/db1.toml", 4, until) == Problem(
         code="previous-key-over",

@@ -122,13 +122,15 @@ def test_parse_portal_file_reads_the_role_target() -> None:
         (PORTALS + 'role = "target"\ninitiators = []\n', 3, "empty-list", "initiators is an empty list (name at least one, or leave the line out)"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_at_its_line(text: str, line: int, code: str, reported: str) -> None:
+def test_parse_portal_file_reports_a_mistake_at_its_line(
+    text: str, line: int, code: str, reported: str
+) -> None:
     (problem,) = problems(text)
     where = f"portal.d/san.toml:{line}" if line else "portal.d/san.toml"
     assert (problem.code, str(problem)) == (code, f"{where}: {reported}")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_parse_portal_file_reports_all_mistakes_at_once() -> None:
     reported = problems('portals = ["x y", "10.0.0.1/8"]\nrole = "x"\npsk = "a/b"\nstart = 1\n')
     assert [p.line for p in reported] == [1, 1, 2, 3, 4]
 

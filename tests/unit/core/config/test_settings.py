@@ -78,7 +78,7 @@ def test_a_time_is_taken_from_its_least_to_its_most(key: str, least: int, most: 
         ("defaults = 5", 1, "wrong-type"),
     ],
 )
-def test_a_mistake_is_told_at_its_line(text: str, line: int, code: str) -> None:
+def test_parse_settings_reports_a_mistake_at_its_line(text: str, line: int, code: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_settings(text, "s.toml")
     (problem,) = caught.value.problems

@@ -63,7 +63,7 @@ def test_a_tables_keys_have_their_own_lines() -> None:
 @pytest.mark.parametrize(
     "text", ["[defaults]\na = 1", "defaults.a = 1", "defaults . a = 1", "\ndefaults = { a = 1 }"]
 )
-def test_a_mistake_in_a_table_is_told_at_its_line_however_the_table_is_written(text: str) -> None:
+def test_source_reports_a_mistake_in_a_table_at_its_line_however_the_table_is_written(text: str) -> None:
     whole = source(text)
     whole.table("defaults").text("a")
     (problem,) = whole.problems
@@ -101,7 +101,7 @@ def test_a_boolean_is_no_number_and_a_number_no_boolean() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "11", "99999999999999999999"])
-def test_a_number_out_of_range_is_told_with_the_range(value: str) -> None:
+def test_number_out_of_range_is_refused_with_the_range(value: str) -> None:
     read = source(f"a = {value}")
     assert read.number("a", 0, 10) is None
     assert "0 to 10" in read.problems[0].message
@@ -114,7 +114,7 @@ def test_a_fraction_out_of_range_is_refused(value: str) -> None:
     assert read.problems[0].code == "out-of-range"
 
 
-def test_an_unknown_key_is_told_with_what_was_meant_or_what_is_known() -> None:
+def test_source_reports_an_unknown_key_with_a_suggestion_or_the_known_ones() -> None:
     read = source("gruop = true\nzzz = 1\n")
     read.refuse_unknown(["group", "id"])
     assert [(p.line, p.hint) for p in read.problems] == [
@@ -145,7 +145,7 @@ CANARY = "canary7f3a"
         "x = " + "1" * 5000,
     ],
 )
-def test_garbage_is_told_by_line_without_a_word_of_it(text: str) -> None:
+def test_source_reports_garbage_by_line_without_a_word_of_it(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         source(text)
     (problem,) = caught.value.problems
@@ -161,7 +161,7 @@ def test_garbages_line_is_the_one_where_it_stands() -> None:
     assert caught.value.problems[0].line == 2
 
 
-def test_an_unfinished_text_is_told_at_the_end() -> None:
+def test_source_reports_an_unfinished_text_at_its_end() -> None:
     with pytest.raises(ConfigError) as caught:
         source('a = 1\nb = """\nc\nd')
     assert caught.value.problems[0].line == 4
@@ -178,7 +178,7 @@ def test_an_unfinished_text_is_told_at_the_end() -> None:
         ("\n\n" + ".".join("a" * (MAX_KEY_PARTS + 1)) + " = 1\n", 3, "a key of more than 100 parts"),
     ],
 )  # fmt: skip
-def test_what_is_no_toml_is_told_in_the_parsers_words_without_the_files(
+def test_source_reports_invalid_toml_in_the_parsers_words_without_the_files(
     text: str, line: int, reported: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -207,7 +207,7 @@ ADD_A_ZONE = "add Z for UTC or an offset: 2026-12-01T00:00:00Z, 2026-12-01T01:00
         ("2.0", lambda s: s.real("a", 0, 1), "out-of-range", "be 0 to 1", ""),
     ],
 )
-def test_a_wrong_value_is_told_with_what_it_is_and_what_it_must_be(
+def test_source_reports_a_wrong_value_with_its_type_and_the_right_one(
     value: str, getter: Callable[[Source], object], code: str, reported: str, hint: str
 ) -> None:
     read = source(f"\na = {value}")
@@ -226,13 +226,13 @@ def test_a_key_that_is_absent_has_no_line_in_an_inline_table_either() -> None:
     ("text", "reported"),
     [("a = " + "[" * 100_000, "nested too deeply"), ("a = " + "1" * 5000, "a number is too long")],
 )
-def test_what_python_cannot_read_is_told_as_a_mistake_of_the_file(text: str, reported: str) -> None:
+def test_source_reports_what_python_cannot_read_as_a_mistake_of_the_file(text: str, reported: str) -> None:
     with pytest.raises(ConfigError) as caught:
         source(text)
     assert [problem.message for problem in caught.value.problems] == [f"not valid TOML: {reported}"]
 
 
-def test_a_moment_without_a_zone_is_told_how_to_get_one() -> None:
+def test_moment_without_a_zone_is_refused_with_how_to_write_one() -> None:
     read = source("a = 2026-12-01T00:00:00")
     assert read.moment("a") is None
     assert read.problems == [
@@ -253,7 +253,7 @@ def test_the_ends_of_a_range_are_in_it() -> None:
     assert read.problems == []
 
 
-def test_of_countless_mistakes_the_first_are_told_and_how_many_more_there_are() -> None:
+def test_source_reports_the_first_of_countless_mistakes_and_their_number() -> None:
     read = source("".join(f"a{n} = 1\n" for n in range(MAX_PROBLEMS + 3)))
     read.refuse_unknown([])
     with pytest.raises(ConfigError) as caught:

@@ -136,7 +136,7 @@ def test_a_secret_that_two_connections_share_is_loaded_once() -> None:
     assert words(planned(desired, charon_state())) == ["load-shared", "load-conn", "load-conn"]
 
 
-def test_the_texts_tell_what_is_done_without_the_key() -> None:
+def test_operation_texts_show_no_key() -> None:
     desired = derived(per_id("db1", secret=b"canary-key-0123456789"), record())
     texts = [o.text for o in planned(desired, holding(WANTED))]
     assert any("of fqdn:db1, 10.0.0.20" in text for text in texts)

@@ -102,7 +102,7 @@ def test_a_young_cause_is_the_same_but_passing() -> None:
     )
 
 
-def test_main_modes_wrong_key_is_told_though_it_ends_in_a_timeout() -> None:
+def test_cause_of_a_wrong_key_in_main_mode_is_found_though_it_ends_in_a_timeout() -> None:
     reported: Cause | None = None
     for line in ("invalid HASH_V1 payload length, decryption failed?", "could not decrypt payloads", "retransmit 1 of request with message ID 0", "giving up after 3 retransmits"):  # fmt: skip
         cause = classify(line)

@@ -126,7 +126,7 @@ def test_the_key_that_goes_first_is_loaded_again_when_the_other_was_lost() -> No
     assert plan(secrets, (), charon_state(s.id for s in secrets)) == ()
 
 
-def test_what_charon_holds_tells_which_key_goes_first() -> None:
+def test_presented_key_is_known_by_what_charon_holds() -> None:
     for previous_key_first in (False, True):
         desired = initiating(previous_key_first=previous_key_first)
         secrets, _ = encoded(desired)

@@ -145,7 +145,7 @@ def test_a_secrets_id_does_not_depend_on_the_files_name() -> None:
     )
 
 
-def test_without_the_digest_key_the_id_tells_nothing() -> None:
+def test_secret_id_reveals_nothing_of_the_key_without_the_digest_key() -> None:
     assert encode_secret(entry("db1"), b"another").id != encode_secret(entry("db1"), DIGEST_KEY).id
 
 
@@ -230,7 +230,7 @@ def test_every_change_of_the_message_shows_in_the_childs_name() -> None:
     ],
     ids=str,
 )
-def test_what_charon_is_not_told_does_not_change_the_childs_name(same: dict[str, Any]) -> None:
+def test_child_name_does_not_change_with_what_charon_does_not_get(same: dict[str, Any]) -> None:
     now, before = spell(dataclasses.replace(BASE, **same)), spell(BASE)
     assert (now.child, now.key_part, now.message) == (before.child, before.key_part, before.message)
 
@@ -287,7 +287,7 @@ def test_an_initiator_traps_again_whatever_ends_its_sa() -> None:
     assert (child["start_action"], child["close_action"], child["dpd_action"]) == ("trap", "trap", "trap")
 
 
-def test_user_space_esp_is_told_of_no_trap() -> None:
+def test_encode_connection_gives_user_space_esp_no_trap() -> None:
     child = child_of(spell(dataclasses.replace(BASE, user_space_esp=True)))
     assert "trap" not in child.values()
 
@@ -452,6 +452,6 @@ def test_the_names_of_a_connection_in_a_rotation_are_these(previous_key_first: b
     )
 
 
-def test_without_the_digest_key_a_childs_name_tells_nothing_of_the_key() -> None:
+def test_child_name_reveals_nothing_of_the_key_without_the_digest_key() -> None:
     parts = {encode_connection(connection(), REQID, bytes([n]) * 32).key_part for n in range(20)}
     assert len(parts) == 20

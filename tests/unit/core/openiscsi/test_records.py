@@ -186,7 +186,7 @@ def test_absent_and_empty_interface_fields_are_the_same() -> None:
     assert node(absent).net_ifacename == ""
 
 
-def test_an_offload_transport_is_told() -> None:
+def test_verify_flow_reports_an_offload_transport() -> None:
     assert node(NODE.replace("transport_name = tcp", "transport_name = bnx2i")).transport == "bnx2i"
 
 

@@ -59,13 +59,13 @@ def test_policy_sas_and_guard_together_prove_a_session() -> None:
 
 
 @pytest.mark.parametrize("direction", ["out", "in"])
-def test_a_missing_policy_is_told_by_its_direction(direction: str) -> None:
+def test_verify_flow_reports_a_missing_policy_by_its_direction(direction: str) -> None:
     other = "in" if direction == "out" else "out"
     assert failures(facts(policies=(policy(other),))) == f"{direction}: no policy covers it"
 
 
 @pytest.mark.parametrize("direction", ["out", "in"])
-def test_a_missing_sa_is_told_by_its_direction(direction: str) -> None:
+def test_verify_flow_reports_a_missing_sa_by_its_direction(direction: str) -> None:
     other = "in" if direction == "out" else "out"
     assert failures(facts(states=(state(other),))) == f"{direction}: no SA with reqid 7 is installed"
 
@@ -120,7 +120,7 @@ def test_the_flow_of_a_portal_that_is_not_closed_may_be_in_anybodys_sa() -> None
     assert failures(facts(**THEIRS), None) == ""
 
 
-def test_another_mode_than_asked_for_is_told() -> None:
+def test_verify_flow_reports_another_mode_than_asked_for() -> None:
     tunnel = {"mode": "tunnel", "tmpl_src": address("10.0.0.1"), "tmpl_dst": address("10.0.0.20")}
     back = {"mode": "tunnel", "tmpl_src": address("10.0.0.20"), "tmpl_dst": address("10.0.0.1")}
     given = facts(
@@ -131,13 +131,13 @@ def test_another_mode_than_asked_for_is_told() -> None:
     assert failures(given, dataclasses.replace(EXPECTED, mode="tunnel")) == ""
 
 
-def test_a_missing_guard_is_told() -> None:
+def test_verify_flow_reports_a_missing_guard() -> None:
     verdict = verify_flow(FLOW, EXPECTED, facts(guarded=None))
     assert "not installed" in "; ".join(verdict.failures)
     assert not verdict.clear
 
 
-def test_a_portal_that_the_guard_does_not_hold_is_told() -> None:
+def test_verify_flow_reports_a_portal_that_the_guard_does_not_hold() -> None:
     assert (
         failures(facts(guarded=frozenset({portal("10.0.0.20:3261")})))
         == "the guard does not hold this portal"

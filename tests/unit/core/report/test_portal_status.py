@@ -117,12 +117,12 @@ def test_an_ikev1_sa_without_the_pfs_that_was_asked_for_is_no_green_row() -> Non
     assert row(desired, child_sa(child, conn=CONN, dh_group="MODP_2048"), children={CONN: child})["protected"]
 
 
-def test_an_outdated_sa_is_told_when_its_successor_struggles() -> None:
+def test_row_reports_an_outdated_sa_when_its_successor_fails() -> None:
     reported = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), failed_repeatedly={CONN})
     assert reported["problem"]["code"] == "outdated-sa"
 
 
-def test_an_outdated_sa_tells_the_cause_that_keeps_its_successor_from_coming() -> None:
+def test_row_of_an_outdated_sa_shows_why_its_successor_fails() -> None:
     reported = row(WANTED, child_sa("iscsi-ipsec-old", conn=CONN), causes={CONN: WRONG_KEY})
     assert reported["problem"]["code"] == "outdated-sa"
     assert WRONG_KEY.message in reported["problem"]["message"]
@@ -142,11 +142,11 @@ def test_the_youngest_of_two_wanted_sas_is_shown() -> None:
     assert row(WANTED, good(unique_id=1, age=50), good(unique_id=2, age=5))["sa"]["child_id"] == 2
 
 
-def test_a_cause_of_charons_is_told_where_no_sa_is() -> None:
+def test_row_reports_charons_cause_where_there_is_no_sa() -> None:
     assert row(causes={CONN: WRONG_KEY})["problem"]["code"] == "wrong-key"
 
 
-def test_an_unreachable_charon_is_told() -> None:
+def test_row_reports_an_unreachable_charon() -> None:
     reported = row(charon_reachable=False, loaded=frozenset())
     assert reported["problem"]["code"] == "charon-unreachable"
     assert reported["ready"] is False
@@ -232,7 +232,7 @@ def in_rotation(previous_key_first: bool, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("previous_key_first", [True, False])
-def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(previous_key_first: bool) -> None:
+def test_row_shows_an_sa_of_the_previous_key_with_its_end_and_no_error(previous_key_first: bool) -> None:
     reported = in_rotation(previous_key_first, "previous")
     assert reported["previous_until"] == "2030-01-01T00:00:00Z"
     assert reported["sa"]["key"] == "previous"
@@ -243,7 +243,7 @@ def test_an_sa_of_the_previous_key_is_told_with_its_end_and_is_no_error(previous
 
 
 @pytest.mark.parametrize("name", ["staged", "current"])
-def test_an_sa_of_the_new_key_in_a_rotation_has_nothing_to_tell(name: str) -> None:
+def test_row_of_an_sa_of_the_new_key_has_no_problem_in_a_rotation(name: str) -> None:
     reported = in_rotation(False, name)
     assert (reported["sa"]["key"], reported["problem"]) == ("current", None)
 
@@ -273,7 +273,7 @@ def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -
     assert row(WANTED, old)["sa"]["key"] == "earlier"
 
 
-def test_a_row_of_which_nothing_differs_is_the_very_same() -> None:
+def test_rows_keep_the_object_of_a_row_that_does_not_differ() -> None:
     desired = derived(per_id(SOURCE), record(), record("10.0.0.21"))
     rows, seen = PortalRows(), Observed(charon_reachable=True, children={CONN: CHILD})
     before = rows.rows(desired.portals, seen)
@@ -434,7 +434,7 @@ def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer()
     assert (reported["mode"], reported["remote_address"], reported["ready"]) == ("transport", None, False)
 
 
-def test_a_row_tells_that_esp_is_made_in_user_space() -> None:
+def test_row_shows_esp_in_user_space() -> None:
     (reported,) = portal_rows(
         derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
         Observed(),
@@ -497,7 +497,7 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else "",
 )  # fmt: skip
-def test_a_problem_is_told_in_these_words(
+def test_problem_text_of_each_cause(
     children: tuple[ChildSa, ...], observed: dict[str, Any], reported: tuple[str, str, str]
 ) -> None:
     code, message, hint = reported
@@ -526,7 +526,7 @@ def test_a_cipher_is_shown_with_what_it_has() -> None:
     assert cipher(good()) == "AES_GCM_16-256"
 
 
-def test_a_previous_key_in_use_is_told_with_its_file_and_who_needs_the_new_one() -> None:
+def test_row_of_a_previous_key_in_use_names_its_file_and_who_needs_the_new_one() -> None:
     assert in_rotation(True, "previous")["problem"] == problem(
         code="previous-key-in-use",
         severity="warning",

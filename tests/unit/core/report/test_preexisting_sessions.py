@@ -23,7 +23,7 @@ def codes(earlier: Preexisting, *sessions: IscsiSession) -> list[str]:
     return [problem.code for problem in preexisting_problems(earlier, sessions)]
 
 
-def test_a_session_that_is_there_when_its_portal_is_closed_is_told() -> None:
+def test_preexisting_session_is_reported_when_its_portal_is_closed() -> None:
     earlier = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session()])
 
     (reported,) = preexisting_problems(earlier, [session()])

@@ -21,7 +21,7 @@ from tests.support.values import SOURCE, TARGET, address, session
         (f"{TARGET}:3260", None, None),
     ],
 )
-def test_a_sessions_row_tells_both_ends_as_portals_are_written(
+def test_session_row_shows_both_ends_as_portals_are_written(
     remote: str, own: Address | None, local: str | None
 ) -> None:
     assert session_row(replace(session(remote, sid=7), local_address=own)) == {

@@ -79,7 +79,7 @@ def test_of_two_mounts_on_one_point_the_last_is_the_one_that_is_seen() -> None:
     assert [m.device for m in system_mounts(mounts)] == ["8:1"]
 
 
-def test_a_closed_portal_that_serves_the_root_is_told_with_its_session() -> None:
+def test_system_disk_problem_names_the_portal_that_serves_the_root_and_its_session() -> None:
     (reported,) = disk_problems(
         {"/": frozenset({7})}, [session(7), session(8, OTHER)], frozenset({PORTAL, OTHER})
     )
@@ -97,7 +97,7 @@ def test_a_portal_that_is_not_closed_may_serve_what_it_likes() -> None:
     assert disk_problems({"/": frozenset({7})}, [session(7)], frozenset({OTHER})) == ()
 
 
-def test_each_path_of_a_multipath_disk_is_told() -> None:
+def test_system_disk_problem_names_each_path_of_a_multipath_disk() -> None:
     sessions = [session(7), session(8, OTHER)]
 
     reported = disk_problems({"/var": frozenset({7, 8})}, sessions, frozenset({PORTAL, OTHER}))

@@ -188,7 +188,7 @@ ONE_HOST = "the outer address is not the unicast address of one host"
         (lambda _: address_of("224.0.0.1"), ONE_HOST),
     ],
 )
-def test_what_cannot_be_taken_over_is_told_without_a_word_of_it(
+def test_harvest_reports_what_is_not_taken_without_a_word_of_it(
     taken: Callable[[Harvest], object], reported: str
 ) -> None:
     harvest = Harvest("in")
