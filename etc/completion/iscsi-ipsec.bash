@@ -65,7 +65,7 @@ _iscsi_ipsec()
         case "$verb $action" in
             " ")
                 options='--version --config-dir --runtime-dir --vendor-dir --state-dir --vici-socket --sysfs-dir --nodes-dir'
-                free='status verify explain check plan wait release flags psk group-psk tunnel-address clear-cache import'
+                free='status verify explain check plan wait release open-all flags psk group-psk tunnel-address clear-cache import'
                 ;;
             "status "*)
                 options='-w --wide --json --watch'
@@ -94,6 +94,10 @@ _iscsi_ipsec()
             "release "*)
                 options='-y --yes -n --dry-run'
                 free='portals'
+                ;;
+            "open-all "*)
+                options='-y --yes -n --dry-run'
+                free=''
                 ;;
             "flags "*)
                 options='--json'

@@ -50,6 +50,15 @@ def daemon_runs(paths: Paths) -> bool:
     return False
 
 
+def holder(paths: Paths) -> int | None:
+    """The process that holds the lock, as it wrote itself into the file."""
+    try:
+        with open(paths.lock_file, encoding="ascii") as lock:
+            return int(lock.read(32))
+    except (OSError, ValueError):
+        return None
+
+
 def read_status(paths: Paths) -> dict[str, Any]:
     """The running daemon's status document; :class:`CommandError` where there is none to trust."""
     if not daemon_runs(paths):

@@ -36,6 +36,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("release 10.0.0.20", "after its key and policy were removed for good"),
         ("release 10.0.0.20 --dry-run", "which sessions would be unencrypted from then on?"),
     ),
+    "open-all": (
+        ("open-all --dry-run", "which sessions would be unencrypted?"),
+        ("open-all", "storage must be reachable now, whatever else; prints the way back"),
+    ),
     "flags": (
         ("flags 0x57", "what does this number of Windows' mean?"),
         ("flags VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED", "and the other way round"),

@@ -23,7 +23,7 @@ from iscsi_ipsec.service.paths import OPTIONS, add_options, paths_of
 _VERBS = {
     verb: f"iscsi_ipsec.cli.verbs.{verb.replace('-', '_')}"
     for verb in (
-        "status", "verify", "explain", "check", "plan", "wait", "release", "flags",
+        "status", "verify", "explain", "check", "plan", "wait", "release", "open-all", "flags",
         "psk", "group-psk", "tunnel-address", "clear-cache",
     )
 } | {"import": "iscsi_ipsec.cli.verbs.import_windows"}  # fmt: skip

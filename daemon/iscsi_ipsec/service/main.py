@@ -34,11 +34,10 @@ from iscsi_ipsec.adapters.openiscsi import OpenIscsi
 from iscsi_ipsec.adapters.process import forbid_dumps
 from iscsi_ipsec.adapters.resolver import Resolver, resolve_through
 from iscsi_ipsec.adapters.state_db import Store
-from iscsi_ipsec.base.errors import CharonUnavailable, ConfigError, KernelUnavailable, StateUnavailable
+from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.config.settings import LOG_LEVELS
-from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.guard import GuardReconciler
@@ -48,10 +47,11 @@ from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
 from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths, add_options, paths_of
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
-from iscsi_ipsec.service.problems import fields, unlisted_problem
+from iscsi_ipsec.service.problems import fields
 from iscsi_ipsec.service.reconciler import Outcome, Reconciler
 from iscsi_ipsec.service.resync_schedule import RELOAD
 from iscsi_ipsec.service.status_report import StatusReporter
+from iscsi_ipsec.service.unload import unload_all
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, StateUnavailable, ConfigError) as err:
             _log.error("cannot start: %s", err, extra=about)
             return EXIT_FAILED
-        return daemon.run(signals) if daemon else _unload_all(_with_socket(paths, ""))
+        return daemon.run(signals) if daemon else _unload(paths)
+
+
+def _unload(paths: Paths) -> int:
+    """Take everything of ours out of charon and nftables; what stays is logged."""
+    socket = FileReader(paths, None).read_settings().vici_socket
+    left = unload_all(_with_socket(paths, socket))
+    for text in left:
+        _log.error("%s", text)
+    return EXIT_FAILED if left else EXIT_FINE
 
 
 class _Daemon:
@@ -266,36 +275,6 @@ def _only_instance(paths: Paths) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
-
-
-def _unload_all(paths: Paths) -> int:
-    """Take everything of ours out of charon and nftables, and what says that portals are closed."""
-    code = EXIT_FINE
-    charon = Charon(paths.vici_socket)
-    try:
-        state = charon.observe()
-        operations = plan((), (), state)
-        sas = charon.sas()
-        if state.secrets is None:
-            _log.error("%s", unlisted_problem())
-            code = EXIT_FAILED
-        for refused in charon.apply((op.command, op.message) for op in operations):
-            if refused:
-                _log.error("%s", refused)
-                code = EXIT_FAILED
-        for ike in sas:
-            charon.terminate(ike_id=ike.unique_id)
-    except CharonUnavailable as err:
-        _log.info("nothing to unload: %s", err)
-    try:
-        Guard().delete()
-    except KernelUnavailable as err:
-        _log.error("%s", err)
-        code = EXIT_FAILED
-    for status in (paths.guard_file, paths.earlier_file):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(status)
-    return code
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from iscsi_ipsec.adapters.atomic_write import write_private
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, holder, read_status
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.cli.waiting import POLL, add_timeout
 from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     before = read_status(paths)
     just_started = CommandError(Exit.NOT_RUNNING, "iscsi-ipsecd has just been restarted", "try again")
     # a status that an earlier daemon left may name a process that is someone else's by now
-    if before["pid"] != _holder(paths):
+    if before["pid"] != holder(paths):
         raise just_started
     # a pass may be under way that looked before the signal: the request is deleted by the one after it
     request = f"{paths.requests_dir}/{RELOAD_REQUEST}{secrets.token_hex(8)}"
@@ -78,12 +78,3 @@ def _ask(request: str, pid: int, timeout: float, paths: Paths) -> dict[str, Any]
             progress.show("waiting for the daemon's next pass")
             time.sleep(POLL)
     return read_status(paths)
-
-
-def _holder(paths: Paths) -> int | None:
-    """The process that holds the lock, as it wrote itself into the file."""
-    try:
-        with open(paths.lock_file, encoding="ascii") as lock:
-            return int(lock.read(32))
-    except (OSError, ValueError):
-        return None

@@ -1,0 +1,46 @@
+"""Takes everything of ours out of charon and nftables: at uninstalling, and for ``open-all``.
+
+Law: touches only what carries our names; goes on where one part fails, and says what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from iscsi_ipsec.adapters.charon import Charon
+from iscsi_ipsec.adapters.nft import Guard
+from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
+from iscsi_ipsec.core.ike.charon_diff import plan
+from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.problems import unlisted_problem
+
+_log = logging.getLogger(__name__)
+
+
+def unload_all(paths: Paths) -> tuple[str, ...]:
+    """Take it out, with what says that portals are closed; what could not be taken out, in words."""
+    left: list[str] = []
+    charon = Charon(paths.vici_socket)
+    try:
+        state = charon.observe()
+        sas = charon.sas()
+        if state.secrets is None:
+            left.append(str(unlisted_problem()))
+        refusals = charon.apply((op.command, op.message) for op in plan((), (), state))
+        left += [str(refused) for refused in refusals if refused]
+        for ike in sas:
+            charon.terminate(ike_id=ike.unique_id)
+    except CharonUnavailable as err:
+        _log.info("nothing to unload: %s", err)
+    finally:
+        charon.close()
+    try:
+        Guard().delete()
+    except KernelUnavailable as err:
+        left.append(str(err))
+    for file in (paths.guard_file, paths.earlier_file):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+    return tuple(left)
