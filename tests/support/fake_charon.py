@@ -189,6 +189,8 @@ class FakeCharon:
                 client.respond({"daemon": "charon-systemd", "version": "5.9.8"})
             case "stats":
                 client.respond({"uptime": {"running": "1 second"}, "plugins": ["vici", "kernel-netlink"]})
+            case "get-algorithms":
+                client.respond({"encryption": {"AES_CBC": "aes"}, "ke": {"CURVE_25519": "curve25519"}})
             case "get-shared":
                 client.respond({"keys": self.secrets})
             case "get-conns":

@@ -91,6 +91,7 @@ class FakeCharon(Fake):
         self.messages: dict[str, Mapping[str, Any]] = {}
         self.sas_now: tuple[IkeSa, ...] = ()
         self.plugins: frozenset[str] = frozenset()
+        self.algorithms: frozenset[str] = frozenset()
         self.refuses: dict[str, str] = {}
         self.refuses_proposal = ""
         self.breaks_after: int | None = None
@@ -100,7 +101,7 @@ class FakeCharon(Fake):
         self._call("observe")
         return CharonState(
             version="5.9.8", plugins=self.plugins, secrets=frozenset(self.secrets), conns=dict(self.conns),
-            foreign_conns=0,
+            foreign_conns=0, algorithms=self.algorithms,
         )  # fmt: skip
 
     def sas(self) -> tuple[IkeSa, ...]:

@@ -65,14 +65,34 @@ def test_observe_tells_ours_from_foreign(charon: Charon) -> None:
 
 
 def test_observe_is_one_round_trip(socket_path: Path) -> None:
-    with FakeCharon(socket_path, window=7) as fake:  # answers nothing before it has read all seven
+    with FakeCharon(socket_path, window=8) as fake:  # answers nothing before it has read all eight
         charon = Charon(fake.path, timeout=5)
         charon.observe()
         charon.close()
 
-    assert len(fake.requests) == 7
+    assert len(fake.requests) == 8
     # the answer to get-shared may be missing, and then this one comes in its place
     assert [request.name for request in fake.requests[-2:]] == ["get-shared", "version"]
+
+
+def test_observe_asks_for_algorithms_once_in_a_session(socket_path: Path) -> None:
+    with FakeCharon(socket_path) as fake:
+        charon = Charon(fake.path, timeout=5)
+        assert charon.observe().algorithms == {"AES_CBC", "CURVE_25519"}
+        assert charon.observe().algorithms == {"AES_CBC", "CURVE_25519"}
+        asked = [request.name for request in fake.requests].count("get-algorithms")
+        charon.close()
+    assert asked == 1
+
+
+def test_a_charon_that_does_not_know_the_question_for_algorithms_is_observed_all_the_same(
+    socket_path: Path,
+) -> None:
+    with FakeCharon(socket_path) as fake:
+        fake.on("get-algorithms", lambda client, _: client.send(UNKNOWN_COMMAND))
+        charon = Charon(fake.path, timeout=5)
+        assert charon.observe().algorithms == frozenset()
+        charon.close()
 
 
 def test_an_empty_charon_is_observed_as_empty(fake: FakeCharon, charon: Charon) -> None:

@@ -15,7 +15,8 @@ class CharonState:
     """What charon holds: our secrets' ids, our connections with their children, and how many are not ours.
 
     VICI never gives a secret's data back, hence ids that change with the data. ``secrets``
-    None: charon holds more (others' counted in) than one answer of its can list.
+    None: charon holds more (others' counted in) than one answer of its can list. ``algorithms`` are those
+    that its plugins have, by charon's names; empty: it did not say.
     """
 
     version: str
@@ -23,6 +24,7 @@ class CharonState:
     secrets: frozenset[str] | None
     conns: Mapping[str, frozenset[str]]
     foreign_conns: int
+    algorithms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,11 +54,18 @@ _DUPLICATE = re.compile(r"^not establishing CHILD_SA .* due to existing duplicat
 _REPEATED = re.compile(r"retransmit (\d+) of request")
 """charon sends a request again: 4, 11, 24 and 47 s after the first time, unless retransmit_* says otherwise."""
 
+_LINE_LENGTH = 200
+
 UNANSWERED = 3
 """After so many repetitions a request counts as unanswered: with one packet in five lost, 5 % of all requests are."""
 
 _REPEATING = 60.0
 """Seconds for which that is remembered; the next repetition comes sooner."""
+
+_NOISE = re.compile(
+    r"^(sending|received packet|generating|parsed|parsing|retransmit|tried to checkin|destroying|IKE_SA .* state change)"
+)
+"""Lines that say nothing of why."""
 
 _NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
@@ -94,6 +101,7 @@ class IkeFailureLog:
         self._doubts: dict[str, tuple[str, int]] = {}
         self._going: frozenset[str] = frozenset()
         self._repeated: dict[str, float] = {}
+        self._last_lines: dict[str, str] = {}
         self.nameless = False
 
     def expect_gone(self, names: Iterable[str]) -> None:
@@ -126,6 +134,9 @@ class IkeFailureLog:
                     self._aggressive_off = self._clock()
                 self._wake("cause")
             return
+        if not (_NOISE.search(line) or _BEGUN.search(line)):
+            with self._lock:
+                self._last_lines[conn] = line[:_LINE_LENGTH]
         if (repeated := _REPEATED.search(line)) and int(repeated[1]) >= UNANSWERED:
             with self._lock:
                 self._repeated[str(message.get("ikesa-uniqueid"))] = self._clock()
@@ -185,6 +196,11 @@ class IkeFailureLog:
             known = self._causes.get(conn)
             if known and (known.cause.weight <= SILENT.weight or known.last < self._clock() - age - _SLACK):
                 del self._causes[conn]
+
+    def last_line(self, conn: str) -> str:
+        """What charon's log said last of a connection, but for lines that never say why."""
+        with self._lock:
+            return self._last_lines.get(conn, "")
 
     def unanswered(self) -> frozenset[int]:
         """The IKE SAs in which charon has lately sent the same request again and again."""

@@ -96,7 +96,7 @@ def _decision_inputs(world: World) -> tuple[object, ...]:
     """
     return (
         world.records, world.sessions, world.names, world.local_addresses, world.previously_managed,
-        world.user_space_esp, world.fast_aes, world.previous_key_first,
+        world.user_space_esp, world.algorithms, world.fast_aes, world.previous_key_first,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ class _Records:
 class Observer:
     """Looks, again and again, and remembers what need not be asked or decided twice.
 
-    ``plugins`` are those of the charon that was last seen: user-space ESP has
+    ``plugins`` and ``algorithms`` are those of the charon that was last seen: user-space ESP has
     no traps and no transport mode.
     """
 
@@ -129,10 +129,11 @@ class Observer:
         reqids: ConnectionReqids,
         fast_aes: bool,
         plugins: frozenset[str] = frozenset(),
+        algorithms: frozenset[str] = frozenset(),
     ) -> None:
         self._paths, self._reader, self._store = paths, reader, store
         self._routes, self._resolver, self._fast_aes = routes, resolver, fast_aes
-        self.plugins = plugins
+        self.plugins, self.algorithms = plugins, algorithms
         self._open_iscsi, self._system_disks = open_iscsi, system_disks
         self._records: _Records | None = None
         self._wanted_names = Memo(wanted_names)
@@ -192,6 +193,7 @@ class Observer:
             local_addresses=local,
             previously_managed=previously_managed,
             user_space_esp="kernel-libipsec" in self.plugins,
+            algorithms=self.algorithms,
             fast_aes=self._fast_aes,
             previous_key_first=previous_key_first or {},
             reqids=self._reqids.known,

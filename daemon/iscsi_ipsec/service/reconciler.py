@@ -25,13 +25,20 @@ from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.ike.charon_diff import (
     Operation,
 )
-from iscsi_ipsec.core.ike.ike_failures import AGGRESSIVE_OFF, PEER_LOST, Cause, refused_by_charon
+from iscsi_ipsec.core.ike.ike_failures import (
+    AGGRESSIVE_OFF,
+    PEER_LOST,
+    Cause,
+    negotiation_failed,
+    refused_by_charon,
+)
 from iscsi_ipsec.core.ike.loaded_state import (
     children_by_name,
     earlier_reqids,
     loaded_connections,
     rotations_by_name,
 )
+from iscsi_ipsec.core.ike.sa_lifecycle import carrying
 from iscsi_ipsec.core.report.portal_status import Observed
 from iscsi_ipsec.service.charon_contents import Agreement, CharonReconciler
 from iscsi_ipsec.service.guard import GuardReconciler
@@ -179,8 +186,9 @@ class Reconciler:
             if reasons & TRYING_AGAIN:
                 self._contents.try_refused_again()
             state = self._contents.observe(problems, thorough=bool(reasons & CONNECTION_REASONS))
-            if state.plugins != self._observer.plugins:
-                self._observer.plugins = state.plugins
+            has = (state.plugins, state.algorithms or self._observer.algorithms)
+            if has != (self._observer.plugins, self._observer.algorithms):
+                self._observer.plugins, self._observer.algorithms = has
                 snapshot = self._observer.observe(
                     frozenset(), previously_managed, self._presented.previous_key_first()
                 )
@@ -276,16 +284,21 @@ class Reconciler:
             children=children,
             rotations=self._rotations(snapshot.connections),
             reqids=snapshot.desired.reqids,
-            causes=self._causes(snapshot),
+            causes=self._causes(snapshot, sas),
             charon_reachable=state is not None,
         )
 
-    def _causes(self, snapshot: Snapshot) -> Mapping[str, Cause]:
+    def _causes(self, snapshot: Snapshot, sas: tuple[IkeSa, ...]) -> Mapping[str, Cause]:
         causes = dict(self._failure_log.causes())
         if self._failure_log.aggressive_off():
             for connection in snapshot.desired.connections:
                 if connection.role is Role.TARGET and connection.ike is IkeMode.AGGRESSIVE:
                     causes[connection.name] = AGGRESSIVE_OFF
+        failed = self._sas.failed_repeatedly() - causes.keys() - {ike.conn for ike in sas if carrying(ike)}
+        for connection in snapshot.desired.connections if failed else ():
+            if connection.name in failed and connection.role is Role.INITIATOR:
+                last = self._failure_log.last_line(connection.name)
+                causes[connection.name] = negotiation_failed(last)
         causes.update(dict.fromkeys(self._sas.suspected(), PEER_LOST))
         for name, refusal in self._contents.refused().items():
             causes[name] = refused_by_charon(refusal.reason)

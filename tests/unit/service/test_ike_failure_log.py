@@ -224,3 +224,16 @@ def test_doubts_of_a_negotiation_without_a_name_wake_only_where_asked_for() -> N
     assert ear.woken == ["doubt"]
     ear.failure_log.on_event("log", message | {"ikesa-uniqueid": "3", "ikesa-name": "somebody-elses"})
     assert ear.failure_log.doubts() == {"": 2}
+
+
+def test_the_last_line_is_what_may_say_why() -> None:
+    log = IkeFailureLog(lambda _: None)
+    for line in (
+        "initiating IKE_SA c[1] to 10.0.0.20",
+        "something that nobody has foreseen",
+        "sending packet: from 10.0.0.1[500] to 10.0.0.20[500] (80 bytes)",
+        "generating IKE_SA_INIT request 0 [ SA ]",
+    ):
+        log.on_event("log", {"msg": line, "ikesa-name": "iscsi-ipsec-a", "ikesa-uniqueid": "1"})
+    assert log.last_line("iscsi-ipsec-a") == "something that nobody has foreseen"
+    assert log.last_line("iscsi-ipsec-b") == ""

@@ -392,3 +392,29 @@ def test_a_restarted_daemon_keeps_a_portal_closed_whose_files_were_lost_meanwhil
     assert portal() in up.firewall.closed()
     (view,) = outcome.snapshot.desired.portals
     assert (view.managed, view.closed, view.connection) == (True, True, None)
+
+
+# -- algorithms, and failures that no pattern knows
+
+
+def test_what_charon_lacks_is_not_offered_in_the_same_pass(host: Host) -> None:
+    host.charon.algorithms = frozenset(
+        {"AES_CBC", "AES_GCM_16", "HMAC_SHA2_256_128", "PRF_HMAC_SHA2_256", "ECP_256"}
+    )
+    host.run()
+    (message,) = host.charon.messages.values()
+    assert message["proposals"] == ["aes256gcm16-aes128gcm16-prfsha256-ecp256", "aes256-aes128-sha256-ecp256"]
+
+
+def test_attempts_that_come_to_nothing_without_a_known_cause_show_charons_last_line(host: Host) -> None:
+    host.run()
+    ((conn, _),) = host.charon.conns.items()
+    host.failure_log.on_event(
+        "log", {"msg": "no one has foreseen this", "ikesa-name": conn, "ikesa-uniqueid": "1"}
+    )
+    host.clock.advance(5)
+    causes = host.run("due").observed.causes or {}
+    assert causes[conn].code == "negotiation-failed"
+    assert "no one has foreseen this" in causes[conn].message
+    host.establish()
+    assert not host.run("sa").observed.causes

@@ -74,6 +74,7 @@ class Charon:
         self._came: set[str] = set()
         self._went: set[str] = set()
         self._seen: tuple[object, CharonState] | None = None
+        self._algorithms: frozenset[str] | None = None
 
     def observe(self, *, thorough: bool = True) -> CharonState:
         """What charon holds now; the very same object as long as charon says the same.
@@ -142,7 +143,7 @@ class Charon:
         if self._session is not None:
             self._session.close()
             self._session = None
-        self._listed = None  # the next one may be another charon's
+        self._listed = self._algorithms = None  # the next one may be another charon's
 
     def _on_session(self, work: Callable[[Session], T]) -> T:
         if self._session is not None and not self._session.is_quiet():
@@ -203,8 +204,16 @@ class Charon:
     def _observe(self, session: Session, thorough: bool) -> CharonState:
         listing = stream("list-conns", "list-conn") if thorough or self._listed is None else []
         session.send(
-            [*bare_requests("stats", "get-conns"), *listing, *bare_requests("get-shared", "version")]
+            [
+                *bare_requests(
+                    *(["get-algorithms"] if self._algorithms is None else []), "stats", "get-conns"
+                ),
+                *listing,
+                *bare_requests("get-shared", "version"),
+            ]
         )
+        if self._algorithms is None:
+            self._algorithms = _named_in(answer_of(session, "get-algorithms") or {})
         plugins = frozenset(texts(require_field(session, "stats", "plugins"), "plugins"))
         # asked before the list: what comes or goes in between makes the names differ next time
         names = raw_answer(session, "get-conns").payload
@@ -216,7 +225,7 @@ class Charon:
             listed = self._list(session, names)
         self._listed = listed
         # what charon holds is thousands of names, and what was said in the same bytes is the very same value
-        said = (version, plugins, secrets, listed.conns, listed.foreign)
+        said = (version, plugins, secrets, listed.conns, listed.foreign, self._algorithms)
         if self._seen is None or self._seen[0] != said:
             state = CharonState(
                 version=version,
@@ -224,6 +233,7 @@ class Charon:
                 secrets=secrets,
                 conns=listed.conns,
                 foreign_conns=listed.foreign,
+                algorithms=self._algorithms,
             )
             self._seen = said, state
         return self._seen[1]
@@ -330,6 +340,11 @@ def _without(answer: bytes, names: set[str]) -> bytes | None:
             return None
         answer = answer.replace(item, b"")
     return answer
+
+
+def _named_in(answer: Mapping[str, Any]) -> frozenset[str]:
+    """The algorithms that ``get-algorithms`` names, of every kind."""
+    return frozenset(name for kind in answer for name in subsection(answer, kind))
 
 
 def _digest(data: bytes) -> bytes:

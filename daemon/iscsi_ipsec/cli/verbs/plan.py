@@ -59,6 +59,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         reqids=ConnectionReqids(store, kernel.Xfrm()),
         fast_aes=kernel.has_aes_instructions(),
         plugins=state.plugins,
+        algorithms=state.algorithms,
     )
     previously_managed = ManagedPortals(paths, store, SystemClock()).previously_managed([])
     snapshot = observer.observe(frozenset({"start"}), previously_managed)

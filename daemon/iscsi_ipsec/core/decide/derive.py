@@ -82,7 +82,7 @@ class Deriver:
         world = lookup.world
         common = (
             world.settings, world.broken, world.names, world.local_addresses,
-            world.user_space_esp, world.fast_aes, lookup.keys.unresolved,
+            world.user_space_esp, world.algorithms, world.fast_aes, lookup.keys.unresolved,
         )  # fmt: skip
         choosable = (lookup.keys.named, lookup.keys.groups, lookup.keys.by_address)
         # compared once here; for each portal it is then enough that they are the same objects

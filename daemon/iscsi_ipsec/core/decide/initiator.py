@@ -194,7 +194,7 @@ def _connect(
         ike=choice.ike,
         esp=esp,
         pfs=choice.pfs,
-        ike_proposals=ike_proposals(world, choice, tuning),
+        ike_proposals=ike_proposals(world, policy, choice, tuning),
         esp_proposals=esp_proposals(world, policy, choice, tuning),
         local_ts="dynamic[6]" if outer_local == source else f"{host_selector(source)}[6]",
         remote_ts=f"dynamic[6/{portal.port}]"

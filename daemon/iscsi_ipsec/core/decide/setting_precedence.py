@@ -15,6 +15,7 @@ from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Tuning
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.algorithms import cut
 from iscsi_ipsec.core.decide.desired import Refused
 from iscsi_ipsec.core.decide.world import World
 
@@ -48,10 +49,10 @@ def tuning_of(world: World, policy: PortalPolicy | None) -> Tuning:
     return (policy.tuning if policy else Tuning()).with_fallback(preset).with_fallback(world.settings.tuning)
 
 
-def esp_proposals(
+def _wanted_esp_proposals(
     world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
 ) -> tuple[str, ...]:
-    """What ESP offers or accepts; :class:`Refused` where given proposals contradict the PFS flag."""
+    """What ESP would offer or accept; :class:`Refused` where given proposals contradict the flags."""
     if tuning.esp_proposals is None:
         return presets.default_esp_proposals(
             choice.ike,
@@ -83,9 +84,34 @@ def esp_proposals(
     return tuning.esp_proposals
 
 
-def ike_proposals(world: World, choice: IpsecChoice, tuning: Tuning) -> tuple[str, ...]:
-    """What phase 1 offers or accepts."""
-    return tuning.ike_proposals or presets.default_ike_proposals(choice.ike, fast_aes=world.fast_aes)
+def esp_proposals(
+    world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
+) -> tuple[str, ...]:
+    """What ESP offers or accepts, less what charon lacks; :class:`Refused` where given proposals contradict the flags."""
+    wanted = _wanted_esp_proposals(world, policy, choice, tuning)
+    return _with_algorithms(wanted, world, policy, groups_only=not world.user_space_esp)
+
+
+def ike_proposals(
+    world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
+) -> tuple[str, ...]:
+    """What phase 1 offers or accepts, less what charon lacks."""
+    wanted = tuning.ike_proposals or presets.default_ike_proposals(choice.ike, fast_aes=world.fast_aes)
+    return _with_algorithms(wanted, world, policy, groups_only=False)
+
+
+def _with_algorithms(
+    wanted: tuple[str, ...], world: World, policy: PortalPolicy | None, *, groups_only: bool
+) -> tuple[str, ...]:
+    """The proposals that charon has the algorithms for."""
+    kept, lost = cut(wanted, world.algorithms, groups_only=groups_only)
+    if not kept:
+        raise Refused(
+            "no-algorithm", f"charon has no algorithm for {', '.join(lost)}, and no proposal is left without",
+            "install the plugins (on Debian libstrongswan-standard-plugins, libstrongswan-extra-plugins),"
+            " or propose others; swanctl --list-algs lists what it has", policy.path if policy else "",
+        )  # fmt: skip
+    return kept
 
 
 def proposal_reasons(world: World, policy: PortalPolicy | None) -> tuple[str, ...]:

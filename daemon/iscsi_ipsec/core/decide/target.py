@@ -260,7 +260,7 @@ def _answer(
         ike=choice.ike,
         esp=esp,
         pfs=choice.pfs,
-        ike_proposals=ike_proposals(world, choice, tuning),
+        ike_proposals=ike_proposals(world, policy, choice, tuning),
         esp_proposals=esp_proposals(world, policy, choice, tuning),
         local_ts=("dynamic" if local == portal.address else host_selector(portal.address)) + selector,
         remote_ts="dynamic[6]",

@@ -36,7 +36,8 @@ class World:
     kernel would use (None: unreachable); ``previously_managed`` are the portals that were
     managed before and have not been released; ``previous_key_first`` says between whom
     the previous key of a rotation goes first (absent: as the role has it); ``reqids`` are
-    those that connections were given before, ``foreign_reqids`` those of our range that others use.
+    those that connections were given before, ``foreign_reqids`` those of our range that others use;
+    ``algorithms`` are charon's, by its names (empty: not known).
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -50,6 +51,7 @@ class World:
     local_addresses: frozenset[Address] = frozenset()
     previously_managed: frozenset[tuple[Portal, Role]] = frozenset()
     user_space_esp: bool = False
+    algorithms: frozenset[str] = frozenset()
     fast_aes: bool = True
     previous_key_first: Mapping[tuple[tuple[Peer, ...], Secret, Secret], bool] = field(default_factory=dict)
     reqids: Mapping[str, int] = field(default_factory=dict)

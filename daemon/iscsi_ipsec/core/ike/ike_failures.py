@@ -95,6 +95,17 @@ PEER_LOST = Cause(
 REFUSED_HINT = "compare the proposals and addresses in the policy with what this charon supports"
 
 
+def negotiation_failed(line: str) -> Cause:
+    """Attempts came to nothing, and charon's log has no line that is known here; ``line``: its last one."""
+    said = f"; charon's last line: {line}" if line else ""
+    return Cause(
+        "negotiation-failed",
+        f"negotiations come to nothing{said}",
+        "see charon's log on both ends: journalctl -u strongswan",
+        1,
+    )
+
+
 def refused_by_charon(reason: str) -> Cause:
     """This host's charon did not take the connection as the files ask for it."""
     return Cause("charon-refused", f"charon refused the connection: {reason}", REFUSED_HINT, 7)
