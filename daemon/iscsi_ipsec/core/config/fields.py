@@ -11,6 +11,7 @@ from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
 from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern, refuse_misread
 from iscsi_ipsec.base.problem import Severity
+from iscsi_ipsec.core.config import proposals
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import Source
 
@@ -230,4 +231,20 @@ def _parse_proposals(source: Source, key: str) -> tuple[str, ...] | None:
                 "bad-proposal",
                 f'"{text[:80]}" is not a strongSwan proposal such as aes256gcm16-prfsha384-ecp384',
             )
+            continue
+        if words := proposals.unprotected_words(text):
+            source.problem(
+                key, "no-encryption", f'"{text}" offers {", ".join(words)}: anybody on the way could read the data',
+                "take it out; for clear text on purpose unset IKE_IPSEC_ENABLED",
+            )  # fmt: skip
+        elif key == "esp_proposals" and proposals.lacks_integrity(text):
+            source.problem(
+                key, "no-integrity", f'"{text}" encrypts without authenticating: packets could be changed on the way',
+                "add an algorithm such as -sha256, or use aes256gcm16",
+            )  # fmt: skip
+        elif words := proposals.weak_words(text):
+            source.problem(
+                key, "weak-proposal", f'"{text}" offers {", ".join(words)}, which can be broken',
+                "use AES-GCM or AES with SHA-2, and a group of 2048 bits or more or an elliptic curve", Severity.WARNING,
+            )  # fmt: skip
     return texts

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.core.config import presets
+from iscsi_ipsec.core.config.proposals import has_dh_group
 from iscsi_ipsec.core.config.security_flags import SecurityFlags, default_choice, interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import KeyLines, parse_toml
 
@@ -117,8 +117,8 @@ def _proposals(data: Mapping[str, object]) -> Iterable[_Row]:
     if not isinstance(proposals, list) or flags is None or SecurityFlags.VALID not in flags:
         return
     choice = interpret(flags) or default_choice()
-    bare = [str(p) for p in proposals if not presets.has_dh_group(str(p))]
-    with_group = [str(p) for p in proposals if presets.has_dh_group(str(p))]
+    bare = [str(p) for p in proposals if not has_dh_group(str(p))]
+    with_group = [str(p) for p in proposals if has_dh_group(str(p))]
     if choice.required and choice.pfs and bare:
         yield _Row(
             key="esp_proposals",

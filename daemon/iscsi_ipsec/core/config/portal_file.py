@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 
 from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
-from iscsi_ipsec.base.problem import Problem
-from iscsi_ipsec.core.config import fields, presets
-from iscsi_ipsec.core.config.toml_reader import parse_toml
+from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config import fields, presets, proposals
+from iscsi_ipsec.core.config.toml_reader import Source, parse_toml
 
 KNOWN_KEYS = (
     "portals", "role", "security_flags", "psk", "target_id", "target_id_type",
@@ -41,6 +41,8 @@ def parse_portal_file(text: str, path: str, name: str, warnings: list[Problem] |
         close = difflib.get_close_matches(preset, presets.PRESETS, 1)
         hint = f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(presets.PRESETS)
         source.problem("preset", "bad-preset", f'unknown preset "{preset}"', hint)
+    elif preset is not None and preset in presets.PRESETS:
+        _warn_of_weak_preset(source, preset)
     target_id = fields.parse_identity(source, "target_id")
     initiators = fields.parse_peers(source, "initiators") or ()
     if initiators and role != Role.TARGET:
@@ -73,3 +75,15 @@ def parse_portal_file(text: str, path: str, name: str, warnings: list[Problem] |
         preset=preset,
         tuning=tuning,
     )
+
+
+def _warn_of_weak_preset(source: Source, name: str) -> None:
+    """Warn where a preset offers nothing but what can be broken, unless the file has proposals of its own."""
+    tuning = presets.PRESETS[name].tuning
+    for key, offered in (("ike_proposals", tuning.ike_proposals), ("esp_proposals", tuning.esp_proposals)):
+        weak = [word for proposal in offered or () for word in proposals.weak_words(proposal)]
+        if key not in source.data and offered and all(map(proposals.weak_words, offered)):
+            source.problem(
+                "preset", "weak-proposal", f'the {key} of the preset {name} offer {", ".join(dict.fromkeys(weak))} only, which can be broken',
+                f"where the product has better ones, set {key}", Severity.WARNING,
+            )  # fmt: skip

@@ -135,26 +135,3 @@ def default_esp_proposals(ike: IkeMode, *, pfs: bool, fast_aes: bool, esn: bool)
     gcm, chacha = f"aes256gcm16-aes128gcm16{tail}", f"chacha20poly1305{tail}"
     cbc = f"aes256-aes128-sha256-sha384{tail}"
     return (gcm, cbc) if fast_aes else (chacha, gcm, cbc)
-
-
-_DH = ("modp", "ecp", "curve", "x25519", "x448", "ke1_", "mlkem")
-
-
-def has_dh_group(proposal: str) -> bool:
-    """Whether an ESP proposal names a DH group, which is what makes PFS."""
-    return any(part.startswith(_DH) for part in proposal.split("-"))
-
-
-def without_dh_groups(proposal: str) -> str:
-    """The ESP proposal without its DH groups."""
-    return "-".join(p for p in proposal.split("-") if not p.startswith(_DH) and p != "none")
-
-
-def allows_no_group(proposal: str) -> bool:
-    """Whether an ESP proposal leaves it to the peer whether there is an exchange of its own."""
-    return "none" in proposal.split("-")
-
-
-def has_esn(proposal: str) -> bool:
-    """Whether an ESP proposal offers extended sequence numbers."""
-    return "esn" in proposal.split("-")

@@ -12,7 +12,7 @@ import dataclasses
 
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Tuning
-from iscsi_ipsec.core.config import presets
+from iscsi_ipsec.core.config import presets, proposals
 from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.algorithms import cut
@@ -61,15 +61,15 @@ def _wanted_esp_proposals(
             esn=not world.user_space_esp and tuning.replay_window != 0,
         )
     file = policy.path if policy else ""
-    if tuning.replay_window == 0 and (with_esn := [p for p in tuning.esp_proposals if presets.has_esn(p)]):
+    if tuning.replay_window == 0 and (with_esn := [p for p in tuning.esp_proposals if proposals.has_esn(p)]):
         raise Refused(
             "esn-without-window", "replay_window is 0, but an ESP proposal has extended sequence numbers: "
             + ", ".join(with_esn),
             "take esn out of the proposal, or leave replay_window out", file,
         )  # fmt: skip
     if not choice.pfs and policy and policy.preset and policy.tuning.esp_proposals is None:
-        return tuple(dict.fromkeys(map(presets.without_dh_groups, tuning.esp_proposals)))
-    with_group = [p for p in tuning.esp_proposals if presets.has_dh_group(p)]
+        return tuple(dict.fromkeys(map(proposals.without_dh_groups, tuning.esp_proposals)))
+    with_group = [p for p in tuning.esp_proposals if proposals.has_dh_group(p)]
     if choice.pfs and len(with_group) < len(tuning.esp_proposals):
         raise Refused(
             "pfs-without-group", "the flags ask for PFS, but an ESP proposal has no DH group: "

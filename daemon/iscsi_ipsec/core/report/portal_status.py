@@ -17,6 +17,7 @@ from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config import proposals
 from iscsi_ipsec.core.decide.desired import Connection, PortalView
 from iscsi_ipsec.core.ike.ike_failures import PEER_LOST, Cause, in_mode
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying
@@ -303,29 +304,19 @@ def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] |
             f"{connection.esp.value} mode was asked for, but {child.mode.lower()} mode was negotiated",
             "the target allows only the other mode: change the flags here or its configuration",
         )
-    offered = {part for proposal in connection.esp_proposals for part in proposal.split("-")}
-    used = _keyword(child)
-    if used and used not in offered:
+    if child.encr in proposals.UNENCRYPTED:
         return (
-            "cipher-differs", f"the SA uses {used}, which was not offered", "end the SA: it was not made by us",
+            "no-encryption", f"the SA uses {cipher(child)}: packets are not encrypted",
+            "end the SA, and take null and gmac out of esp_proposals on both ends",
+        )  # fmt: skip
+    if child.encr and not proposals.is_offered(child.encr, child.encr_keysize, connection.esp_proposals):
+        return (
+            "cipher-differs", f"the SA uses {cipher(child)}, which was not offered", "end the SA: it was not made by us",
         )  # fmt: skip
     if connection.pfs and connection.ike is not IkeMode.V2 and not child.dh_group:
         # IKEv2's first child has no exchange of its own (RFC 7296, 1.2), so only IKEv1 can tell
         return ("no-pfs", "PFS was asked for, but the SA was negotiated without", "enable PFS on the target")
     return None
-
-
-def _keyword(child: ChildSa) -> str:
-    """The SA's cipher as a proposal keyword (aes256, aes256gcm16); empty where we know none."""
-    match child.encr:
-        case "AES_CBC":
-            return f"aes{child.encr_keysize}"
-        case "AES_GCM_16":
-            return f"aes{child.encr_keysize}gcm16"
-        case "CHACHA20_POLY1305":
-            return "chacha20poly1305"
-        case _:
-            return ""
 
 
 def cipher(child: ChildSa) -> str:

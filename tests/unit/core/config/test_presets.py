@@ -11,8 +11,8 @@ from iscsi_ipsec.core.config.presets import (
     PRESETS,
     default_esp_proposals,
     default_ike_proposals,
-    has_dh_group,
 )
+from iscsi_ipsec.core.config.proposals import has_dh_group
 
 GROUPS = ("modp", "ecp", "curve")
 BROKEN = {"des", "3des", "md5", "null", "modp768", "modp1024", "modp1536", "sha1", "blowfish128"}
@@ -71,19 +71,6 @@ def test_default_esp_proposals_offer_extended_sequence_numbers_where_asked_for_a
 ) -> None:
     for proposal in default_esp_proposals(IkeMode.V2, pfs=True, fast_aes=True, esn=esn):
         assert ("esn" in proposal.split("-")) is ("noesn" in proposal.split("-")) is esn
-
-
-@pytest.mark.parametrize(
-    ("proposal", "has"),
-    [
-        ("aes256gcm16", False),
-        ("aes256-sha256", False),
-        ("aes256gcm16-esn-noesn", False),
-        *((f"aes256gcm16-{g}", True) for g in ("modp2048", "ecp384", "ecp256bp", "curve25519", "x25519", "x448", "ke1_mlkem768")),
-    ],
-)  # fmt: skip
-def test_has_dh_group_knows_every_kind_of_group(proposal: str, has: bool) -> None:
-    assert has_dh_group(proposal) is has
 
 
 @pytest.mark.parametrize("name", PRESETS)
