@@ -34,7 +34,7 @@ _iscsi_ipsec()
             --config-dir=*) etc=${words[i]#*=} ;;
             --runtime-dir) run=${words[++i]} ;;
             --runtime-dir=*) run=${words[i]#*=} ;;
-            --default-bitmap | --description | --encoding | --flags | --format | --id | --id-type | --keep-previous | --key-file | --local | --name | --nodes-dir | --portal | --state-dir | --sysfs-dir | --timeout | --vendor-dir | --vici-socket)
+            --default-bitmap | --description | --encoding | --flags | --format | --id | --id-type | --keep-previous | --key-file | --local | --name | --nodes-dir | --portal | --state-dir | --sysfs-dir | --timeout | --vendor-dir | --vici-socket | --with)
                 last=${words[i]}
                 ((i++))
                 ;;
@@ -58,7 +58,7 @@ _iscsi_ipsec()
         --name) free=names ;;
         --portal) free=portals ;;
         --id-type) free=types ;;
-        --default-bitmap | --description | --encoding | --id | --keep-previous | --local | --timeout) return ;;
+        --default-bitmap | --description | --encoding | --id | --keep-previous | --local | --timeout | --with) return ;;
     esac
     if [[ ! $free ]]; then
         $split && return
@@ -84,7 +84,7 @@ _iscsi_ipsec()
                 free='files'
                 ;;
             "plan "*)
-                options='--json'
+                options='--with --json'
                 free=''
                 ;;
             "wait "*)

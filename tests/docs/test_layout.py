@@ -40,6 +40,8 @@ ELSEWHERE = {
     "cli.waiting": "cli/test_wait.py",
     # needs a charon and nftables
     "service.unload": "cli/test_open_all.py",
+    # plan's
+    "core.report.portal_changes": "cli/test_plan.py",
     # check's
     "cli.file_check": "cli/test_check_mistakes.py",
     "core.config.lint": "cli/test_check_mistakes.py",
@@ -48,7 +50,6 @@ ELSEWHERE = {
     # every example is parsed against the manual
     "cli.examples": "docs/test_commands.py",
     # show what a real charon or the kernel says
-    "cli.verbs.plan": "real/test_daemon_files.py",
     "cli.verbs.verify": "real/test_verify_kernel.py",
 }
 """Modules without a test file of their name: the file below tests/ that has their tests."""

@@ -27,7 +27,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("check", "all files, before you trust a change"),
         ("check /root/db1.toml", "one file, before you move it to psk.d"),
     ),
-    "plan": (("plan", "what is different in charon from what the files say? Normally nothing"),),
+    "plan": (
+        ("plan", "what is different in charon from what the files say? Normally nothing"),
+        ("plan --with /root/group.toml /root/san.toml", "what would these files close, cut, negotiate again?"),
+    ),
     "wait": (
         ("wait", "in a script, between writing files and iscsiadm"),
         ("wait --timeout 60 10.0.0.20", "for one portal, with more patience"),
