@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from datetime import UTC, datetime
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
@@ -74,7 +74,7 @@ MOMENTS = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 
 PATTERNS = st.lists(patterns(), max_size=4).map(tuple)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     owner=st.none() | IDS, source=SOURCES, choice=CHOICES, portals=PATTERNS, description=st.text(max_size=40),
     previous=st.none() | st.builds(PreviousDraft, source=SOURCES, until=MOMENTS),
@@ -109,7 +109,7 @@ TUNING = st.builds(
 PEERS = st.one_of(ADDRESSES.map(IkeId.address), st.just(ipaddress.ip_network("10.0.0.0/24")))
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     named=PATTERNS.filter(bool), role=st.sampled_from(Role), choice=CHOICES, psk=st.none() | NAMES,
     target_id=st.none() | IDS, initiators=st.lists(PEERS, max_size=3).map(tuple),
@@ -131,7 +131,7 @@ def test_a_portal_policys_text_parses_to_what_it_was_made_of(
     assert parse_portal_file(make_portal_text(policy, 'a "b" \\ \n'), policy.path, "x") == policy
 
 
-@settings(deadline=None)
+@examples(100)
 @given(st.lists(IDS, min_size=2, max_size=30))
 def test_identities_that_differ_get_file_names_that_differ_and_are_safe(ids: list[IkeId]) -> None:
     names: dict[str, object] = {}
