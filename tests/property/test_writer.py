@@ -27,6 +27,7 @@ from iscsi_ipsec.core.config.writer import (
     make_key_text,
     make_portal_text,
 )
+from tests.support.examples import examples
 from tests.support.identities import HOST_ADDRESSES, named
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9-]{0,20}(\.[a-z][a-z0-9-]{0,10}){0,3}", fullmatch=True)
