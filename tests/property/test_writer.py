@@ -113,7 +113,7 @@ PEERS = st.one_of(ADDRESSES.map(IkeId.address), st.just(ipaddress.ip_network("10
 @examples(100)
 @given(
     named=PATTERNS.filter(bool), role=st.sampled_from(Role), choice=CHOICES, psk=st.none() | NAMES,
-    target_id=st.none() | IDS, initiators=st.lists(PEERS, max_size=3).map(tuple),
+    target_id=st.none() | IDS, initiators=st.lists(PEERS, max_size=3, unique=True).map(tuple),
     outer=st.none() | ADDRESSES, preset=st.none() | st.sampled_from(sorted(PRESETS)), tuning=TUNING,
 )  # fmt: skip
 def test_a_portal_policys_text_parses_to_what_it_was_made_of(
