@@ -168,7 +168,74 @@ def test_managed_portals_survive_a_restart(path: str, store: Store) -> None:
     store.set_managed(records)
     store.close()
     again = Store(path)
-    assert again.managed() == {record.portal: record for record in records}
+    assert again.managed() == {(record.portal, record.role): record for record in records}
+    again.close()
+
+
+def test_a_portal_is_remembered_in_each_role_and_dropped_in_both(path: str, store: Store) -> None:
+    both = [managed(role=Role.INITIATOR), managed(role=Role.TARGET, why="other.toml")]
+    for record in both:
+        store.set_managed([record])
+    store.close()
+    again = Store(path)
+    assert again.managed() == {(record.portal, record.role): record for record in both}
+    again.drop_managed([both[0].portal])
+    assert not again.managed()
+    again.close()
+
+
+def old_database(path: str, version: int) -> None:
+    """A database as an older release left it."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "CREATE TABLE last_good (path TEXT PRIMARY KEY, kind TEXT NOT NULL, raw BLOB NOT NULL, key BLOB,"
+            " signature TEXT NOT NULL, previous BLOB);"
+            "CREATE TABLE managed (portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL,"
+            " why TEXT NOT NULL) WITHOUT ROWID;"
+            "INSERT INTO managed VALUES ('10.0.0.20:3260', 'initiator', 1, '/etc/iscsi-ipsec/psk.d/group.toml');"
+            "INSERT INTO managed VALUES ('10.0.0.250:3260', 'target', 2, '/etc/iscsi-ipsec/portal.d/us.toml');"
+        )
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_portals_of_an_older_release_are_inherited_with_their_role(path: str, version: int) -> None:
+    old_database(path, version)
+    expected = {
+        "10.0.0.20:3260": (Role.INITIATOR, True),
+        "10.0.0.250:3260": (Role.TARGET, True),
+    }
+    reader = Store(path, read_only=True)
+    assert {str(p): (role, r.inherited) for (p, role), r in reader.managed().items()} == expected
+    reader.close()
+    store = Store(path)
+    assert {str(p): (role, r.inherited) for (p, role), r in store.managed().items()} == expected
+    covered = [dataclasses.replace(record, inherited=False) for record in store.managed().values()]
+    store.set_managed(covered)
+    store.close()
+    again = Store(path)
+    assert not any(record.inherited for record in again.managed().values())
+    again.close()
+
+
+def test_an_older_release_that_comes_back_knows_the_portals_and_what_it_adds_is_taken_over(
+    path: str, store: Store
+) -> None:
+    store.set_managed([managed(), managed(role=Role.TARGET)])
+    store.close()
+    with closing(sqlite3.connect(path)) as older:
+        assert older.execute("SELECT portal, role FROM managed").fetchall() == [
+            ("10.0.0.20:3260", "initiator")
+        ]
+        older.execute("INSERT INTO managed VALUES ('10.0.0.21:3260', 'initiator', 1, 'db1.toml')")
+        older.commit()
+    again = Store(path)
+    assert {(str(p), role, r.inherited) for (p, role), r in again.managed().items()} == {
+        ("10.0.0.20:3260", Role.INITIATOR, False),
+        ("10.0.0.20:3260", Role.TARGET, False),
+        ("10.0.0.21:3260", Role.INITIATOR, True),
+    }
     again.close()
 
 
@@ -176,12 +243,12 @@ def test_only_a_drop_forgets_a_managed_portal(store: Store) -> None:
     store.set_managed([managed("10.0.0.20"), managed("10.0.0.21")])
     store.set_managed([managed("10.0.0.21", why="other.toml")])
     store.set_managed([])
-    assert {str(p): r.why for p, r in store.managed().items()} == {
+    assert {str(p): r.why for (p, _), r in store.managed().items()} == {
         "10.0.0.20:3260": "db1.toml",
         "10.0.0.21:3260": "other.toml",
     }
     store.drop_managed([Portal(ipaddress.ip_address("10.0.0.20"))])
-    assert [str(p) for p in store.managed()] == ["10.0.0.21:3260"]
+    assert [str(p) for p, _ in store.managed()] == ["10.0.0.21:3260"]
 
 
 def test_names_are_kept_with_their_addresses_and_replaced_as_a_whole(path: str, store: Store) -> None:

@@ -18,7 +18,7 @@ from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry
 from iscsi_ipsec.core.decide.known_portals import wanted_names
 from iscsi_ipsec.core.decide.lookup import Lookup
-from iscsi_ipsec.core.decide.policy_match import matches
+from iscsi_ipsec.core.decide.policy_match import NOWHERE, rank
 from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.core.ike.charon_diff import plan
@@ -377,4 +377,4 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
 def test_a_key_is_used_only_within_its_portals(of: World) -> None:
     for view in decide(of).portals:
         if view.connection and view.connection.key.portals:
-            assert any(matches(of, p, view.binding.portal) for p in view.connection.key.portals)
+            assert any(rank(of, p, view.binding.portal) != NOWHERE for p in view.connection.key.portals)

@@ -22,7 +22,7 @@ from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
-from iscsi_ipsec.base.policy import PortalPolicy
+from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
@@ -319,7 +319,7 @@ class FakeStore(Fake):
         self.renewals = 0
         self.fresh = True
         self.files: dict[str, LastGood] = {}
-        self.portals: dict[Portal, ManagedRecord] = {}
+        self.portals: dict[tuple[Portal, Role], ManagedRecord] = {}
         self.addresses: Mapping[str, tuple[Address, ...]] = {}
         self.numbers: dict[str, int] = {}
 
@@ -339,18 +339,18 @@ class FakeStore(Fake):
         for path in paths:
             self.files.pop(path, None)
 
-    def managed(self) -> Mapping[Portal, ManagedRecord]:
+    def managed(self) -> Mapping[tuple[Portal, Role], ManagedRecord]:
         self._call("managed")
         return dict(self.portals)
 
     def set_managed(self, records: Iterable[ManagedRecord]) -> None:
         self._call("set_managed")
-        self.portals.update({record.portal: record for record in records})
+        self.portals.update({(record.portal, record.role): record for record in records})
 
     def drop_managed(self, portals: Iterable[Portal]) -> None:
         self._call("drop_managed")
-        for portal in portals:
-            self.portals.pop(portal, None)
+        dropped = set(portals)
+        self.portals = {at: record for at, record in self.portals.items() if at[0] not in dropped}
 
     def names(self) -> Mapping[str, tuple[Address, ...]]:
         self._call("names")

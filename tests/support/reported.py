@@ -18,13 +18,13 @@ from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
 from iscsi_ipsec.core.report.schema import SCHEMA, problem_row
 from tests.support.fake_charon import FakeCharon
-from tests.support.values import SOURCE, child_sa, derived, encoded, ike_sa, per_id, record, session
+from tests.support.values import SOURCE, child_sa, derived, encoded, ike_sa, managed, per_id, record, session
 
 NOBODY = 65534
 FINE, PROBLEMS, USAGE, NOT_RUNNING, NO_CHARON, NOT_PERMITTED = range(6)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
-GOOD = derived(per_id(SOURCE), record(), session())
+GOOD = managed(per_id(SOURCE), record(), session())
 ORPHANED = derived(record(), previously_managed=["10.0.0.20"])
 
 

@@ -14,7 +14,7 @@ from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey, PreviousKey
 from iscsi_ipsec.base.policy import EspMode, IkeMode, IpsecChoice, PortalPolicy, Role
-from iscsi_ipsec.base.portal import Portal, parse_portal, parse_portal_pattern
+from iscsi_ipsec.base.portal import Portal, PortalPattern, parse_portal, parse_portal_patterns
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
@@ -41,6 +41,11 @@ def address(text: str) -> Address:
 
 def portal(text: str = TARGET) -> Portal:
     return parse_portal(text)
+
+
+def patterns(portals: Iterable[str]) -> tuple[PortalPattern, ...]:
+    """The entries of a ``portals`` list."""
+    return tuple(pattern for text in portals for pattern in parse_portal_patterns(text))
 
 
 def choice(
@@ -78,7 +83,7 @@ def per_id(
         id=id,
         secret=Secret(secret or f"the key of {name}".encode()),
         choice=flags,
-        portals=tuple(parse_portal_pattern(p) for p in portals),
+        portals=patterns(portals),
         previous=previous,
     )
 
@@ -92,7 +97,7 @@ def group(
         path=f"psk.d/{name}.toml",
         secret=Secret(secret or f"the key of {name}".encode()),
         choice=flags,
-        portals=tuple(parse_portal_pattern(p) for p in portals),
+        portals=patterns(portals),
         previous=previous,
     )
 
@@ -111,7 +116,7 @@ def policy(
     return PortalPolicy(
         name=name,
         path=f"portal.d/{name}.toml",
-        patterns=tuple(parse_portal_pattern(p) for p in portals or (TARGET,)),
+        patterns=patterns(portals or (TARGET,)),
         role=role,
         choice=flags,
         **more,
@@ -200,6 +205,11 @@ def derived(*parts: Key | PortalPolicy | NodeRecord | IscsiSession, **more: Any)
     return derive(Lookup(world(*parts, **more)))
 
 
+def managed(*parts: Key | PortalPolicy | NodeRecord | IscsiSession, **more: Any) -> Desired:
+    """As :func:`derived`, on a host that has all portals managed: a policy with ``portals = ["any"]``."""
+    return derived(*parts, policy("any", name="any"), **more)
+
+
 def view_of(desired: Desired, of: str = TARGET, oif: str = "") -> PortalView:
     """The only view of a portal (through one interface)."""
     (view,) = [v for v in desired.portals if v.binding.portal == portal(of) and v.binding.oif == oif]
@@ -223,7 +233,7 @@ def connection_of(desired: Desired, of: str = TARGET, oif: str = "") -> Connecti
 
 def connection(*parts: Key | PortalPolicy | NodeRecord, **more: Any) -> Connection:
     """The connection of a world that has one portal; with no parts an ordinary one."""
-    found = derived(*(parts or (per_id(SOURCE), record())), **more).connections
+    found = managed(*(parts or (per_id(SOURCE), record())), **more).connections
     assert len(found) == 1
     return found[0]
 
@@ -272,8 +282,7 @@ def ike_sa(*children: ChildSa, unique_id: int = 1, conn: str = "c", **more: Any)
 
 
 def broken(*portals: str, is_policy: bool = True, role: Role = Role.INITIATOR) -> tuple[BrokenFile, ...]:
-    patterns = tuple(map(parse_portal_pattern, portals))
-    return (BrokenFile(path="the/file.toml", role=role, is_policy=is_policy, patterns=patterns),)
+    return (BrokenFile(path="the/file.toml", role=role, is_policy=is_policy, patterns=patterns(portals)),)
 
 
 def kernel_policy(source: Address, to: Portal, reqid: int = 7, **more: Any) -> KernelPolicy:

@@ -43,8 +43,20 @@ CREATE TABLE IF NOT EXISTS last_good (
 CREATE TABLE IF NOT EXISTS managed (
     portal TEXT PRIMARY KEY, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS managed_roles (
+    portal TEXT NOT NULL, role TEXT NOT NULL, since INTEGER NOT NULL, why TEXT NOT NULL,
+    inherited INTEGER NOT NULL, PRIMARY KEY (portal, role)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, addresses TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reqids (connection TEXT PRIMARY KEY, reqid INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
+"""
+# an older program knows a portal in one role, and may have run since: what it managed is taken over at each start
+_TAKE_OVER = """
+INSERT OR IGNORE INTO managed_roles (portal, role, since, why, inherited)
+    SELECT portal, role, since, why, 1 FROM managed
+"""
+_NOT_TAKEN_OVER = """
+SELECT portal, role FROM managed EXCEPT SELECT portal, role FROM managed_roles LIMIT 1
 """
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _T = TypeVar("_T")
@@ -68,12 +80,17 @@ class LastGood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedRecord:
-    """A portal that was managed: since when (unix time, seconds) and by which files last."""
+    """A portal that was managed: since when (unix time, seconds) and by which file then.
+
+    ``inherited``: by a version in which a key without ``portals`` managed every portal, and
+    no file has covered it since.
+    """
 
     portal: Portal
     role: Role
     since: int
     why: str
+    inherited: bool = False
 
 
 class Store:
@@ -99,7 +116,7 @@ class Store:
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._has_previous = True
+        self._has_previous = self._has_roles = True
         try:
             if not read_only:
                 self._make_folder()
@@ -181,23 +198,36 @@ class Store:
 
     # --- managed portals ---------------------------------------------------
 
-    def managed(self) -> Mapping[Portal, ManagedRecord]:
-        """Every portal that was managed and not dropped since."""
-        rows = self._run(lambda db: db.execute("SELECT portal, role, since, why FROM managed").fetchall())
-        records = [ManagedRecord(portal=parse_portal(p), role=Role(r), since=s, why=w) for p, r, s, w in rows]
-        return MappingProxyType({record.portal: record for record in records})
+    def managed(self) -> Mapping[tuple[Portal, Role], ManagedRecord]:
+        """Every portal that was managed and not dropped since, for each role of this host."""
+        sql = "SELECT portal, role, since, why, inherited FROM managed_roles"
+        if not self._has_roles:  # read only, of an older program
+            sql = "SELECT portal, role, since, why, 1 FROM managed"
+        rows = self._run(lambda db: db.execute(sql).fetchall())
+        records = [
+            ManagedRecord(portal=parse_portal(p), role=Role(r), since=s, why=w, inherited=bool(i))
+            for p, r, s, w, i in rows
+        ]
+        return MappingProxyType({(record.portal, record.role): record for record in records})
 
     def set_managed(self, records: Iterable[ManagedRecord]) -> None:
         """Store or replace the records, all or none. Others stay: only :meth:`drop_managed` forgets."""
+        rows = [(str(r.portal), r.role.value, r.since, r.why, int(r.inherited)) for r in records]
         self._write(
-            "INSERT INTO managed (portal, role, since, why) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (portal) DO UPDATE SET role = excluded.role, since = excluded.since, why = excluded.why",
-            [(str(r.portal), r.role.value, r.since, r.why) for r in records],
+            "INSERT INTO managed_roles (portal, role, since, why, inherited) VALUES (?1, ?2, ?3, ?4, ?5)"
+            " ON CONFLICT (portal, role) DO UPDATE SET"
+            " since = excluded.since, why = excluded.why, inherited = excluded.inherited",
+            rows,
+            # for an older program, should it come back
+            "INSERT OR IGNORE INTO managed (portal, role, since, why) SELECT ?1, ?2, ?3, ?4 WHERE ?5 >= 0",
         )
 
     def drop_managed(self, portals: Iterable[Portal]) -> None:
-        """Forget the portals."""
-        self._write("DELETE FROM managed WHERE portal = ?", [(str(portal),) for portal in portals])
+        """Forget the portals in both roles."""
+        rows = [(str(portal),) for portal in portals]
+        self._write(
+            "DELETE FROM managed_roles WHERE portal = ?", rows, "DELETE FROM managed WHERE portal = ?"
+        )
 
     # --- names -------------------------------------------------------------
 
@@ -306,6 +336,7 @@ class Store:
             raise damaged
         columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
         self._has_previous = not columns or "previous" in columns
+        self._has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())
         if self._read_only:
             return db
         db.execute("PRAGMA secure_delete = ON")
@@ -318,7 +349,9 @@ class Store:
             db.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} {more} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-            self._has_previous = True
+            self._has_previous = self._has_roles = True
+        if db.execute(_NOT_TAKEN_OVER).fetchone():
+            db.execute(_TAKE_OVER)
         return db
 
     def _move_aside(self) -> None:
@@ -356,7 +389,10 @@ class Store:
                     raise StateUnavailable(self.path, _why(again)) from again
         raise AssertionError("unreachable")
 
-    def _write(self, sql: str, rows: Sequence[tuple[object, ...]], *, first: str = "") -> None:
+    def _write(
+        self, sql: str, rows: Sequence[tuple[object, ...]], also: str = "", *, first: str = ""
+    ) -> None:
+        """Run the statements with each of the rows, in one transaction."""
         if not rows and not first:
             return
 
@@ -365,7 +401,8 @@ class Store:
             try:
                 if first:
                     db.execute(first)
-                db.executemany(sql, rows)
+                for statement in (sql, also) if also else (sql,):
+                    db.executemany(statement, rows)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:  # a full disk may have rolled back already

@@ -148,6 +148,31 @@ def refuse_misread(text: str) -> None:
         raise ValueError(f"{text!r} is the broadcast address: no portal has it")
 
 
+ANYWHERE = "any"
+"""The reserved word for all portals on the registered port."""
+
+EVERYWHERE = (PortalRange(ipaddress.IPv4Network("0.0.0.0/0")), PortalRange(ipaddress.IPv6Network("::/0")))
+
+
+def parse_portal_patterns(text: str) -> tuple[PortalPattern, ...]:
+    """Parse one entry of ``portals``: as :func:`parse_portal_pattern`, or ``any`` for all portals on port 3260."""
+    word = text.strip()
+    if word == ANYWHERE:
+        return EVERYWHERE
+    pattern = parse_portal_pattern(text)
+    if isinstance(pattern, NamedPortal) and pattern.host == ANYWHERE:
+        raise ValueError(f'{word!r} is no portal (write "any" for all portals on port {ISCSI_PORT})')
+    return (pattern,)
+
+
+def portal_texts(patterns: Iterable[PortalPattern]) -> tuple[str, ...]:
+    """The patterns as entries of ``portals``."""
+    listed = tuple(patterns)
+    if set(EVERYWHERE) <= set(listed):
+        return (ANYWHERE, *(str(pattern) for pattern in listed if pattern not in EVERYWHERE))
+    return tuple(map(str, listed))
+
+
 def _parse_port(text: str, whole: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise ValueError(f"{whole!r}: the port must be 1 to 65535")

@@ -57,13 +57,15 @@ def state_of(row: Row) -> str:
     """A portal's state in one word or two."""
     if is_unencrypted(row):
         return UNENCRYPTED
+    if not row["managed"] and not row["closed"]:
+        return "not managed"
+    if row["own_address"] and not row["problem"]:
+        return "own address"
     problem = row["problem"]
     if row["protected"]:
         return f"protected, {problem['code']}" if problem else "protected"
     if problem:
         return str(problem["code"])
-    if not row["managed"]:
-        return "not managed"
     return "ready" if row["ready"] else "not ready"
 
 

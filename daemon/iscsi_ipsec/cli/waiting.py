@@ -60,7 +60,7 @@ def missing(paths: Paths, portals: list[str]) -> list[str]:
         lacking.append("the guard is not installed")
     rows = document["portals"]
     lacking += [
-        f"{portal} is not managed: no key or policy applies to it"
+        f"{portal} is not managed: no policy and no key's portals name it"
         for portal in portals
         if not any(row["portal"] == portal and row["managed"] for row in rows)
     ]

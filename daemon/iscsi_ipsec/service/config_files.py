@@ -23,9 +23,16 @@ from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
-from iscsi_ipsec.core.config.invalid_files import BrokenFile, read_broken
+from iscsi_ipsec.core.config.invalid_files import (
+    BrokenFile,
+    BrokenSettings,
+    read_broken,
+    read_broken_settings,
+)
 from iscsi_ipsec.core.config.key_file import KeyDraft, previous_over_problem
 from iscsi_ipsec.core.config.settings import Settings
+from iscsi_ipsec.core.decide.policy_match import beyond
+from iscsi_ipsec.core.decide.setting_precedence import settings_in_force
 from iscsi_ipsec.service.config_content import KeyOrigin, find_origins, parse_draft, revive, with_keys
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Store
@@ -80,7 +87,13 @@ class _More:
     problems: tuple[Problem, ...] = ()
     origins: tuple[KeyOrigin, ...] = ()
     previous_line: int = 0
-    broken: BrokenFile | None = None
+    broken: tuple[BrokenFile, ...] = ()
+    settings: BrokenSettings | None = None
+
+    @property
+    def closing(self) -> tuple[object, ...]:
+        """What of a file with a mistake closes portals."""
+        return (self.broken, self.settings)
 
 
 _NO_MORE = _More()
@@ -200,8 +213,9 @@ class FileReader:
                 self._remember(kind)
 
     def _settings_in_force(self) -> Settings:
-        value = next((e.value for e in self._settings.entries.values()), None)
-        return value if isinstance(value, Settings) else Settings()
+        entry = next(iter(self._settings.entries.values()), None)
+        good = entry.value if entry and isinstance(entry.value, Settings) else Settings()
+        return settings_in_force(good, entry.more.settings if entry else None)
 
     def _renewed_store(self) -> bool:
         return self._store is not None and self._store.renewals != self._renewals
@@ -231,7 +245,7 @@ class FileReader:
             settings=self._settings_in_force(),
             keys=(*_values(self._keys, PerIdKey), *_values(self._keys, GroupKey)),
             policies=_values(self._policies, PortalPolicy),
-            broken=tuple(e.more.broken for kind in kinds for e in kind.entries.values() if e.more.broken),
+            broken=tuple(file for kind in kinds for e in kind.entries.values() for file in e.more.broken),
             rows=tuple(row for kind in kinds for row in kind.rows),
             problems=tuple(problem for kind in kinds for problem in kind.problems),
             watched=(*self._watched_folders(), *sorted(beside)),
@@ -324,7 +338,7 @@ class FileReader:
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
         if old.keys() != new.keys() or any(
-            old[path].value is not entry.value or old[path].more.broken != entry.more.broken
+            old[path].value is not entry.value or old[path].more.closing != entry.more.closing
             for path, entry in new.items()
         ):
             self._generation += 1
@@ -408,10 +422,17 @@ class FileReader:
         except ConfigError as err:
             if old is None or old.value is None:
                 entry = self._from_store(kind, file, err.problems)
-                broken = None if entry.value else read_broken(kind, text, file.path)
-                return replace(entry, more=replace(entry.more, broken=broken, origins=origins))
-            reported = replace(old.more, problems=_as_last_good(err.problems), origins=origins)
-            return replace(old, file=file, settled=settled, state="last-good", more=reported)
+            else:
+                reported = replace(old.more, problems=_as_last_good(err.problems))
+                entry = replace(old, file=file, settled=settled, state="last-good", more=reported)
+            text = text or self._text_of_refused(file)
+            closing = replace(
+                entry.more,
+                broken=beyond(read_broken(kind, text, file.path), entry.value),
+                origins=origins,
+                settings=read_broken_settings(text) if kind == self._settings.name else None,
+            )
+            return replace(entry, more=closing)
         if not file.path.startswith(f"{self._paths.runtime_dir}/"):
             last = LastGood(
                 path=file.path,
@@ -430,6 +451,14 @@ class FileReader:
         if warnings or parsed.warnings or origins or previous_line:
             more = _More(problems=(*warnings, *parsed.warnings), origins=origins, previous_line=previous_line)
         return _Entry(file, kind, parsed.value, settled, "ok", more)
+
+    def _text_of_refused(self, file: FoundFile) -> str:
+        """A file that was refused, perhaps since others may read it: which portals it names counts all the same."""
+        with contextlib.suppress(ConfigError):
+            return files.decode_config(
+                files.read_config(file.path, private=False, checked=self._checked), file.path
+            )
+        return ""
 
     # -- last good
 

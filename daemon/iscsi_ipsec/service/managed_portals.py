@@ -7,6 +7,7 @@ its connection exists, and forgotten only on request.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 
@@ -16,12 +17,15 @@ from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.desired import PortalView
+from iscsi_ipsec.core.decide.world import ManagedBefore
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths
 from iscsi_ipsec.service.ports import Clock, Store
 from iscsi_ipsec.service.problems import fields, state_problem
 
 _log = logging.getLogger(__name__)
+
+_Records = dict[tuple[Portal, Role], ManagedRecord]
 
 
 class ManagedPortals:
@@ -32,14 +36,14 @@ class ManagedPortals:
 
     def __init__(self, paths: Paths, store: Store, clock: Clock) -> None:
         self._paths, self._store, self._clock = paths, store, clock
-        self._held: dict[Portal, ManagedRecord] | None = None
-        self._unsaved: dict[Portal, ManagedRecord] = {}
-        self._previously_managed: frozenset[tuple[Portal, Role]] | None = None
+        self._held: _Records | None = None
+        self._unsaved: _Records = {}
+        self._previously_managed: ManagedBefore | None = None
         self._seen: tuple[PortalView, ...] | None = None
         self._renewals = store.renewals
 
-    def previously_managed(self, problems: list[Problem]) -> frozenset[tuple[Portal, Role]]:
-        """The portals that are held, with this host's role."""
+    def previously_managed(self, problems: list[Problem]) -> ManagedBefore:
+        """The portals that are remembered, with this host's role."""
         previously_managed = self._records()
         try:
             self._store.mend()
@@ -49,41 +53,52 @@ class ManagedPortals:
             self._renewals = self._store.renewals
             self._unsaved = dict(previously_managed)
         if self._previously_managed is None:
-            self._previously_managed = frozenset(
-                (record.portal, record.role) for record in previously_managed.values()
+            self._previously_managed = ManagedBefore(
+                portals=frozenset(previously_managed),
+                inherited=frozenset(
+                    portal
+                    for (portal, role), record in previously_managed.items()
+                    if record.inherited and role is Role.INITIATOR
+                ),
             )
         return self._previously_managed
 
-    def _records(self) -> dict[Portal, ManagedRecord]:
+    def _records(self) -> _Records:
         if self._held is None:
-            stored: dict[Portal, ManagedRecord] | None = None
-            with contextlib.suppress(StateUnavailable):  # told by held()
+            stored: _Records | None = None
+            with contextlib.suppress(StateUnavailable):  # previously_managed() reports it
                 stored = dict(self._store.managed())
             if stored is None or self._store.fresh:  # what the guard held was managed
                 self._unsaved = self._from_guard_file()
             self._held = (stored or {}) | self._unsaved
         return self._held
 
-    def _from_guard_file(self) -> dict[Portal, ManagedRecord]:
+    def _from_guard_file(self) -> _Records:
         guarded, served = ruleset.parse_elements(read_text(self._paths.guard_file))
         records = [
-            ManagedRecord(portal=portal, role=role, since=self._now(), why="the guard held it")
+            ManagedRecord(
+                portal=portal, role=role, since=self._now(), why="the guard held it", inherited=True
+            )
             for portals, role in ((guarded, Role.INITIATOR), (served, Role.TARGET))
             for portal in portals
         ]
-        return {record.portal: record for record in records}
+        return {(record.portal, record.role): record for record in records}
 
     def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
         """Store newly managed portals before their connections exist: from now on they never open by themselves."""
         previously_managed = self._records()
         for view in () if views is self._seen else views:
-            portal = view.binding.portal
-            if view.managed and view.closed and portal not in previously_managed:
+            at = (view.binding.portal, view.role)
+            known = previously_managed.get(at)
+            if known is None and view.managed and view.closed:
                 why = view.policy or view.key_path
-                self._previously_managed = None
-                previously_managed[portal] = self._unsaved[portal] = ManagedRecord(
-                    portal=portal, role=view.role, since=self._now(), why=why
-                )
+                new = ManagedRecord(portal=at[0], role=view.role, since=self._now(), why=why)
+            elif known and known.inherited and view.covered:
+                new = dataclasses.replace(known, inherited=False)
+            else:
+                continue
+            self._previously_managed = None
+            previously_managed[at] = self._unsaved[at] = new
         self._seen = views
         if not self._unsaved:
             return
@@ -106,12 +121,13 @@ class ManagedPortals:
         for name in (name for name in names if not name.startswith(RELOAD_REQUEST)):
             path = os.path.join(self._paths.requests_dir, name)
             text = read_text(path).strip()
-            for portal in [p for p in previously_managed if str(p) == text]:
+            for portal in {portal for portal, _ in previously_managed if str(portal) == text}:
                 try:
                     self._store.drop_managed([portal])
-                    del previously_managed[portal]
                     self._previously_managed = self._seen = None
-                    self._unsaved.pop(portal, None)
+                    for role in Role:
+                        previously_managed.pop((portal, role), None)
+                        self._unsaved.pop((portal, role), None)
                     about = fields(portal=str(portal), note="released")
                     _log.warning("portal %s released on request", portal, extra=about)
                 except StateUnavailable as err:

@@ -6,6 +6,7 @@ same code as the daemon. Only :meth:`Observer.save` writes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,14 +19,12 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable, StateUnavailable
 from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.memo import Memo
-from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.decide.derive import Deriver
 from iscsi_ipsec.core.decide.desired import Connection, Desired, Rotation, RotationId
-from iscsi_ipsec.core.decide.known_portals import wanted_names
+from iscsi_ipsec.core.decide.known_portals import kept_names, wanted_names
 from iscsi_ipsec.core.decide.lookup import Lookup
-from iscsi_ipsec.core.decide.world import World
+from iscsi_ipsec.core.decide.world import ManagedBefore, World
 from iscsi_ipsec.core.ike.vici_messages import (
     EncodedConnection,
     EncodedSecret,
@@ -96,7 +95,7 @@ def _decision_inputs(world: World) -> tuple[object, ...]:
     """
     return (
         world.records, world.sessions, world.names, world.local_addresses, world.previously_managed,
-        world.user_space_esp, world.algorithms, world.fast_aes, world.previous_key_first,
+        world.inherited, world.user_space_esp, world.algorithms, world.fast_aes, world.previous_key_first,
     )  # fmt: skip
 
 
@@ -147,6 +146,7 @@ class Observer:
         self._digest_key: bytes | None = None
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
         self._reqids = reqids
+        self._names_before: Mapping[str, tuple[Address, ...]] | None = None
 
     def save(self, snapshot: Snapshot, problems: list[Problem]) -> None:
         """Keep the names' addresses: without DNS the next start must decide as this one did."""
@@ -170,7 +170,7 @@ class Observer:
     def observe(
         self,
         reasons: frozenset[str],
-        previously_managed: frozenset[tuple[Portal, Role]],
+        previously_managed: ManagedBefore,
         previous_key_first: Mapping[RotationId, bool] | None = None,
     ) -> Snapshot:
         """Read everything and decide. ``previously_managed``: portals that were managed before; ``previous_key_first``: as in the world."""
@@ -191,7 +191,8 @@ class Observer:
             records=records.bound,
             sessions=self._open_iscsi.sessions(),
             local_addresses=local,
-            previously_managed=previously_managed,
+            previously_managed=previously_managed.portals,
+            inherited=previously_managed.inherited,
             user_space_esp="kernel-libipsec" in self.plugins,
             algorithms=self.algorithms,
             fast_aes=self._fast_aes,
@@ -340,4 +341,10 @@ class Observer:
             )
             for name, reason in sorted(stale.items())
         )
-        return {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
+        now = {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
+        if self._names_before is None:
+            self._names_before = {}
+            with contextlib.suppress(StateUnavailable):  # save() reports it
+                self._names_before = self._store.names()
+        self._names_before = kept_names(self._names_before, now, world.sessions, world.records)
+        return self._names_before

@@ -19,6 +19,7 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused
 from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
+from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
@@ -191,8 +192,8 @@ class Store(Protocol):
         """Forget these files."""
         ...
 
-    def managed(self) -> Mapping[Portal, ManagedRecord]:
-        """Every portal that was managed and has not been released."""
+    def managed(self) -> Mapping[tuple[Portal, Role], ManagedRecord]:
+        """Every portal that was managed and has not been released, for each role of this host."""
         ...
 
     def set_managed(self, records: Iterable[ManagedRecord]) -> None:
@@ -200,7 +201,7 @@ class Store(Protocol):
         ...
 
     def drop_managed(self, portals: Iterable[Portal]) -> None:
-        """Forget these portals."""
+        """Forget these portals in both roles."""
         ...
 
     def names(self) -> Mapping[str, tuple[Address, ...]]:

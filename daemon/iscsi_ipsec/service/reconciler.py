@@ -19,8 +19,8 @@ from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
-from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.core.decide.world import ManagedBefore
 from iscsi_ipsec.core.guard.ruleset import held_portals
 from iscsi_ipsec.core.ike.charon_diff import (
     Operation,
@@ -311,7 +311,7 @@ class Reconciler:
         return self._sas.reconcile(agreement.in_force, agreement.state, sas, agreement.held)
 
     def _learn_presented(
-        self, snapshot: Snapshot, state: CharonState, previously_managed: frozenset[tuple[Portal, Role]]
+        self, snapshot: Snapshot, state: CharonState, previously_managed: ManagedBefore
     ) -> Snapshot:
         known = self._observer.presented_in(snapshot, state.secrets or frozenset())
         self._presented.learn(known)

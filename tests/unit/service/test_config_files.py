@@ -16,6 +16,7 @@ import pytest
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.state_db import Store
 from iscsi_ipsec.base.keys import GroupKey, PerIdKey
+from iscsi_ipsec.base.portal import parse_portal_pattern
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.paths import Paths
@@ -283,6 +284,74 @@ def test_a_broken_policy_and_broken_settings_stay_as_they_were(host: Host) -> No
         assert config.settings.require_ipsec
         assert [p.line for p in config.problems] == [1, 2]
         host.restart()
+
+
+MISTAKE = "resync_intervall = 10\n"
+
+
+@pytest.mark.parametrize(
+    "good", ["", "require_ipsec = false\nguard = false\n[defaults]\nsecurity_flags = 0x01\n"]
+)
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("mistake", [MISTAKE, "this is no TOML\n"], ids=["unknown key", "no TOML"])
+def test_what_closes_in_broken_settings_is_in_force_at_once_and_nothing_that_opens(
+    host: Host, good: str, restarted: bool, mistake: str
+) -> None:
+    if good:
+        host.write("etc/iscsi-ipsecd.toml", good)
+        before = host.read()
+        assert (before.settings.require_ipsec, before.settings.guard) == (False, False)
+    host.write(
+        "etc/iscsi-ipsecd.toml",
+        f"{mistake}require_ipsec = true\nguard = true\nsettle_time = 3\n[defaults]\nsecurity_flags = 0x33\n",
+    )
+    if restarted:
+        host.restart()
+    settings = host.read().settings
+    assert (settings.require_ipsec, settings.guard, settings.settle_time) == (True, True, 0.05)
+    assert settings.default_choice is None or settings.default_choice.required
+    assert host.reader.read_settings() == settings
+    generation = host.read().generation
+    host.write("etc/iscsi-ipsecd.toml", f"{mistake}require_ipsec = false\n")
+    config = host.read()
+    assert config.generation != generation
+    assert config.settings.require_ipsec is False, "the last good ones say so"
+
+
+def test_broken_settings_open_nothing_that_the_last_good_ones_close(host: Host) -> None:
+    host.write("etc/iscsi-ipsecd.toml", "require_ipsec = true\n[defaults]\nsecurity_flags = 0x33\n")
+    good = host.read().settings
+    host.write(
+        "etc/iscsi-ipsecd.toml",
+        f"{MISTAKE}require_ipsec = false\nguard = false\n[defaults]\nsecurity_flags = 0x01\n",
+    )
+    assert host.read().settings == good
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_portal_that_an_edit_with_a_mistake_adds_is_closed_and_the_others_are_as_they_were(
+    host: Host, restarted: bool
+) -> None:
+    host.write("etc/portal.d/san.toml", 'portals = ["10.0.0.20"]\n')
+    host.write("etc/psk.d/db1.toml", GOOD)
+    assert host.read().broken == ()
+    host.write("etc/portal.d/san.toml", 'portals = ["10.0.0.20", "10.0.0.30"]\nnonsense = 1\n')
+    host.write("etc/psk.d/db1.toml", GOOD + 'portals = ["10.0.0.40"]\nnonsense = 1\n')
+    if restarted:
+        host.restart()
+    config = host.read()
+    assert [policy.patterns for policy in config.policies] == [(parse_portal_pattern("10.0.0.20"),)]
+    assert {(f.name, f.is_policy, f.patterns) for f in config.broken} == {
+        ("san", True, (parse_portal_pattern("10.0.0.30"),)),
+        ("db1", False, (parse_portal_pattern("10.0.0.40"),)),
+    }
+
+
+def test_a_key_file_that_is_refused_for_its_mode_closes_the_portals_it_names(host: Host) -> None:
+    host.write("etc/psk.d/db1.toml", GOOD + 'portals = ["10.0.0.40"]\n', mode=0o644)
+    config = host.read()
+    assert config.keys == ()
+    assert [file.patterns for file in config.broken] == [(parse_portal_pattern("10.0.0.40"),)]
 
 
 def test_reader_reports_both_mistakes_of_a_file_at_once(host: Host) -> None:

@@ -80,6 +80,28 @@ def test_answers_that_could_not_be_stored_are_stored_when_that_works_again(host:
     assert host.store.names()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_answer_that_changes_leaves_key_and_policy_to_the_address_that_a_session_uses(
+    host: Host, restarted: bool
+) -> None:
+    named = per_id("db1.example.com", "db1", portals=["san.example.com"])
+    host.put(named, NAMED, session())
+    host.names.answers["san.example.com"] = (address(TARGET),)
+    host.run()
+    host.establish()
+    before = connected(host)
+    host.names.answers["san.example.com"] = (address("10.0.0.21"),)
+    if restarted:
+        host.start()
+    outcome = host.run("names")
+    assert before < connected(host), "the new address has a connection too"
+    assert "orphaned" not in host.codes(outcome)
+    assert host.charon.ended() == []
+    host.put(named, NAMED)
+    assert "orphaned" in host.codes(host.run("sa")), "nothing uses it any more"
+    assert connected(host).isdisjoint(before)
+
+
 # -- records
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.base.identity import IdType, IkeId
-from iscsi_ipsec.base.policy import Tuning
+from iscsi_ipsec.base.policy import Role, Tuning
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 from iscsi_ipsec.service.charon_contents import BULK, UNSETTLED_AT_MOST
 from iscsi_ipsec.service.resync_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
@@ -49,7 +49,7 @@ def test_the_guard_is_loaded_and_the_portal_remembered_before_charon_hears_of_it
 
     def watching(command: str, item: str, message: Mapping[str, Any]) -> None:
         closed = portal() in host.firewall.closed()
-        seen.append((closed, portal() in host.store.portals))
+        seen.append((closed, (portal(), Role.INITIATOR) in host.store.portals))
         take(command, item, message)
 
     host.charon._take = watching  # type: ignore[method-assign]  # to look at the moment
@@ -174,7 +174,7 @@ def test_a_charon_that_is_away_leaves_the_guard_and_is_reported(host: Host) -> N
     assert "charon-unreachable" in host.codes(outcome)
     assert outcome.settled, "READY=1 does not wait for a charon that is away"
     assert portal() in host.firewall.closed()
-    assert portal() in host.store.portals
+    assert (portal(), Role.INITIATOR) in host.store.portals
 
 
 def test_a_charon_that_is_back_gets_everything_in_the_next_pass(host: Host) -> None:
@@ -352,7 +352,7 @@ def test_a_portal_that_could_not_be_stored_is_stored_when_the_disk_is_back(host:
     host.run()
     host.store.recover()
     host.run()
-    assert portal() in host.store.portals
+    assert (portal(), Role.INITIATOR) in host.store.portals
 
 
 def test_a_portal_that_could_not_be_stored_stays_closed_when_its_files_vanish(host: Host) -> None:

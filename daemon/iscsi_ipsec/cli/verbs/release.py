@@ -34,14 +34,16 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Ask the daemon, and wait until it has done so."""
     rows = rows_of(read_status(paths), options.portal)
     portal = rows[0]["portal"]
-    _refuse_covered(rows, paths)
+    _refuse_covered(rows)
     touched = Impact(paths, lambda row: row["portal"] == portal)
     lines = [f"{portal} is opened: from then on nothing encrypts its traffic", *touched.lines()]
     if not confirm.agreed(options, lines if touched.is_live else (), ask=touched.is_live):
         return Exit.FINE
     write_private(f"{paths.requests_dir}/release-{portal.replace('/', '_')}", f"{portal}\n".encode())
     end = time.monotonic() + TIMEOUT
-    while any(row["portal"] == portal and row["managed"] for row in read_status(paths)["portals"]):
+    while any(
+        row["portal"] == portal and row["managed"] and row["closed"] for row in read_status(paths)["portals"]
+    ):
         if time.monotonic() >= end:
             raise CommandError(
                 Exit.PROBLEMS, f"the daemon has not released {portal} within {TIMEOUT:g} s", "see its journal"
@@ -55,12 +57,12 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     return Exit.FINE
 
 
-def _refuse_covered(rows: list[dict[str, Any]], paths: Paths) -> None:
+def _refuse_covered(rows: list[dict[str, Any]]) -> None:
     """:class:`CommandError` where a file still covers the portal, or nothing manages it."""
     portal = rows[0]["portal"]
     for row in rows:
-        covered = row["policy"] or (row["key_file"] if _names_portals(paths, row["key_file"]) else None)
-        if covered:
+        if row["covered"]:
+            covered = row["policy"] or row["key_file"] or "a file"
             raise CommandError(
                 Exit.PROBLEMS, f"{portal} is still covered by {covered}",
                 f"take {portal} out of that file first, or remove the file",
@@ -70,11 +72,6 @@ def _refuse_covered(rows: list[dict[str, Any]], paths: Paths) -> None:
         raise CommandError(
             Exit.PROBLEMS, f"{portal} is not managed", _why_closed(closed)[1] if closed else ""
         )
-
-
-def _names_portals(paths: Paths, key_file: str | None) -> bool:
-    """Whether the key makes portals managed; one without ``portals`` only serves those that are."""
-    return any(stored.draft.path == key_file and stored.draft.portals for stored in Shelf(paths).stored)
 
 
 def _why_closed(row: dict[str, Any]) -> tuple[str, str]:

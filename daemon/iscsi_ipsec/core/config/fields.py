@@ -9,7 +9,7 @@ import re
 from iscsi_ipsec.base.addresses import Address, Network, host_address, parse_literal, why_not_of_one_host
 from iscsi_ipsec.base.identity import IdType, IkeId, Peer
 from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
-from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern, refuse_misread
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_patterns, refuse_misread
 from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config import proposals
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
@@ -74,11 +74,11 @@ def parse_portals(source: Source, key: str = "portals") -> tuple[PortalPattern, 
         source.problem(
             key, "empty-list", f"{key} is an empty list", "name at least one portal, or leave the line out"
         )
-    patterns = []
+    patterns: list[PortalPattern] = []
     for text in texts:
         try:
             refuse_misread(text)
-            patterns.append(parse_portal_pattern(text))
+            patterns += parse_portal_patterns(text)
         except ValueError as err:
             source.problem(key, "bad-portal", str(err))
     return tuple(patterns)

@@ -32,6 +32,8 @@ MAX_KEY_PARTS = 100
 _DEEP_KEY = re.compile(rf"(?m:^|[\[{{,])[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_KEY_PARTS}}}")
 MAX_PROBLEMS = 100
 """What is told of one file; 64 KiB have room for 10,000 mistakes, and each is kept and shown."""
+MAX_LEFT_OUT = 20
+"""Lines that :func:`readable_part` leaves out at most."""
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 MEANT = {"flags": "security_flags", "type": "id_type", "portal": "portals", "proposals": "ike_proposals"}
@@ -264,6 +266,25 @@ class Source:
         value = self._typed(key, dict)
         data = value if isinstance(value, dict) else {}
         return Source(data, self.file, self.lines, f"{self._prefix}{key}.", self.problems)
+
+
+def readable_part(text: str) -> Mapping[str, object]:
+    """What a text with mistakes still says: it is parsed without the lines that are no TOML, as far as that leads."""
+    if _DEEP_KEY.search(text):
+        return {}
+    lines = text.split("\n")
+    for _ in range(MAX_LEFT_OUT):
+        try:
+            return tomllib.loads("\n".join(lines))
+        except RecursionError:
+            return {}
+        except ValueError as err:
+            at = _AT_LINE.search(str(err))
+            number = int(at[1]) if at else max((n for n, line in enumerate(lines, 1) if line), default=0)
+            if not number or not lines[number - 1]:
+                return {}
+            lines[number - 1] = ""
+    return {}
 
 
 def parse_toml(text: str, file: str) -> Source:

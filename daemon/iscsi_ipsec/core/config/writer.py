@@ -16,7 +16,7 @@ from dataclasses import fields
 
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role
-from iscsi_ipsec.base.portal import PortalPattern
+from iscsi_ipsec.base.portal import PortalPattern, portal_texts
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeyFileRef, KeySource, moment_text
 from iscsi_ipsec.core.config.security_flags import encode, flag_names
@@ -136,7 +136,7 @@ def _flags_line(choice: IpsecChoice | None) -> Iterable[str]:
 
 def _portals_line(patterns: tuple[PortalPattern, ...]) -> Iterable[str]:
     if patterns:
-        yield f"portals = {_list(str(pattern) for pattern in patterns)}"
+        yield f"portals = {_list(portal_texts(patterns))}"
 
 
 def _list(texts: Iterable[str]) -> str:

@@ -16,10 +16,10 @@ from operator import is_not
 
 from iscsi_ipsec.base.identity import Peer
 from iscsi_ipsec.base.iscsi import NodeRecord
-from iscsi_ipsec.base.keys import GroupKey
+from iscsi_ipsec.base.keys import GroupKey, Key
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, PortalPolicy, Role
-from iscsi_ipsec.base.portal import sorted_portals
+from iscsi_ipsec.base.portal import Portal, sorted_portals
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
@@ -69,6 +69,7 @@ class Deriver:
             world.settings,
             world.policies,
             world.broken,
+            tuple(key for key in world.keys if key.portals),
             world.records,
             world.previous_key_first,
             world.reqids,
@@ -112,7 +113,18 @@ class Deriver:
             world.sources.get((portal.address, binding.oif)),
             world.sources.get((outer, binding.oif)) if outer else None,
             (portal, Role.INITIATOR) in world.previously_managed,
+            portal in world.inherited,
+            lookup.keys.cover(portal),
+            *self._literal_inputs(lookup, binding),
         )
+
+    def _literal_inputs(self, lookup: Lookup, binding: PortalBinding) -> tuple[object, object, object]:
+        """What counts besides for a portal that a host name stands for: it is decided without names too."""
+        if binding.portal not in lookup.portals_by_name:
+            return None, None, None
+        policy = lookup.without_names().policies.policy_for(binding.portal, Role.INITIATOR)
+        outer = policy.tunnel_outer_remote if policy else None
+        return policy, self._choosable, lookup.world.sources.get((outer, binding.oif)) if outer else None
 
 
 def _decide(
@@ -120,6 +132,7 @@ def _decide(
     settings: Settings,
     policies: tuple[PortalPolicy, ...],
     broken: tuple[BrokenFile, ...],
+    keys: tuple[Key, ...],
     records: tuple[NodeRecord, ...],
     previous_key_first: Mapping[RotationId, bool],
     reqids: Mapping[str, int],
@@ -129,8 +142,6 @@ def _decide(
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     owned = tuple(with_owners(connections))
-    closed = closed_networks(settings, policies, broken, closed=True)
-    wide = closed_networks(settings, policies, broken, closed=False)
     problems = [v.problem for v in views if v.problem]
     problems.extend(_warnings(views))
     problems.extend(_link_local_problems(records))
@@ -142,8 +153,8 @@ def _decide(
         rotations=rotations_of(previous_key_first, owned),
         guarded=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.INITIATOR}),
         local_portals=sorted_portals({v.binding.portal for v in views if v.closed and v.role is Role.TARGET}),
-        networks=closed,
-        clear_exceptions=clear_exceptions(views, closed, wide),
+        networks=closed_networks(settings, policies, broken, keys),
+        clear_exceptions=clear_exceptions(settings, policies, broken, views),
         problems=tuple(dict.fromkeys(problems)),
     )
     return desired, owned
@@ -234,6 +245,22 @@ def _share_connections(views: list[PortalView]) -> list[PortalView]:
     return shared
 
 
+def _unrestricted_keys(views: Iterable[PortalView]) -> Iterable[Problem]:
+    by_key: dict[str, dict[Portal, None]] = {}
+    for view in views:
+        if view.unrestricted:
+            by_key.setdefault(view.key_path, {})[view.binding.portal] = None
+    for path, portals in sorted(by_key.items()):
+        listed = ", ".join(f'"{portal}"' for portal in portals)
+        yield Problem(
+            code="unrestricted-key",
+            message=f"managed under this key only because an earlier version let a key without portals manage every portal: {', '.join(map(str, portals))}",
+            hint=f"put this line into a file in portal.d: portals = [{listed}]",
+            file=path,
+            severity=Severity.WARNING,
+        )
+
+
 def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
     for record in records:
         if "%" in record.host:
@@ -246,7 +273,8 @@ def _link_local_problems(records: Iterable[NodeRecord]) -> Iterable[Problem]:
 
 
 def _warnings(views: tuple[PortalView, ...]) -> Iterable[Problem]:
-    """Warnings about keys as such: aggressive mode, group keys in use."""
+    """Warnings about keys as such: aggressive mode, group keys in use, keys that manage portals by an earlier version's rule."""
+    yield from _unrestricted_keys(views)
     used = {v.key_path: v for v in views if v.connection}
     for path, view in sorted(used.items()):
         key = view.connection.key if view.connection else None

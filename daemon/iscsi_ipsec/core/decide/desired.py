@@ -106,7 +106,9 @@ class PortalView:
     """What was decided about a portal, and why: a row of ``status`` and the text of ``explain``.
 
     ``closed``: packets pass only inside IPsec. ``connection`` None with
-    ``closed`` true means that nothing passes at all.
+    ``closed`` true means that nothing passes at all. ``own_address``: the portal is at an address of
+    this host at present, so that nothing leaves for it; it stays as closed as it was.
+    ``covered``: by a policy or a key's own ``portals``; ``unrestricted``: managed only because an earlier version let a key without ``portals`` manage it.
     """
 
     binding: PortalBinding
@@ -122,6 +124,9 @@ class PortalView:
     choice: IpsecChoice | None = None
     connection: Connection | None = None
     problem: Problem | None = None
+    own_address: bool = False
+    covered: bool = False
+    unrestricted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

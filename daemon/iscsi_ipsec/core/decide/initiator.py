@@ -7,6 +7,7 @@ import dataclasses
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role, Start
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
@@ -18,6 +19,8 @@ from iscsi_ipsec.core.decide.connection_settings import (
 from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.key_choice import pick_key, route_hint
 from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.name_limits import limited
+from iscsi_ipsec.core.decide.policy_match import NOWHERE, outranks
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,
@@ -30,39 +33,60 @@ from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> PortalView:
     """Decide about one portal as seen from one interface."""
+    view = _view(lookup, binding, origins)
+    if binding.portal in lookup.portals_by_name:
+        view = limited(view, _view(lookup.without_names(), binding, origins))
+    if binding.portal.address in lookup.world.local_addresses:
+        return _own_address(view)
+    return view
+
+
+def _own_address(view: PortalView) -> PortalView:
+    """No connection, since packets to oneself never leave the host; but what was closed stays so for when the address goes."""
+    reasons = (*view.reasons, "the address is this host's own at present: no connection is needed")
+    return dataclasses.replace(
+        view, connection=None, identity=None, problem=None, own_address=True, reasons=reasons
+    )
+
+
+def _view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> PortalView:
     world, portal = lookup.world, binding.portal
     reasons: list[str] = []
     policy = lookup.policies.policy_for(portal, Role.INITIATOR)
+    covered = policy is not None or lookup.keys.cover(portal)
+    inherited = not covered and portal in world.inherited
     previously_managed = (portal, Role.INITIATOR) in world.previously_managed
-    broken = lookup.policies.broken_for(portal)
+    mistaken = lookup.policies.broken_for(portal)
+    broken = mistaken if mistaken and _decides(mistaken, lookup, portal, policy) else None
     if policy:
         reasons.append(f"policy {policy.path} applies")
-    if broken and broken.is_policy:
+    if mistaken and mistaken.is_policy:
         too = " too" if policy else ""
-        reasons.append(f"policy {broken.path} means it{too}, but has a mistake: nothing of it is in force")
+        reasons.append(f"policy {mistaken.path} names it{too}, but has a mistake: nothing of it is in force")
     elif not policy:
         reasons.append("no policy names this portal")
     view = PortalView(
         binding=binding, role=Role.INITIATOR, managed=False, closed=False, reasons=(), origins=origins,
-        policy=policy.path if policy else "",
+        policy=policy.path if policy else "", covered=covered,
     )  # fmt: skip
-    if portal.address in world.local_addresses:
-        reasons.append("the address is this host's own: its packets never leave the host")
-        return dataclasses.replace(view, reasons=tuple(reasons))
+    if not (covered or inherited or world.settings.require_ipsec):
+        return _not_covered(world, view, broken, previously_managed, reasons)
     source = world.sources.get((portal.address, binding.oif))
     try:
         picked = pick_key(lookup.keys, portal, policy, source, reasons)
-        if picked is None and policy is None:
-            if broken:
-                return broken_view(view, broken, previously_managed, reasons)
-            return uncovered_view(world, view, previously_managed, reasons)
-        choice = pick_choice(lookup.world.settings, policy, picked, reasons)
+        if picked is None and not covered:
+            return _not_covered(world, view, broken, previously_managed, reasons)
+        choice = pick_choice(world.settings, policy, picked, reasons)
         key_name, key_path = (picked.name, picked.path) if picked else ("", "")
-        view = PortalView(
-            binding=binding, role=Role.INITIATOR, managed=True, closed=choice.required, reasons=(), origins=origins,
-            policy=view.policy, key=key_name, key_path=key_path, choice=choice,
+        view = dataclasses.replace(
+            view, managed=True, closed=choice.required, key=key_name, key_path=key_path, choice=choice,
+            unrestricted=inherited and picked is not None,
         )  # fmt: skip
         if not choice.required:
+            if broken:
+                return broken_view(
+                    dataclasses.replace(view, managed=False), broken, previously_managed, reasons
+                )
             return clear_view(world, view, reasons)
         if picked is None:
             raise Refused(
@@ -70,6 +94,8 @@ def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, .
                 "add a per-ID key or a group key to psk.d, or name one with psk in the policy",
                 view.policy,
             )  # fmt: skip
+        if view.unrestricted:
+            reasons.append(f"managed since an earlier version, which let {picked.path} manage every portal")
         connection = _connect(world, binding, policy, picked, choice, source, reasons)
     except Refused as refusal:
         reasons.append(f"{refusal.message}: the portal stays closed")
@@ -79,6 +105,23 @@ def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, .
     return dataclasses.replace(
         view, identity=connection.local_id, connection=connection, reasons=tuple(reasons)
     )
+
+
+def _decides(broken: BrokenFile, lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> bool:
+    """Whether the file with a mistake names the portal and no good one names it more narrowly."""
+    if policy:
+        good = lookup.policies.rank(policy.patterns, portal)
+    else:
+        good = max((lookup.keys.rank(key, portal) for key in lookup.keys.all if key.portals), default=NOWHERE)
+    return outranks(broken, lookup.policies.rank(broken.patterns, portal), policy, good)
+
+
+def _not_covered(
+    world: World, view: PortalView, broken: BrokenFile | None, previously_managed: bool, reasons: list[str]
+) -> PortalView:
+    if broken:
+        return broken_view(view, broken, previously_managed, reasons)
+    return uncovered_view(world, view, previously_managed, reasons)
 
 
 def uncovered_view(
@@ -104,20 +147,27 @@ def uncovered_view(
             portal=portal,
         )
         return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
-    reasons.append("neither a key nor a policy applies: left alone, in clear")
-    return dataclasses.replace(view, reasons=tuple(reasons))
+    reasons.append("no policy and no key's portals name it: left alone, unencrypted")
+    problem = Problem(
+        code="not-protected",
+        message=f"{portal} is not managed: its iSCSI traffic is unencrypted",
+        hint=f'to protect it, put this line into a file in portal.d: portals = ["{portal}"]',
+        portal=portal,
+        severity=Severity.WARNING,
+    )
+    return dataclasses.replace(view, problem=problem, reasons=tuple(reasons))
 
 
 def broken_view(
     view: PortalView, broken: BrokenFile, previously_managed: bool, reasons: list[str]
 ) -> PortalView:
-    """The view of a portal that only a file with a mistake covers. Closed, but not held when the file goes."""
+    """The view of a portal that a file with a mistake closes. Closed, but not remembered when the file goes."""
     portal = str(view.binding.portal)
-    reasons.append(f"{broken.path} means it, but has a mistake: closed until that is mended")
+    reasons.append(f"{broken.path} names it, but has a mistake: closed until that is fixed")
     problem = Problem(
         code="broken-file",
-        message=f"{broken.path} means {portal}, but has a mistake, so {portal} stays closed",
-        hint=f"mend the file: iscsi-ipsec check {broken.path}",
+        message=f"{broken.path} names {portal}, but has a mistake, so {portal} stays closed",
+        hint=f"fix the file: iscsi-ipsec check {broken.path}",
         file=broken.path,
         portal=portal,
     )

@@ -1,6 +1,6 @@
 """Decides which key a portal gets.
 
-The rules, in the order in which they are tried (contract for admins:
+The rules for a managed portal, in the order in which they are tried (contract for admins:
 iscsi-ipsec.toml(5), "Which key"):
 
 1. the policy's ``psk``;
@@ -8,7 +8,9 @@ iscsi-ipsec.toml(5), "Which key"):
 3. the only FQDN or USER_FQDN key that applies (several: refused);
 4. the group key, under the source address as identity.
 
-An explicit key therefore always beats the group key; one that may apply, since
+A key applies to the portals that its ``portals`` name, one without ``portals`` to all
+managed ones. Within one rule a key that names the address beats one that names it by a
+host name. An explicit key therefore always beats the group key; one that may apply, since
 a name in its ``portals`` has no address yet, keeps a lesser key from standing in
 for it. Each rule that decided leaves a sentence in ``reasons``.
 """
@@ -22,9 +24,9 @@ from typing import TypeVar
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
-from iscsi_ipsec.base.portal import NamedPortal, Portal
+from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalRange
 from iscsi_ipsec.core.decide.desired import Refused
-from iscsi_ipsec.core.decide.policy_match import matches
+from iscsi_ipsec.core.decide.policy_match import NAME, NOWHERE, portals_of, rank
 from iscsi_ipsec.core.decide.world import World
 
 K = TypeVar("K", PerIdKey, GroupKey)
@@ -33,10 +35,13 @@ _NAMED_AT_MOST = 5
 
 
 class KeyIndex:
-    """The keys of one world by what they are asked for, and which of them apply to a portal."""
+    """The keys of one world by what they are asked for, and which of them apply to a portal.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Not ``by_name``: as if what a key's ``portals`` name by a host name had no address.
+    """
+
+    def __init__(self, world: World, *, by_name: bool = True) -> None:
+        self._world, self._by_name = world, by_name
         self.by_name = {key.name: key for key in world.keys}
         self.all = tuple(sorted(world.keys, key=attrgetter("path")))
         self.groups = tuple(k for k in self.all if isinstance(k, GroupKey))
@@ -49,18 +54,61 @@ class KeyIndex:
             (key, pattern)
             for key in self.all
             for pattern in key.portals
-            if isinstance(pattern, NamedPortal) and pattern.host not in world.names
+            if by_name and isinstance(pattern, NamedPortal) and pattern.host not in world.names
         )
+        self._literal: dict[Portal, set[str]] = {}
+        self._named: set[Portal] = set()
+        self._networks: dict[PortalRange, None] = {}
+        for key in self.all:
+            for pattern in key.portals:
+                if isinstance(pattern, NamedPortal):
+                    self._named.update(portals_of(world, pattern) if by_name else ())
+                elif pattern.single:
+                    self._literal.setdefault(pattern.single, set()).add(_rivals(key))
+                else:
+                    self._networks[pattern] = None
 
     def applies(self, key: Key, portal: Portal) -> bool:
-        """Whether the key's ``portals`` let it be used for this portal."""
-        return not key.portals or any(matches(self._world, pattern, portal) for pattern in key.portals)
+        """Whether the key's ``portals`` let it be used for this portal.
+
+        One that names it by a host name does not beside one of the same kind that names its address.
+        """
+        if not key.portals:
+            return True
+        how = self.rank(key, portal)
+        return how != NOWHERE and not (how == NAME and _rivals(key) in self._literal.get(portal, ()))
+
+    def rank(self, key: Key, portal: Portal) -> int:
+        """How narrowly the key's ``portals`` name this portal (``policy_match.rank``)."""
+        return max(
+            (rank(self._world, p, portal, by_name=self._by_name) for p in key.portals), default=NOWHERE
+        )
+
+    def cover(self, portal: Portal) -> bool:
+        """Whether some key's own ``portals`` name this portal, which makes it a managed one."""
+        return (
+            portal in self._literal
+            or portal in self._named
+            or any(network.contains(portal) for network in self._networks)
+        )
+
+    @property
+    def portals_by_name(self) -> frozenset[Portal]:
+        """The portals that keys name by a host name."""
+        return frozenset(self._named)
 
     def may_apply(self, portal: Portal) -> Iterator[tuple[PerIdKey, str]]:
         """Explicit keys that will apply should a name in their ``portals`` turn out to be this portal's, and the name."""
         for key, pattern in self.unresolved:
             if isinstance(key, PerIdKey) and pattern.port == portal.port and not self.applies(key, portal):
                 yield key, pattern.host
+
+
+def _rivals(key: Key) -> str:
+    """Equal for keys of which a portal may have only one."""
+    if isinstance(key, GroupKey):
+        return "group"
+    return key.id.text if key.id.is_address else "name"
 
 
 def pick_key(
@@ -88,7 +136,7 @@ def pick_key(
         reasons.append(f"key {named.path}: the only one with a name as identity")
         return named
     group = exactly_one((k for k in keys.groups if keys.applies(k, portal)), "for the group", portal)
-    if group or policy:
+    if group or policy or keys.cover(portal):
         _refuse_in_doubt(doubts, portal)
     reasons.append(
         f"key {group.path}: the group key, since no explicit key applies" if group else "no key applies"

@@ -5,10 +5,10 @@ Law: pure. Whether a portal is managed, and how, is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from iscsi_ipsec.base.addresses import Address, is_of_one_host, parse_address
-from iscsi_ipsec.base.iscsi import NodeRecord
+from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern
@@ -40,16 +40,41 @@ def wanted_names(
     return names
 
 
+def kept_names(
+    before: Mapping[str, tuple[Address, ...]],
+    now: Mapping[str, tuple[Address, ...]],
+    sessions: Iterable[IscsiSession],
+    records: Iterable[NodeRecord],
+) -> Mapping[str, tuple[Address, ...]]:
+    """What the names stand for: their present addresses, and those before that a session or a record uses.
+
+    Otherwise an answer that changes (one of several in turn, another view of DNS, a forged one)
+    would take policy and key, and with them the SA, from a session that is up.
+    """
+    used = {parse_address(record.host) for record in records}
+    for session in sessions:
+        used.add(session.remote.address)
+        if session.persistent:
+            used.add(session.persistent.address)
+    return {
+        name: (*present, *(a for a in before.get(name, ()) if a in used and a not in present))
+        for name, present in now.items()
+    }
+
+
 def wanted_sources(
-    bindings: Iterable[PortalBinding], policies: PolicyMatch
+    bindings: Iterable[PortalBinding], policies: PolicyMatch, world: World
 ) -> frozenset[tuple[Address, str]]:
     """``(destination, oif)`` pairs whose source address the kernel must be asked for."""
     wanted: set[tuple[Address, str]] = set()
+    by_name = policies.portals_by_name
+    literal = PolicyMatch(world, by_name=False) if by_name else policies
     for binding in bindings:
         wanted.add((binding.portal.address, binding.oif))
-        policy = policies.policy_for(binding.portal, Role.INITIATOR)
-        if policy and policy.tunnel_outer_remote:
-            wanted.add((policy.tunnel_outer_remote, binding.oif))
+        for match in (policies, literal) if binding.portal in by_name else (policies,):
+            policy = match.policy_for(binding.portal, Role.INITIATOR)
+            if policy and policy.tunnel_outer_remote:
+                wanted.add((policy.tunnel_outer_remote, binding.oif))
     return frozenset(wanted)
 
 
@@ -65,15 +90,8 @@ def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
             kind = "discovery record" if record.is_discovery else "node record"
             for address in addresses_of(world, record.host):
                 add(Portal(address, record.port), record.net_ifacename, f"{kind} {record.path}")
-    policies: tuple[PortalPolicy | BrokenFile, ...] = (
-        *world.policies,
-        *(b for b in world.broken if b.is_policy),
-    )
-    for policy in policies:
-        if policy.role is Role.INITIATOR:
-            for pattern in policy.patterns:
-                for portal in portals_of(world, pattern):
-                    add(portal, "", f"policy {policy.path}")
+    for portal, origin in _named_by_files(world):
+        add(portal, "", origin)
     known = {binding.portal for binding in found}
     for session in world.sessions:
         if session.remote not in known and parse_address(str(session.remote.address)):
@@ -83,6 +101,28 @@ def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
             add(portal, "", "managed before")
     ordered = sorted(found, key=lambda s: (s.portal.sort_key, s.oif))
     return {binding: tuple(found[binding]) for binding in ordered}
+
+
+def _named_by_files(world: World) -> Iterator[tuple[Portal, str]]:
+    """The portals that policies and keys name one by one, files with mistakes among them."""
+    for policy in world.policies:
+        if policy.role is Role.INITIATOR:
+            for portal in _portals(world, policy.patterns):
+                yield portal, f"policy {policy.path}"
+    for broken in world.broken:
+        if broken.role is Role.INITIATOR:
+            kind = "policy" if broken.is_policy else "key"
+            for portal in _portals(world, broken.patterns):
+                yield portal, f"{kind} {broken.path}"
+    for key in world.keys:
+        for portal in _portals(world, key.portals):
+            # on a target these are the portals that the key serves
+            if portal.address not in world.local_addresses:
+                yield portal, f"key {key.path}"
+
+
+def _portals(world: World, patterns: Iterable[PortalPattern]) -> Iterator[Portal]:
+    return (portal for pattern in patterns for portal in portals_of(world, pattern))
 
 
 def addresses_of(world: World, host: str) -> tuple[Address, ...]:

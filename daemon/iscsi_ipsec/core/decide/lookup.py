@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 
 from iscsi_ipsec.base.addresses import Address
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.key_choice import KeyIndex
 from iscsi_ipsec.core.decide.known_portals import candidates, wanted_sources
 from iscsi_ipsec.core.decide.policy_match import PolicyMatch
@@ -27,10 +28,21 @@ class Lookup:
         if before and _portals_from(before.world) == _portals_from(world):
             self.policies = before.policies
             self.candidates, self.wanted_sources = before.candidates, before.wanted_sources
-            return
-        self.policies = PolicyMatch(world)
-        self.candidates = candidates(world)
-        self.wanted_sources = wanted_sources(self.candidates, self.policies)
+        else:
+            self.policies = PolicyMatch(world)
+            self.candidates = candidates(world)
+            self.wanted_sources = wanted_sources(self.candidates, self.policies, world)
+        self.portals_by_name: frozenset[Portal] = self.policies.portals_by_name | self.keys.portals_by_name
+        self._literal: tuple[KeyIndex, PolicyMatch] | None = None
+
+    def without_names(self) -> Lookup:
+        """The same as if DNS had no answer for the names that files hold (``name_limits``)."""
+        if self._literal is None:
+            self._literal = KeyIndex(self.world, by_name=False), PolicyMatch(self.world, by_name=False)
+        same = copy.copy(self)
+        same.keys, same.policies = self._literal
+        same.portals_by_name = frozenset()
+        return same
 
     def with_sources(self, world: World) -> Lookup:
         """The same arrangement for a world that differs in nothing but ``sources``."""
@@ -41,4 +53,7 @@ class Lookup:
 
 def _portals_from(world: World) -> tuple[object, ...]:
     """All that the candidates and the policies' arrangement depend on."""
-    return world.records, world.policies, world.broken, world.names, world.sessions, world.previously_managed
+    return (
+        world.records, world.policies, world.broken, world.names, world.sessions, world.previously_managed,
+        world.local_addresses, [key.portals for key in world.keys if key.portals],
+    )  # fmt: skip

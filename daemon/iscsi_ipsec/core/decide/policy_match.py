@@ -2,41 +2,63 @@
 
 The rules (for admins: iscsi-ipsec.toml(5), "Which policy"):
 
-1. the most specific pattern wins: an address or what a name resolves to, then the longer prefix;
-2. of equals, the first file by name.
+1. a policy that names the portal's address;
+2. one that names it by a host name, which DNS resolves to that address;
+3. one that names a network with it, the longest prefix first;
+4. of equals, the first file by name.
+
+A name decides only as far as ``name_limits`` lets it. A file with a mistake takes part as
+if it were whole (:func:`outranks`): what it names and nothing narrower does stays closed.
 
 Law: pure. No other module compares a portal with a pattern.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from iscsi_ipsec.base.addresses import parse_address
+from iscsi_ipsec.base.keys import GroupKey, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy, Role
-from iscsi_ipsec.base.portal import Portal, PortalPattern, PortalRange
+from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern, PortalRange
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.world import World
 
+LITERAL, NAME, NOWHERE = 130, 129, -1
+"""Ranks of patterns that name one portal, and of none; a network's is its prefix length, at most 128."""
+
 
 class PolicyMatch:
-    """The policies of one world, arranged so that a portal is not compared with each of them."""
+    """The policies of one world, arranged so that a portal is not compared with each of them.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._exact: dict[tuple[Role, Portal], PortalPolicy] = {}
+    Not ``by_name``: as if no policy held a host name.
+    """
+
+    def __init__(self, world: World, *, by_name: bool = True) -> None:
+        self._world, self._by_name = world, by_name
+        self._literal: dict[tuple[Role, Portal], PortalPolicy] = {}
+        self._named: dict[tuple[Role, Portal], PortalPolicy] = {}
         self._ranges: list[tuple[int, PortalRange, PortalPolicy]] = []
         for policy in sorted(world.policies, key=lambda p: p.name):
             for pattern in policy.patterns:
-                for portal in portals_of(world, pattern):
-                    self._exact.setdefault((policy.role, portal), policy)
-                if isinstance(pattern, PortalRange) and not pattern.single:
+                if isinstance(pattern, NamedPortal):
+                    for portal in portals_of(world, pattern) if by_name else ():
+                        self._named.setdefault((policy.role, portal), policy)
+                elif pattern.single:
+                    self._literal.setdefault((policy.role, pattern.single), policy)
+                else:
                     self._ranges.append((pattern.network.prefixlen, pattern, policy))
         self._ranges.sort(key=lambda row: -row[0])  # stable: of equals, the first file by name
 
+    @property
+    def portals_by_name(self) -> frozenset[Portal]:
+        """The portals that policies of the initiator's role name by a host name."""
+        return frozenset(portal for role, portal in self._named if role is Role.INITIATOR)
+
     def policy_for(self, portal: Portal, role: Role) -> PortalPolicy | None:
-        """The policy with the most specific pattern for this portal (ties: the first file by name)."""
-        exact = self._exact.get((role, portal))
+        """The policy that decides about this portal, None where none names it."""
+        exact = self._literal.get((role, portal)) or self._named.get((role, portal))
         if exact:
             return exact
         for _, pattern, policy in self._ranges:
@@ -44,21 +66,55 @@ class PolicyMatch:
                 return policy
         return None
 
-    def broken_for(self, portal: Portal) -> BrokenFile | None:
-        """A file with a mistake that means this portal of another host."""
-        for file in self._world.broken:
-            if file.role is Role.INITIATOR and (
-                not file.patterns or any(matches(self._world, pattern, portal) for pattern in file.patterns)
-            ):
-                return file
-        return None
+    def broken_for(self, portal: Portal, role: Role = Role.INITIATOR) -> BrokenFile | None:
+        """The file with a mistake that names this portal most narrowly; of equals a policy, then the first by path."""
+        found = [f for f in self._world.broken if f.role is role and self.rank(f.patterns, portal) != NOWHERE]
+        return min(
+            found, key=lambda f: (-self.rank(f.patterns, portal), not f.is_policy, f.path), default=None
+        )
+
+    def rank(self, patterns: Iterable[PortalPattern], portal: Portal) -> int:
+        """How narrowly the narrowest of the patterns names the portal; NOWHERE where none does."""
+        return max((rank(self._world, p, portal, by_name=self._by_name) for p in patterns), default=NOWHERE)
 
 
-def matches(world: World, pattern: PortalPattern, portal: Portal) -> bool:
-    """Whether the pattern names the portal (a name through its present addresses)."""
-    if isinstance(pattern, PortalRange):
-        return pattern.contains(portal)
-    return pattern.port == portal.port and portal.address in world.names.get(pattern.host, ())
+def outranks(broken: BrokenFile, broken_rank: int, policy: PortalPolicy | None, good_rank: int) -> bool:
+    """Whether a file with a mistake would decide, were it whole, and not the good files.
+
+    ``good_rank`` is the good policy's, or that of the keys' portals where there is no policy.
+    """
+    if broken.is_policy and policy is None:
+        return True  # a policy's flags beat a key's, however wide it is
+    if broken.is_policy and policy and broken_rank == good_rank:
+        return broken.name < policy.name
+    return broken_rank > good_rank
+
+
+def beyond(broken: Iterable[BrokenFile], good: object) -> tuple[BrokenFile, ...]:
+    """What a file with a mistake names that its last good content, which stays in force, does not."""
+    known: tuple[PortalPattern, ...] = ()
+    role = Role.INITIATOR
+    if isinstance(good, PortalPolicy):
+        known, role = good.patterns, good.role
+    elif isinstance(good, PerIdKey | GroupKey):
+        known = good.portals
+    left = (
+        dataclasses.replace(file, patterns=tuple(p for p in file.patterns if p not in known))
+        if file.role is role
+        else file
+        for file in broken
+    )
+    return tuple(file for file in left if file.patterns)
+
+
+def rank(world: World, pattern: PortalPattern, portal: Portal, *, by_name: bool = True) -> int:
+    """How narrowly the pattern names the portal; NOWHERE where it does not."""
+    if isinstance(pattern, NamedPortal):
+        named = by_name and pattern.port == portal.port
+        return NAME if named and portal.address in world.names.get(pattern.host, ()) else NOWHERE
+    if not pattern.contains(portal):
+        return NOWHERE
+    return LITERAL if pattern.single else pattern.network.prefixlen
 
 
 def portals_of(world: World, pattern: PortalPattern) -> Iterable[Portal]:

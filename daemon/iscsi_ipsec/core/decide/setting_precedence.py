@@ -1,7 +1,8 @@
 """Decides which flags and which settings a portal gets.
 
 The order, for flags and for each strongSwan setting alone: the policy, its preset,
-for flags the key, the settings file's ``[defaults]``, what is built in.
+for flags the key, the settings file's ``[defaults]``, what is built in. A settings file with a
+mistake leaves the last good one in force, but what it says that closes portals counts at once.
 
 Law: pure. Whoever needs a flag or a setting in force asks here; no other module compares two sources of one.
 """
@@ -13,6 +14,7 @@ import dataclasses
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Tuning
 from iscsi_ipsec.core.config import presets, proposals
+from iscsi_ipsec.core.config.invalid_files import BrokenSettings
 from iscsi_ipsec.core.config.security_flags import default_choice, encode, flag_names
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.algorithms import cut
@@ -21,6 +23,19 @@ from iscsi_ipsec.core.decide.world import World
 
 BUILT_IN = dataclasses.replace(default_choice(), esp=None)
 """The choice where nobody said anything: the outer address decides about the ESP mode."""
+
+
+def settings_in_force(good: Settings, broken: BrokenSettings | None) -> Settings:
+    """The last good settings, with what closes in the present file although that has a mistake."""
+    if broken is None:
+        return good
+    built_in = good.default_choice or BUILT_IN
+    return dataclasses.replace(
+        good,
+        require_ipsec=good.require_ipsec or bool(broken.require_ipsec),
+        guard=good.guard or bool(broken.guard),
+        default_choice=broken.choice if broken.choice and not built_in.required else good.default_choice,
+    )
 
 
 def pick_choice(

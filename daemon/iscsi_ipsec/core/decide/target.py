@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from iscsi_ipsec.base.addresses import Address, Network, parse_address
@@ -22,7 +22,8 @@ from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import IkeMode, IpsecChoice, PortalPolicy, Role, Start
 from iscsi_ipsec.base.portal import Portal
-from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
     address_identity,
     connection_name,
@@ -33,7 +34,8 @@ from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.initiator import broken_view, clear_view, uncovered_view
 from iscsi_ipsec.core.decide.key_choice import exactly_one
 from iscsi_ipsec.core.decide.lookup import Lookup
-from iscsi_ipsec.core.decide.policy_match import served_by
+from iscsi_ipsec.core.decide.name_limits import overruled, weaker_flags
+from iscsi_ipsec.core.decide.policy_match import NAME, NOWHERE, outranks, served_by
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,
@@ -63,44 +65,85 @@ def target_views(lookup: Lookup, ours: tuple[Connection, ...] = ()) -> Iterator[
     whoever has it could then take part in a connection that has another key.
     """
     world = lookup.world
-    seen: set[Portal] = set()
     addresses: set[Address] = set()
-    for policy in sorted(world.policies, key=lambda p: p.name):
-        if policy.role is not Role.TARGET:
-            continue
-        for pattern in policy.patterns:
-            for portal in served_by(world, pattern):
-                if portal in seen:
-                    continue
-                seen.add(portal)
-                yield from _portal_views(lookup, portal, policy, ours, again=portal.address in addresses)
-                addresses.add(portal.address)
-    for broken in world.broken:
-        for pattern in broken.patterns if broken.role is Role.TARGET else ():
-            for portal in served_by(world, pattern):
-                if portal not in seen:
-                    seen.add(portal)
-                    view = PortalView(
-                        binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
-                        origins=(f"policy {broken.path}",),
-                    )  # fmt: skip
-                    yield broken_view(view, broken, (portal, Role.TARGET) in world.previously_managed, [])
+    served = _served(world)
+    literal = lookup.without_names()
+    for portal in served:
+        policy = lookup.policies.policy_for(portal, Role.TARGET)
+        broken = _deciding_broken(lookup, portal, policy)
+        again = portal.address in addresses
+        views = list(_portal_views(lookup, portal, policy, ours, again=again))
+        if broken:
+            held = (portal, Role.TARGET) in world.previously_managed
+            bare = [] if policy else [_bare_view(portal, f"policy {broken.path}")]
+            views = [
+                view if view.closed else broken_view(view, broken, held, list(view.reasons))
+                for view in (*views, *bare)
+            ]
+        if policy and lookup.policies.rank(policy.patterns, portal) == NAME:
+            views = _limited(lookup, literal, portal, policy, views, ours, again=again)
+        if policy:
+            addresses.add(portal.address)
+        yield from views
     for portal, role in sorted(world.previously_managed, key=lambda h: h[0].sort_key):
-        if role is Role.TARGET and portal not in seen:
-            view = PortalView(
-                binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(),
-                origins=("managed before",),
-            )  # fmt: skip
-            yield uncovered_view(world, view, True, [])
+        if role is Role.TARGET and portal not in served:
+            yield uncovered_view(world, _bare_view(portal, "managed before"), True, [])
+
+
+def _served(world: World) -> dict[Portal, None]:
+    """The portals of this host that policies and files with mistakes name, in their order."""
+    policies = sorted(world.policies, key=lambda p: p.name)
+    patterns = (
+        *(pattern for policy in policies if policy.role is Role.TARGET for pattern in policy.patterns),
+        *(pattern for broken in world.broken if broken.role is Role.TARGET for pattern in broken.patterns),
+    )
+    return dict.fromkeys(portal for pattern in patterns for portal in served_by(world, pattern))
+
+
+def _bare_view(portal: Portal, origin: str) -> PortalView:
+    return PortalView(
+        binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(), origins=(origin,)
+    )  # fmt: skip
+
+
+def _deciding_broken(lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> BrokenFile | None:
+    """The policy with a mistake that names this portal, where no good one names it more narrowly."""
+    match, broken = lookup.policies, lookup.policies.broken_for(portal, Role.TARGET)
+    good = match.rank(policy.patterns, portal) if policy else NOWHERE
+    return broken if broken and outranks(broken, match.rank(broken.patterns, portal), policy, good) else None
+
+
+def _limited(
+    lookup: Lookup, literal: Lookup, portal: Portal, policy: PortalPolicy, views: list[PortalView],
+    ours: tuple[Connection, ...], *, again: bool,
+) -> list[PortalView]:  # fmt: skip
+    """The views, unless a host name makes them weaker than they are without it (``name_limits``)."""
+    world, wider = lookup.world, literal.policies.policy_for(portal, Role.TARGET)
+    settings, without = world.settings, list[PortalView]()
+    fault = ""
+    if wider:
+        chosen = pick_choice(settings, policy, None, []), pick_choice(settings, wider, None, [])
+        fault = weaker_flags(*chosen)
+        without = list(_portal_views(literal, portal, wider, ours, again=again))
+    elif (portal, Role.TARGET) in world.previously_managed:
+        without = [uncovered_view(world, _bare_view(portal, "managed before"), True, [])]
+    closed = any(view.closed for view in without)
+    if closed and not all(view.closed for view in views):
+        fault = "would allow unencrypted traffic"
+    if not fault or not closed:
+        return views
+    return [overruled(view, view.origins, policy.path, fault) for view in without]
 
 
 def _portal_views(
-    lookup: Lookup, portal: Portal, policy: PortalPolicy, ours: tuple[Connection, ...], *, again: bool
+    lookup: Lookup, portal: Portal, policy: PortalPolicy | None, ours: tuple[Connection, ...], *, again: bool
 ) -> Iterator[PortalView]:
     """One view for each peer that may come in; one without a connection where none may."""
+    if policy is None:
+        return
     base = PortalView(
         binding=PortalBinding(portal), role=Role.TARGET, managed=True, closed=True, reasons=(f"policy {policy.path} applies",),
-        origins=(f"policy {policy.path}",), policy=policy.path,
+        origins=(f"policy {policy.path}",), policy=policy.path, covered=True,
     )  # fmt: skip
     try:
         _check_portal(portal, policy, _ends(ours), again=again)
@@ -122,11 +165,15 @@ def _portal_views(
             lookup, base, policy, _Admission(keys[0].id, keys[0]), alone=_is_alone(lookup, policy, peers)
         )
     if group:
-        own = [keys[0].id for keys in peers.values()] + [key.id for key, _ in lookup.keys.may_apply(portal)]
+        # charon holds each per-ID key under its identity alone, whatever its portals, and would take it here too
+        own = [key.id for key in lookup.keys.all if isinstance(key, PerIdKey)]
         own += _ends(_under_other_keys(ours, group))
+        shut_out = _shut_out(lookup, portal, policy, peers)
         for peer in _group_peers(policy, own):
             nobody = False
-            yield _view(lookup, base, policy, _Admission(peer, group), alone=True)
+            view = _view(lookup, base, policy, _Admission(peer, group), alone=True)
+            yield dataclasses.replace(view, problem=view.problem or shut_out)
+            shut_out = None
     if nobody:
         problem = Problem(
             code="no-key", message=f"{portal} serves no one: no per-ID key applies to it",
@@ -215,6 +262,38 @@ def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
                 yield peer
         else:
             yield from subtract(peer, taken)
+
+
+def _shut_out(
+    lookup: Lookup, portal: Portal, policy: PortalPolicy, peers: Mapping[IkeId, list[PerIdKey]]
+) -> Problem | None:
+    """A warning of those who might use the group key here, but have a key of their own for other portals."""
+    allowed = {peer for peer in policy.initiators if isinstance(peer, IkeId)}
+    networks = [peer for peer in policy.initiators if not isinstance(peer, IkeId)]
+    shut_out = [
+        key
+        for key in lookup.keys.all
+        if isinstance(key, PerIdKey)
+        and key.id not in peers
+        and (key.id in allowed or any(_is_in(key.id, network) for network in networks))
+    ]
+    if not shut_out:
+        return None
+    more = f" and {len(shut_out) - 1} more" if len(shut_out) > 1 else ""
+    return Problem(
+        code="own-key-elsewhere",
+        message=f"{shut_out[0].id}{more} cannot come in to {portal}: its own key {shut_out[0].path} is not for this portal,"
+        " and the group key is for those without a key",
+        hint=f'add "{portal}" to the portals of that key, or remove the key',
+        file=policy.path,
+        portal=str(portal),
+        severity=Severity.WARNING,
+    )
+
+
+def _is_in(identity: IkeId, network: Network) -> bool:
+    address = parse_address(identity.text) if identity.is_address else None
+    return address is not None and address.version == network.version and address in network
 
 
 def _view(

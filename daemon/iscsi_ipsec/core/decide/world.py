@@ -28,13 +28,26 @@ class PortalBinding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedBefore:
+    """What was managed before and has not been released.
+
+    ``portals`` with this host's role; ``inherited`` those portals that were managed by a version in which
+    a key without ``portals`` managed every portal, and that no file has covered since.
+    """
+
+    portals: frozenset[tuple[Portal, Role]] = frozenset()
+    inherited: frozenset[Portal] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """All that deriving may depend on.
 
     ``names`` maps host names to their addresses (absent: not resolved yet);
     ``sources`` maps ``(destination, oif)`` to the source address that the
     kernel would use (None: unreachable); ``previously_managed`` are the portals that were
-    managed before and have not been released; ``previous_key_first`` says between whom
+    managed before and have not been released, ``inherited`` as in :class:`ManagedBefore`;
+    ``previous_key_first`` says between whom
     the previous key of a rotation goes first (absent: as the role has it); ``reqids`` are
     those that connections were given before, ``foreign_reqids`` those of our range that others use;
     ``algorithms`` are charon's, by its names (empty: not known).
@@ -50,6 +63,7 @@ class World:
     sources: Mapping[tuple[Address, str], Address | None] = field(default_factory=dict)
     local_addresses: frozenset[Address] = frozenset()
     previously_managed: frozenset[tuple[Portal, Role]] = frozenset()
+    inherited: frozenset[Portal] = frozenset()
     user_space_esp: bool = False
     algorithms: frozenset[str] = frozenset()
     fast_aes: bool = True

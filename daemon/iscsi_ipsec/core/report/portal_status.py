@@ -123,7 +123,9 @@ def _row(
         "interface": view.binding.oif,
         "role": view.role.value,
         "managed": view.managed,
+        "covered": view.covered,
         "closed": view.closed,
+        "own_address": view.own_address,
         "protected": bool(child and connection and not offloaded and not _downgrade(connection, child)),
         "ready": _is_ready(view, observed) and guarded,
         "identity": str(view.identity) if view.identity else None,
@@ -163,7 +165,7 @@ def _id_type(peer: Peer | None) -> str | None:
 def _is_ready(view: PortalView, observed: Observed) -> bool:
     if view.connection:
         return view.connection.name in observed.loaded
-    return not view.closed
+    return not view.closed or view.own_address
 
 
 def _best(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.portal import EVERYWHERE
 from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.core.decide.closed_networks import EVERYWHERE
 from iscsi_ipsec.core.decide.desired import Desired
 from tests.support.values import (
     CLEAR,
@@ -36,12 +36,12 @@ def test_closed_networks_are_those_that_policies_and_broken_files_name_to_initia
         *broken("10.6.0.0/16", role=Role.TARGET),
         *broken("10.7.0.0/16", is_policy=False),
     )
-    closed = {"10.1.0.0/16:3260", "[fd01::/64]:3261", "10.5.0.0/16:3260"}
+    closed = {"10.1.0.0/16:3260", "[fd01::/64]:3261", "10.5.0.0/16:3260", "10.7.0.0/16:3260"}
     clear = {"10.2.0.0/16:3260", "[fd02::/64]:3261"}
     assert ranges(derived(*parts, broken=mistaken)) == (closed, {*clear, "10.2.0.9:3260"})
     by_default = Settings(default_choice=CLEAR)
     assert ranges(derived(*parts, broken=mistaken, settings=by_default)) == (
-        {"10.5.0.0/16:3260"},
+        {"10.5.0.0/16:3260", "10.7.0.0/16:3260"},
         {*clear, "10.1.0.0/16:3260", "[fd01::/64]:3261", "10.1.0.9:3260", "10.2.0.9:3260"},
     )
     required = derived(*parts, broken=mistaken, settings=Settings(require_ipsec=True))

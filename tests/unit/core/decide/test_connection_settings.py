@@ -19,6 +19,7 @@ from tests.support.values import (
     choice,
     derived,
     group,
+    managed,
     per_id,
     policy,
     portal,
@@ -39,9 +40,9 @@ def test_esp_mode_refuses_a_keys_transport_flag_with_an_outer_address() -> None:
 
 def test_esp_mode_refuses_transport_mode_on_user_space_esp() -> None:
     flags = choice(esp=EspMode.TRANSPORT)
-    view = view_of(derived(per_id(SOURCE, flags=flags), record(), user_space_esp=True))
+    view = view_of(derived(per_id(SOURCE, flags=flags, portals=[TARGET]), user_space_esp=True))
     refused(view, "no-transport-mode", f"{TARGET}:3260 asks for transport", "TUNNEL_MODE_PREFERRED", file="")
-    of_policy = derived(per_id(SOURCE), policy(flags=flags), record(), user_space_esp=True)
+    of_policy = managed(per_id(SOURCE), policy(flags=flags), record(), user_space_esp=True)
     refused(view_of(of_policy), "no-transport-mode", "kernel-libipsec", "TUNNEL_MODE_PREFERRED")
 
 

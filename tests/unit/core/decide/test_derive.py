@@ -23,6 +23,7 @@ from tests.support.values import (
     derived,
     discovery,
     group,
+    managed,
     per_id,
     policy,
     portal,
@@ -59,7 +60,7 @@ def test_derive_refuses_two_keys_for_one_pair_of_identities() -> None:
 
 
 def test_derive_shares_one_connection_between_bindings_that_differ_in_the_interface_only() -> None:
-    desired = derived(
+    desired = managed(
         per_id("10.0.0.1"),
         record(),
         record(net_ifacename="ens4"),
@@ -81,7 +82,7 @@ def test_derive_guards_a_previously_managed_portal_that_nothing_names() -> None:
 @pytest.mark.parametrize("host", ["fe80::1%eth0", "fe80::1%1"])
 def test_derive_reports_a_portal_with_a_zone_and_does_not_guard_it(host: str) -> None:
     # nft would refuse the whole table, and with it every other portal
-    desired = derived(per_id(SOURCE), group(), record(host), record())
+    desired = managed(per_id(SOURCE), group(), record(host), record())
     assert portal() in desired.guarded
     assert not any("%" in str(p) for p in desired.guarded)
     assert desired.problems == (
@@ -98,7 +99,7 @@ def test_derive_reports_a_portal_with_a_zone_and_does_not_guard_it(host: str) ->
 
 
 def test_derive_warns_once_about_a_group_key_in_use() -> None:
-    desired = derived(group(), record("10.0.0.20"), record("10.0.0.21"))
+    desired = managed(group(), record("10.0.0.20"), record("10.0.0.21"))
     warnings = [p for p in desired.problems if p.code == "group-key-in-use"]
     assert warnings == [
         Problem(
@@ -112,11 +113,11 @@ def test_derive_warns_once_about_a_group_key_in_use() -> None:
 
 
 def test_derive_does_not_warn_about_an_unused_group_key() -> None:
-    assert derived(group(), per_id(SOURCE), record()).problems == ()
+    assert managed(group(), per_id(SOURCE), record()).problems == ()
 
 
 def test_derive_warns_about_aggressive_mode() -> None:
-    desired = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record())
+    desired = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE), portals=[TARGET]))
     assert desired.problems == (
         Problem(
             code="aggressive-mode",
@@ -137,7 +138,7 @@ def crossed(ike: IkeMode) -> Desired:
     keys = (per_id("a", name="a-r1"), per_id("a", name="a-r2"), per_id("b", name="b-r1"))
     uses = {r1: "a-r1", r2: "a-r2", other_portal_of_r1: "b-r1"}
     policies = (policy(at, name=key, psk=key, flags=choice(ike)) for at, key in uses.items())
-    return derived(*keys, *policies, *(record(*split_portal(at)) for at in uses))
+    return managed(*keys, *policies, *(record(*split_portal(at)) for at in uses))
 
 
 def split_portal(text: str) -> tuple[str, int]:
@@ -171,16 +172,16 @@ def test_derive_gives_the_same_outcome_for_the_same_world() -> None:
 
 
 def test_derive_keeps_the_ports_of_one_address_apart() -> None:
-    desired = derived(group(), record(port=3260), record(port=13260))
+    desired = derived(group(portals=[TARGET, f"{TARGET}:13260"]))
     assert {c.remote_ts for c in desired.connections} == {"dynamic[6/3260]", "dynamic[6/13260]"}
     assert desired.guarded == (Portal(address(TARGET), 3260), Portal(address(TARGET), 13260))
 
 
 def test_derive_reports_a_warning_about_a_file_once_for_all_its_portals() -> None:
     aggressive = policy("10.0.0.0/24", flags=choice(IkeMode.AGGRESSIVE))
-    desired = derived(per_id(SOURCE), aggressive, record(), record("10.0.0.21"))
+    desired = managed(per_id(SOURCE), aggressive, record(), record("10.0.0.21"))
     assert [(p.code, p.file) for p in desired.problems] == [("aggressive-mode", "portal.d/san.toml")]
-    by_key = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), record("10.0.0.21"))
+    by_key = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE), portals=[TARGET, "10.0.0.21"]))
     assert [(p.code, p.file) for p in by_key.problems] == [("aggressive-mode", "psk.d/10.0.0.1.toml")]
 
 
@@ -260,8 +261,9 @@ def test_deriver_keeps_the_views_that_a_change_does_not_concern(
         policy(FOUR[0], name="a", psk="db1"),
         policy(FOUR[1], name="b", psk="db2"),
         policy(FOUR[2], name="c"),
+        policy(FOUR[3], name="d"),
     )
-    of = world(DB1, DB2, OTHERS, *policies, record(FOUR[3]))
+    of = world(DB1, DB2, OTHERS, *policies)
     of = dataclasses.replace(of, sources={(address(host), ""): HERE for host in FOUR})
     deriver, lookup = Deriver(), Lookup(of)
     before = deriver.derive(lookup)

@@ -9,6 +9,7 @@ import pytest
 
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Tuning
+from iscsi_ipsec.base.portal import EVERYWHERE
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import PortalView
@@ -19,15 +20,18 @@ from tests.support.values import (
     SOURCE,
     TARGET,
     address,
+    broken,
     choice,
     connection_of,
     derived,
     group,
     identity,
+    managed,
     per_id,
     policy,
     portal,
     record,
+    session,
     view_of,
 )
 
@@ -59,6 +63,7 @@ def test_initiator_view_closes_a_policys_portal_without_any_key() -> None:
             ),
             origins=("policy portal.d/san.toml",),
             policy="portal.d/san.toml",
+            covered=True,
             choice=BUILT_IN,
             problem=reported(
                 "no-key",
@@ -73,7 +78,7 @@ def test_initiator_view_closes_a_policys_portal_without_any_key() -> None:
 CLEAR_BY_FILE = pytest.mark.parametrize(
     ("parts", "file"),
     [
-        ((per_id(SOURCE, flags=CLEAR), record()), f"psk.d/{SOURCE}.toml"),
+        ((per_id(SOURCE, flags=CLEAR, portals=[TARGET]),), f"psk.d/{SOURCE}.toml"),
         ((policy(flags=CLEAR),), "portal.d/san.toml"),
         ((per_id(SOURCE, flags=CLEAR), policy()), "portal.d/san.toml"),
     ],
@@ -129,8 +134,94 @@ def test_uncovered_view_blocks_a_portal_without_key_or_policy_under_require_ipse
 def test_uncovered_view_leaves_a_portal_without_key_or_policy_alone() -> None:
     desired = derived(record())
     view = view_of(desired)
-    assert (view.closed, view.managed, desired.guarded, desired.problems) == (False, False, (), ())
-    assert view.reasons[-1] == "neither a key nor a policy applies: left alone, in clear"
+    assert (view.closed, view.managed, desired.guarded) == (False, False, ())
+    assert view.reasons[-1] == "no policy and no key's portals name it: left alone, unencrypted"
+
+
+@pytest.mark.parametrize("key", [group(), per_id(SOURCE), per_id("db1")], ids=["group", "address", "name"])
+def test_initiator_view_leaves_a_known_portal_alone_that_only_a_key_without_portals_is_there_for(
+    key: Key,
+) -> None:
+    desired = derived(key, record(), session())
+    view = view_of(desired)
+    assert (view.managed, view.closed, desired.guarded, desired.networks) == (False, False, (), ())
+    assert view.problem == reported(
+        "not-protected",
+        f"{TARGET}:3260 is not managed: its iSCSI traffic is unencrypted",
+        f'to protect it, put this line into a file in portal.d: portals = ["{TARGET}:3260"]',
+        severity=Severity.WARNING,
+    )
+
+
+@pytest.mark.parametrize("key", [group(), per_id(SOURCE), per_id("db1")], ids=["group", "address", "name"])
+@pytest.mark.parametrize(
+    "more",
+    [{"settings": Settings(require_ipsec=True)}, {"inherited": frozenset({portal()})}],
+    ids=["require_ipsec", "inherited"],
+)
+def test_initiator_view_uses_a_key_without_portals_where_something_else_manages_the_portal(
+    key: Key, more: Any
+) -> None:
+    if "inherited" in more:
+        more = {**more, "previously_managed": [TARGET]}
+    assert connection_of(derived(key, record(), **more)).key == key
+    assert connection_of(derived(key, policy("any"), record())).key == key
+    assert connection_of(derived(key, group("other", portals=[TARGET]), policy(psk=key.name))).key == key
+
+
+def test_initiator_view_keeps_what_an_earlier_version_managed_and_names_the_line_to_add() -> None:
+    both = [TARGET, "10.0.0.21"]
+    desired = derived(group(), previously_managed=both, inherited=frozenset(map(portal, both)))
+    assert [view.connection is not None for view in desired.portals] == [True, True]
+    (warning,) = [problem for problem in desired.problems if problem.code == "unrestricted-key"]
+    assert (warning.file, warning.severity) == ("psk.d/group.toml", Severity.WARNING)
+    assert warning.hint == (
+        f'put this line into a file in portal.d: portals = ["{TARGET}:3260", "10.0.0.21:3260"]'
+    )
+    after = derived(group(), policy(*both), previously_managed=both, inherited=frozenset(map(portal, both)))
+    assert after.connections == desired.connections, "the line changes nothing in charon"
+    assert not [problem for problem in after.problems if problem.code == "unrestricted-key"]
+
+
+def test_initiator_view_keeps_an_inherited_portal_closed_without_its_key() -> None:
+    view = view_of(derived(previously_managed=[TARGET], inherited=frozenset({portal()})))
+    assert (view.managed, view.closed, view.connection) == (True, True, None)
+    assert view.problem
+    assert view.problem.code == "orphaned"
+
+
+def test_initiator_view_takes_no_unrestricted_key_for_a_portal_that_left_its_policy() -> None:
+    view = view_of(derived(group(), previously_managed=[TARGET]))
+    assert (view.managed, view.closed, view.connection) == (True, True, None)
+    assert view.problem
+    assert view.problem.code == "orphaned"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(group(portals=["any"]),), (group(), policy("any"))],
+    ids=["key", "policy"],
+)
+def test_any_manages_all_portals_on_the_registered_port_known_or_not(parts: Any) -> None:
+    desired = derived(*parts, record(), record("fd00::20"), record("10.0.0.21", port=3261))
+    assert desired.guarded == (portal(), portal("fd00::20"))
+    assert desired.networks == EVERYWHERE
+    assert len(desired.connections) == 2
+
+
+def test_any_is_the_least_specific_of_all() -> None:
+    desired = derived(
+        group(portals=["any"]), policy("10.0.0.0/8", flags=CLEAR), record(), record("192.0.2.1")
+    )
+    assert (view_of(desired).closed, view_of(desired, "192.0.2.1").closed) == (False, True)
+    assert desired.clear_exceptions, "an unknown portal of that network is not closed either"
+
+
+def test_initiator_view_closes_a_portal_that_a_keys_portals_name_though_no_key_applies() -> None:
+    view = view_of(derived(per_id("10.0.0.9", portals=[TARGET])))
+    assert (view.managed, view.closed, view.connection) == (True, True, None)
+    assert view.problem
+    assert view.problem.code == "no-key"
 
 
 def test_uncovered_view_keeps_a_portal_closed_that_was_managed_before() -> None:
@@ -149,7 +240,7 @@ def test_uncovered_view_keeps_a_portal_closed_that_was_managed_before() -> None:
 
 @pytest.mark.parametrize(("oif", "through"), [("", ""), ("ens3", " through ens3")])
 def test_initiator_view_closes_a_portal_without_a_route(oif: str, through: str) -> None:
-    desired = derived(group(), record(net_ifacename=oif), sources={(TARGET, oif): None})
+    desired = managed(group(), record(net_ifacename=oif), sources={(TARGET, oif): None})
     view = view_of(desired, oif=oif)
     assert (view.closed, view.connection, desired.guarded) == (True, None, (portal(),))
     assert view.problem == reported(
@@ -171,18 +262,48 @@ def test_initiator_view_shows_the_missing_route_to_a_portal_behind_a_tunnel(key:
 
 def test_initiator_view_leaves_a_portal_at_this_hosts_own_address_alone() -> None:
     desired = derived(per_id(SOURCE), record(SOURCE))
-    assert (desired.guarded, desired.connections) == ((), ())
-    assert view_of(desired, SOURCE).reasons == (
+    view = view_of(desired, SOURCE)
+    assert (desired.guarded, desired.connections, view.problem) == ((), (), None)
+    assert view.reasons == (
         "no policy names this portal",
-        "the address is this host's own: its packets never leave the host",
+        "no policy and no key's portals name it: left alone, unencrypted",
+        "the address is this host's own at present: no connection is needed",
     )
+
+
+@pytest.mark.parametrize(
+    ("parts", "more"),
+    [
+        ((group(), policy(SOURCE)), {}),
+        ((group(portals=["10.0.0.0/24"]), record(SOURCE)), {}),
+        ((policy(SOURCE),), {}),
+        ((), {"previously_managed": [SOURCE]}),
+        ((group(),), {"previously_managed": [SOURCE], "inherited": frozenset({portal(SOURCE)})}),
+        ((), {"broken": broken(SOURCE)}),
+        ((record(SOURCE),), {"settings": Settings(require_ipsec=True)}),
+    ],
+    ids=["policy", "key", "without a key", "managed before", "inherited", "broken", "require_ipsec"],
+)
+def test_initiator_view_keeps_closed_what_is_closed_while_the_address_is_this_hosts_own(
+    parts: Any, more: Any
+) -> None:
+    away = derived(*parts, local=["10.0.0.77"], **more)
+    here = derived(*parts, **more)
+    assert away.guarded == here.guarded == (portal(SOURCE),)
+    view = view_of(here, SOURCE)
+    assert (view.connection, view.problem, view.own_address) == (None, None, True)
+    assert view.managed == view_of(away, SOURCE).managed
+
+
+def test_initiator_view_opens_an_own_address_as_its_flags_say() -> None:
+    assert not view_of(derived(group(), policy(SOURCE, flags=CLEAR)), SOURCE).closed
 
 
 # -- interfaces
 
 
 def test_initiator_view_of_a_bound_interface_has_its_own_connection_and_key() -> None:
-    desired = derived(
+    desired = managed(
         per_id("10.0.0.1"),
         per_id("10.1.0.1"),
         record(),
@@ -198,7 +319,7 @@ def test_initiator_view_of_a_bound_interface_has_its_own_connection_and_key() ->
 
 
 def test_initiator_view_is_not_made_unbound_where_only_a_bound_interface_uses_the_portal() -> None:
-    desired = derived(per_id(SOURCE), record(net_ifacename="ens4"))
+    desired = managed(per_id(SOURCE), record(net_ifacename="ens4"))
     assert [c.binding for c in desired.connections] == [PortalBinding(portal(), "ens4")]
 
 
@@ -206,13 +327,13 @@ def test_initiator_view_is_not_made_unbound_where_only_a_bound_interface_uses_th
 
 
 def test_connection_expects_the_peers_address_as_identity_unless_a_policy_says_otherwise() -> None:
-    assert connection_of(derived(group(), record())).remote_id == identity(TARGET)
+    assert connection_of(managed(group(), record())).remote_id == identity(TARGET)
     named = policy(target_id=identity("san.example.com"))
-    assert connection_of(derived(group(), named)).remote_id == identity("san.example.com")
+    assert connection_of(managed(group(), named)).remote_id == identity("san.example.com")
 
 
 def test_connection_in_tunnel_mode_without_outer_addresses_runs_between_the_portals_addresses() -> None:
-    connection = connection_of(derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record()))
+    connection = connection_of(managed(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record()))
     assert connection.esp is EspMode.TUNNEL
     assert (connection.local_ts, connection.remote_ts) == ("dynamic[6]", "dynamic[6/3260]")
 
@@ -286,7 +407,7 @@ def test_initiator_view_has_a_reason_for_every_rule_that_decided() -> None:
         "ESP proposals from the preset windows",
     )
     flags = choice(IkeMode.MAIN, EspMode.TUNNEL, pfs=False)
-    view = view_of(derived(per_id(SOURCE, flags=flags), record()))
+    view = view_of(derived(per_id(SOURCE, flags=flags, portals=[TARGET])))
     assert view.reasons == (
         "no policy names this portal",
         "key psk.d/10.0.0.1.toml: its identity is the source address 10.0.0.1",
@@ -298,6 +419,6 @@ def test_initiator_view_has_a_reason_for_every_rule_that_decided() -> None:
 
 
 def test_initiator_view_names_the_keys_file_and_the_identity_it_is_used_under() -> None:
-    view = view_of(derived(per_id("db1.lab", name="db1"), record()))
+    view = view_of(managed(per_id("db1.lab", name="db1"), record()))
     assert (view.key, view.key_path, view.identity) == ("db1", "psk.d/db1.toml", identity("db1.lab"))
     assert dataclasses.replace(view, key="") != view

@@ -20,6 +20,7 @@ from tests.support.values import (
     derived,
     group,
     identity,
+    managed,
     per_id,
     policy,
     portal,
@@ -34,7 +35,7 @@ V4, V6 = "10.0.0.20", "[fd00::20]:3260"
 
 
 def test_pick_key_takes_the_key_of_the_source_address() -> None:
-    connection = connection_of(derived(per_id(SOURCE), record()))
+    connection = connection_of(managed(per_id(SOURCE), record()))
     assert (connection.key.name, connection.local_id) == (SOURCE, identity(SOURCE))
 
 
@@ -44,12 +45,12 @@ def test_pick_key_prefers_the_policys_psk_to_the_key_of_the_source_address() -> 
 
 
 def test_pick_key_prefers_the_key_of_the_source_address_to_a_named_one_and_the_group_key() -> None:
-    assert connection_of(derived(group(), per_id("db1"), per_id(SOURCE), record())).key.name == SOURCE
+    assert connection_of(managed(group(), per_id("db1"), per_id(SOURCE), record())).key.name == SOURCE
 
 
 @pytest.mark.parametrize("id", ["db1.example.com", "db1@example.com"])
 def test_pick_key_prefers_the_only_named_key_to_the_group_key(id: str) -> None:
-    connection = connection_of(derived(group(), per_id(id), per_id("10.0.0.99"), record()))
+    connection = connection_of(managed(group(), per_id(id), per_id("10.0.0.99"), record()))
     assert connection.local_id == identity(id)
 
 
@@ -60,26 +61,26 @@ def test_pick_key_never_takes_the_key_of_another_address() -> None:
 
 
 def test_pick_key_takes_the_group_key_under_the_source_address() -> None:
-    connection = connection_of(derived(group(), per_id("10.0.0.99"), record()))
+    connection = connection_of(managed(group(), per_id("10.0.0.99"), record()))
     assert isinstance(connection.key, GroupKey)
     assert connection.local_id == identity(SOURCE)
 
 
 def test_pick_key_takes_no_fqdn_that_looks_like_the_source_address() -> None:
     looks_like = per_id(IkeId.parse(IdType.ID_FQDN, SOURCE), "looks-like")
-    desired = derived(looks_like, per_id(SOURCE, "address"), record())
+    desired = managed(looks_like, per_id(SOURCE, "address"), record())
     assert connection_of(desired).key.name == "address"
 
 
 @pytest.mark.parametrize(("number", "end"), [(5, ".toml"), (6, ".toml and more")])
 def test_exactly_one_names_at_most_five_files(number: int, end: str) -> None:
-    view = view_of(derived(*(per_id(f"host{n}.lab") for n in range(number)), record()))
+    view = view_of(managed(*(per_id(f"host{n}.lab") for n in range(number)), record()))
     assert view.problem is not None
     assert re.search(rf"lab{re.escape(end)}$", view.problem.message)
 
 
 def test_pick_key_refuses_several_named_keys_and_the_portal_stays_closed() -> None:
-    view = view_of(derived(per_id("a.example.com"), per_id("b.example.com"), group(), record()))
+    view = view_of(managed(per_id("a.example.com"), per_id("b.example.com"), group(), record()))
 
     assert view.connection is None
     assert view.closed
@@ -102,7 +103,7 @@ def test_pick_key_refuses_several_named_keys_and_the_portal_stays_closed() -> No
     ids=["of one address", "group keys"],
 )
 def test_pick_key_refuses_two_keys_of_one_rank_and_names_both_files(keys: tuple[GroupKey, GroupKey]) -> None:
-    desired = derived(*keys, record())
+    desired = managed(*keys, record())
     view = view_of(desired)
     assert view.closed
     assert view.connection is None
@@ -118,7 +119,7 @@ def test_pick_key_takes_the_policys_psk_where_several_named_keys_apply() -> None
 
 
 def test_exactly_one_keeps_the_message_short_for_a_thousand_keys() -> None:
-    view = view_of(derived(*(per_id(f"host{n}.example.com") for n in range(1000)), record()))
+    view = view_of(managed(*(per_id(f"host{n}.example.com") for n in range(1000)), record()))
     assert view.problem is not None
     assert len(view.problem.message) < 500
     assert "and more" in view.problem.message
@@ -132,13 +133,13 @@ def test_exactly_one_names_the_files_alike_in_whatever_order_they_were_read() ->
 
 def test_pick_key_takes_no_key_outside_of_its_portals() -> None:
     key = per_id("db1", portals=["10.0.0.0/24"])
-    desired = derived(key, group(), record(TARGET), record("10.0.1.20"))
+    desired = managed(key, group(), record(TARGET), record("10.0.1.20"))
     assert connection_of(desired, TARGET).key.name == "db1"
     assert connection_of(desired, "10.0.1.20").key.name == "group"
 
 
 def test_pick_key_compares_a_keys_portals_with_their_port() -> None:
-    desired = derived(
+    desired = managed(
         per_id("db1", portals=[f"{TARGET}:3261"]), group(), record(port=3260), record(port=3261)
     )
     assert connection_of(desired, f"{TARGET}:3260").key.name == "group"
@@ -169,28 +170,28 @@ def test_pick_key_takes_the_group_key_that_the_policy_names() -> None:
 
 
 def test_pick_key_gives_the_rule_that_decided_as_reason() -> None:
-    assert any("source address 10.0.0.1" in r for r in view_of(derived(per_id(SOURCE), record())).reasons)
-    assert any("policy names it" in r for r in view_of(derived(per_id("a"), policy(psk="a"))).reasons)
-    assert any("the group key" in r for r in view_of(derived(group(), record())).reasons)
+    assert any("source address 10.0.0.1" in r for r in view_of(managed(per_id(SOURCE), record())).reasons)
+    assert any("policy names it" in r for r in view_of(managed(per_id("a"), policy(psk="a"))).reasons)
+    assert any("the group key" in r for r in view_of(managed(group(), record())).reasons)
 
 
 @pytest.mark.parametrize(("source", "reported"), [(SOURCE, SOURCE), (None, "(no route)")])
 def test_pick_key_gives_the_source_address_without_a_key_as_reason(source: str | None, reported: str) -> None:
     elsewhere = per_id("10.0.0.9", portals=["10.9.0.0/16"])
-    reasons = view_of(derived(elsewhere, group(), record(), sources={TARGET: source})).reasons
+    reasons = view_of(managed(elsewhere, group(), record(), sources={TARGET: source})).reasons
     assert f"no address key is for the source address {reported}" in reasons
 
 
 def test_pick_key_takes_the_key_of_the_ipv6_source_for_an_ipv6_portal() -> None:
-    desired = derived(per_id(SOURCE), per_id("fd00::1"), record(V4), record("fd00::20"))
+    desired = managed(per_id(SOURCE), per_id("fd00::1"), record(V4), record("fd00::20"))
     assert connection_of(desired, V4).local_id == identity(SOURCE)
     assert connection_of(desired, V6).local_id == identity("fd00::1")
 
 
 def test_pick_key_follows_a_changed_route() -> None:
     keys = (per_id("10.0.0.1"), per_id("10.0.0.2"), record())
-    assert connection_of(derived(*keys, sources={TARGET: "10.0.0.1"})).key.name == "10.0.0.1"
-    assert connection_of(derived(*keys, sources={TARGET: "10.0.0.2"})).key.name == "10.0.0.2"
+    assert connection_of(managed(*keys, sources={TARGET: "10.0.0.1"})).key.name == "10.0.0.1"
+    assert connection_of(managed(*keys, sources={TARGET: "10.0.0.2"})).key.name == "10.0.0.2"
 
 
 def test_pick_key_without_a_route_opens_no_portal_that_the_key_of_its_source_closes() -> None:
@@ -207,7 +208,7 @@ NOWHERE = "nowhere.example.com"
 
 def in_doubt(*parts: Any, **more: Any) -> PortalView:
     """The view of a portal that an unresolved name keeps closed."""
-    desired = derived(*parts, **more)
+    desired = managed(*parts, **more)
     view = view_of(desired)
     assert view.problem
     assert view.problem.code == "name-not-resolved"
@@ -230,9 +231,9 @@ def test_pick_key_refuses_the_group_key_while_an_explicit_key_may_apply(id: str)
     view = in_doubt(per_id(id, portals=[NOWHERE]), group(), record())
     assert view.problem
     assert view.problem.file == f"psk.d/{id}.toml"
-    resolved = derived(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: [TARGET]})
+    resolved = managed(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: [TARGET]})
     assert connection_of(resolved).key.name == id
-    elsewhere = derived(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: ["10.0.0.99"]})
+    elsewhere = managed(per_id(id, portals=[NOWHERE]), group(), record(), names={NOWHERE: ["10.0.0.99"]})
     assert connection_of(elsewhere).key.name == "group"
 
 
@@ -250,7 +251,7 @@ def test_pick_key_refuses_a_policys_portal_while_its_key_may_apply() -> None:
 
 
 def test_pick_key_has_no_doubt_about_a_key_of_another_source_address_or_port() -> None:
-    desired = derived(
+    desired = managed(
         per_id("10.0.0.99", portals=[NOWHERE]), per_id("db1", portals=[f"{NOWHERE}:3261"]), group(), record()
     )
     assert connection_of(desired).key.name == "group"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from dataclasses import replace
+from typing import Any
 
 from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.core.decide.known_portals import candidates, wanted_names
+from iscsi_ipsec.core.decide.derive import derive
+from iscsi_ipsec.core.decide.known_portals import candidates, kept_names, wanted_names
+from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.world import PortalBinding
 from tests.support.values import (
+    SOURCE,
     TARGET,
     address,
     broken,
@@ -15,6 +20,7 @@ from tests.support.values import (
     derived,
     discovery,
     group,
+    managed,
     per_id,
     policy,
     portal,
@@ -34,6 +40,7 @@ def test_candidates_are_the_portals_of_all_inputs_with_their_origins() -> None:
         record("10.0.0.90", transport="bnx2i"),
         policy(TARGET, "san.lab:3261", "10.0.0.0/24"),
         serves("10.0.0.91"),
+        per_id("db1", portals=["10.0.0.25", "10.1.0.0/16", SOURCE]),
         session(TARGET, sid=1),
         session("10.0.0.22", sid=2),
         names={"san.lab": ["10.0.0.21"]},
@@ -51,6 +58,8 @@ def test_candidates_are_the_portals_of_all_inputs_with_their_origins() -> None:
         (PortalBinding(portal("10.0.0.22")), ("iSCSI session 2",)),
         (PortalBinding(portal("10.0.0.23")), ("managed before",)),
         (PortalBinding(portal("10.0.0.24")), ("policy the/file.toml",)),
+        (PortalBinding(portal("10.0.0.25")), ("key psk.d/db1.toml",)),
+        (PortalBinding(portal("10.0.0.94")), ("key the/file.toml",)),
     ]
 
 
@@ -87,14 +96,14 @@ def test_candidates_have_no_portal_of_a_policys_network() -> None:
 
 
 def test_candidates_have_the_portal_of_a_discovery_record() -> None:
-    view = view_of(derived(group(), discovery()))
+    view = view_of(managed(group(), discovery()))
     assert view.managed
     assert view.connection is not None
     assert view.origins == ("discovery record send_targets/10.0.0.20,3260",)
 
 
 def test_candidates_have_the_portal_that_a_session_was_redirected_to() -> None:
-    desired = derived(group(), record(TARGET), session("10.0.0.77", persistent=TARGET))
+    desired = managed(group(), record(TARGET), session("10.0.0.77", persistent=TARGET))
     assert desired.guarded == (portal(TARGET), portal("10.0.0.77"))
     assert connection_of(desired, "10.0.0.77").remote_address == address("10.0.0.77")
 
@@ -131,3 +140,30 @@ def test_candidates_have_an_ipv4_mapped_portal_as_the_ipv4_portal_that_tcp_uses(
 @pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"])  # noqa: S104  # what targets announce
 def test_candidates_leave_out_addresses_that_no_single_host_can_have(host: str) -> None:
     assert derived(group(), record(host)).portals == ()
+
+
+# -- names whose answers change
+
+
+def kept(sessions: Any = (), records: Any = (), answer: str = "10.0.0.21") -> list[str]:
+    before, now = {"san.lab": (address(TARGET),)}, {"san.lab": (address(answer),)}
+    return [*map(str, kept_names(before, now, sessions, records)["san.lab"])]
+
+
+def test_kept_names_have_an_earlier_address_while_a_session_or_a_record_uses_it() -> None:
+    assert kept() == ["10.0.0.21"]
+    assert kept([session(TARGET)]) == ["10.0.0.21", TARGET]
+    assert kept([session("10.0.0.99", persistent=TARGET)]) == ["10.0.0.21", TARGET], "a login redirect"
+    assert kept(records=[record()]) == ["10.0.0.21", TARGET]
+    assert kept([session("10.0.0.21")], [record("10.0.0.22"), record("san.lab")]) == ["10.0.0.21"]
+    assert kept([session(TARGET)], answer=TARGET) == [TARGET], "once"
+
+
+def test_a_name_that_answers_otherwise_leaves_policy_and_key_to_the_address_that_a_session_uses() -> None:
+    parts = (policy("san.lab"), per_id("db1", portals=["san.lab"]), session())
+    before = world(*parts, names={"san.lab": [TARGET]})
+    now = {"san.lab": (address("10.0.0.21"),)}
+    after = replace(before, names=kept_names(before.names, now, before.sessions, before.records))
+    old, new = derive(Lookup(before)), derive(Lookup(after))
+    assert view_of(new).connection == view_of(old).connection is not None
+    assert view_of(new, "10.0.0.21").connection

@@ -16,6 +16,7 @@ from tests.support.values import (
     derived,
     group,
     identity,
+    managed,
     per_id,
     record,
     serves,
@@ -54,7 +55,7 @@ def test_with_owners_lets_each_of_two_local_ids_reach_a_remote_with_its_own_key(
 
 
 def test_secrets_load_an_unused_key_under_its_own_identity() -> None:
-    desired = derived(per_id(SOURCE), per_id("10.0.0.99"), record())
+    desired = managed(per_id(SOURCE), per_id("10.0.0.99"), record())
     assert {e.owners: e.keys for e in desired.secrets} == {
         (identity(SOURCE), identity(TARGET)): (SOURCE,),
         (identity("10.0.0.99"),): ("10.0.0.99",),
@@ -63,15 +64,15 @@ def test_secrets_load_an_unused_key_under_its_own_identity() -> None:
 
 def test_secrets_leave_out_an_unused_key_whose_identity_is_a_peers() -> None:
     # charon tries every key that matches either id: this one must not authenticate the target
-    desired = derived(per_id(SOURCE), per_id(TARGET), record())
+    desired = managed(per_id(SOURCE), per_id(TARGET), record())
     assert [e.owners for e in desired.secrets] == [(identity(SOURCE), identity(TARGET))]
 
 
 @pytest.mark.parametrize("end", [TARGET, "10.0.0.21", "10.0.0.22", SOURCE])
 def test_secrets_leave_out_an_unused_key_whose_identity_is_an_end_of_any_connection(end: str) -> None:
     named = (per_id("db1", portals=[TARGET]), per_id("db2", portals=["10.0.0.21"]))
-    desired = derived(
-        *named, group(portals=["10.0.0.22"]), per_id(end, portals=["192.0.2.1"]), record(), record("10.0.0.21"),
+    desired = managed(
+        *named, group(portals=["10.0.0.22"]), per_id(end, portals=["192.0.2.0/24"]), record(), record("10.0.0.21"),
         record("10.0.0.22"),
     )  # fmt: skip
     assert len(desired.connections) == 3

@@ -8,10 +8,12 @@ from iscsi_ipsec.base.policy import EspMode, IkeMode, Start, Tuning
 from iscsi_ipsec.core.config.settings import Settings
 from tests.support.values import (
     SOURCE,
+    TARGET,
     choice,
     connection_of,
     derived,
     group,
+    managed,
     per_id,
     policy,
     record,
@@ -35,13 +37,13 @@ def test_pick_choice_prefers_a_presets_flags_to_the_keys_and_the_policys_to_both
 
 def test_pick_choice_prefers_the_keys_flags_to_the_defaults_of_the_settings() -> None:
     settings = Settings(default_choice=choice(IkeMode.MAIN))
-    flagged = derived(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), settings=settings)
+    flagged = managed(per_id(SOURCE, flags=choice(IkeMode.AGGRESSIVE)), record(), settings=settings)
     assert connection_of(flagged).ike is IkeMode.AGGRESSIVE
-    assert connection_of(derived(per_id(SOURCE), record(), settings=settings)).ike is IkeMode.MAIN
+    assert connection_of(managed(per_id(SOURCE), record(), settings=settings)).ike is IkeMode.MAIN
 
 
 def test_pick_choice_falls_back_to_ikev2_transport_and_pfs() -> None:
-    connection = connection_of(derived(per_id(SOURCE), record()))
+    connection = connection_of(managed(per_id(SOURCE), record()))
     assert (connection.ike, connection.esp, connection.pfs) == (IkeMode.V2, EspMode.TRANSPORT, True)
 
 
@@ -88,7 +90,7 @@ def test_esp_proposals_of_the_settings_that_contradict_a_keys_flags_are_refused_
     None
 ):
     without = Settings(tuning=Tuning(esp_proposals=("aes256gcm16",)))
-    view = view_of(derived(per_id(SOURCE, flags=choice(pfs=True)), record(), settings=without))
+    view = view_of(derived(per_id(SOURCE, flags=choice(pfs=True), portals=[TARGET]), settings=without))
     refused(view, "pfs-without-group", "no DH group", "append one", file="")
 
 
@@ -123,7 +125,7 @@ def test_esp_proposals_of_a_preset_lose_their_groups_where_the_policy_asks_for_n
 @pytest.mark.parametrize("ike", list(IkeMode))
 @pytest.mark.parametrize("pfs", [True, False])
 def test_esp_proposals_by_default_have_a_group_exactly_with_pfs(ike: IkeMode, pfs: bool) -> None:
-    connection = connection_of(derived(per_id(SOURCE, flags=choice(ike, pfs=pfs)), record()))
+    connection = connection_of(managed(per_id(SOURCE, flags=choice(ike, pfs=pfs)), record()))
     groups = {
         part
         for p in connection.esp_proposals
@@ -139,5 +141,5 @@ def test_esp_proposals_by_default_have_a_group_exactly_with_pfs(ike: IkeMode, pf
 def test_esp_proposals_offer_long_sequence_numbers_to_the_kernels_esp_only() -> None:
     flags = choice(esp=EspMode.TUNNEL)
     for in_kernel in (True, False):
-        desired = derived(per_id(SOURCE, flags=flags), record(), user_space_esp=not in_kernel)
+        desired = managed(per_id(SOURCE, flags=flags), record(), user_space_esp=not in_kernel)
         assert any("-esn" in proposal for proposal in connection_of(desired).esp_proposals) is in_kernel

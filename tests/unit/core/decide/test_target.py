@@ -22,6 +22,7 @@ from tests.support.values import (
     derived,
     group,
     identity,
+    managed,
     per_id,
     policy,
     portal,
@@ -235,7 +236,7 @@ def test_target_views_report_an_initiator_that_is_an_end_of_our_own_connection()
 
 
 def test_target_views_report_a_portal_under_an_identity_of_our_own_connection() -> None:
-    desired = derived(per_id(SOURCE), record(), serves(), per_id("db1"))
+    desired = managed(per_id(SOURCE), record(), serves(), per_id("db1"))
     (view,) = [view for view in desired.portals if view.role is Role.TARGET]
     assert view.problem
     assert (view.problem.code, view.problem.file) == ("shared-identity", "portal.d/serves.toml")
@@ -440,7 +441,7 @@ def test_target_views_distinguish_networks_in_main_mode_by_their_source() -> Non
 
 
 def test_target_views_close_a_portal_that_would_answer_under_the_initiators_identity() -> None:
-    desired = derived(per_id(SOURCE), record(), serves(), per_id("db1"))
+    desired = managed(per_id(SOURCE), record(), serves(), per_id("db1"))
     assert [c.role for c in desired.connections] == [Role.INITIATOR]
     assert desired.local_portals == (portal(SOURCE),)
     (problem,) = desired.problems
@@ -449,17 +450,17 @@ def test_target_views_close_a_portal_that_would_answer_under_the_initiators_iden
 
 def test_target_views_serve_a_portal_with_its_own_identity_beside_the_initiator() -> None:
     served = serves(target_id=identity("san.example.com"))
-    desired = derived(per_id(SOURCE), record(), served, per_id("db1"))
+    desired = managed(per_id(SOURCE), record(), served, per_id("db1"))
     assert {c.role for c in desired.connections} == {Role.INITIATOR, Role.TARGET}
 
 
 def test_target_views_let_nobody_in_under_our_own_identity_with_another_key() -> None:
     # the secret [10.0.0.1] of such an initiator would match our own connection as well
     serving = serves(target_id=identity("san.example.com"))
-    desired = derived(per_id(SOURCE), group(), policy(psk="group"), serving, record())
+    desired = managed(per_id(SOURCE), group(), policy(psk="group"), serving, record())
     assert [c.key.name for c in desired.connections] == ["group"]
     assert [p.code for p in desired.problems if p.portal == f"{SOURCE}:3260"] == ["shared-identity"]
-    same = derived(per_id(SOURCE), serving, record())
+    same = managed(per_id(SOURCE), serving, record())
     assert {c.role for c in same.connections} == {Role.INITIATOR, Role.TARGET}
 
 

@@ -14,12 +14,13 @@ from tests.support.values import (
     charon_state,
     derived,
     encoded,
+    managed,
     per_id,
     policy,
     record,
 )
 
-WANTED = derived(per_id(SOURCE), record())
+WANTED = managed(per_id(SOURCE), record())
 
 
 def planned(desired: Desired, state: CharonState) -> tuple[Operation, ...]:
@@ -54,7 +55,7 @@ def test_secrets_that_charon_cannot_list_are_left_as_they_are() -> None:
     previously_managed = dataclasses.replace(holding(WANTED), secrets=None)
     assert planned(WANTED, previously_managed) == ()
     assert words(planned(WANTED, dataclasses.replace(previously_managed, conns={}))) == ["load-conn"]
-    assert words(planned(derived(), previously_managed)) == ["unload-conn"]
+    assert words(planned(managed(), previously_managed)) == ["unload-conn"]
 
 
 def test_nothing_is_done_to_a_charon_that_holds_what_is_wanted() -> None:
@@ -72,7 +73,7 @@ def test_a_wiped_connection_alone_is_loaded_again() -> None:
 
 
 def test_a_rotated_key_is_loaded_before_the_old_one_is_unloaded() -> None:
-    rotated = derived(per_id(SOURCE, secret=b"the new key"), record())
+    rotated = managed(per_id(SOURCE, secret=b"the new key"), record())
     operations = planned(rotated, holding(WANTED))
     assert words(operations) == ["load-shared", "unload-conn", "load-conn", "unload-shared"]
     (old,), (new,) = encoded(WANTED)[0], encoded(rotated)[0]
@@ -80,7 +81,7 @@ def test_a_rotated_key_is_loaded_before_the_old_one_is_unloaded() -> None:
 
 
 def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
-    changed = derived(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=3)), record())
+    changed = managed(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=3)), record())
     operations = planned(changed, holding(WANTED))
     assert [(o.command, o.item) for o in operations] == [
         ("unload-conn", "iscsi-ipsec-10.0.0.20-3260"),
@@ -91,15 +92,15 @@ def test_a_changed_connection_is_unloaded_right_before_it_is_loaded() -> None:
 
 
 def test_a_change_of_one_portal_touches_no_other() -> None:
-    before = derived(per_id(SOURCE), record(TARGET), record("10.0.0.21"))
-    after = derived(
+    before = managed(per_id(SOURCE), record(TARGET), record("10.0.0.21"))
+    after = managed(
         per_id(SOURCE), record(TARGET), record("10.0.0.21"), policy("10.0.0.21", tuning=Tuning(dpd_delay=3))
     )
     assert {o.item for o in planned(after, holding(before))} == {"iscsi-ipsec-10.0.0.21-3260"}
 
 
 def test_what_nothing_asks_for_goes_connections_before_secrets() -> None:
-    operations = planned(derived(), holding(WANTED))
+    operations = planned(managed(), holding(WANTED))
     assert words(operations) == ["unload-conn", "unload-shared"]
     assert [o.message for o in operations] == [
         {"name": "iscsi-ipsec-10.0.0.20-3260"},
@@ -132,16 +133,16 @@ def test_a_connection_without_children_is_put_right() -> None:
 
 
 def test_a_secret_that_two_connections_share_is_loaded_once() -> None:
-    desired = derived(per_id("db1"), record(port=3260), record(port=3261))
+    desired = derived(per_id("db1", portals=[TARGET, f"{TARGET}:3261"]))
     assert words(planned(desired, charon_state())) == ["load-shared", "load-conn", "load-conn"]
 
 
 def test_operation_texts_show_no_key() -> None:
-    desired = derived(per_id("db1", secret=b"canary-key-0123456789"), record())
+    desired = managed(per_id("db1", secret=b"canary-key-0123456789"), record())
     texts = [o.text for o in planned(desired, holding(WANTED))]
     assert any("of fqdn:db1, 10.0.0.20" in text for text in texts)
     assert any("settings changed" in text for text in texts)
-    gone = [o.text for o in planned(derived(), holding(desired))]
+    gone = [o.text for o in planned(managed(), holding(desired))]
     assert [text.partition(": ")[2] for text in gone] == ["nothing asks for it", "no key is this"]
     assert "canary" not in " ".join(texts)
     assert "canary" not in repr(planned(desired, holding(WANTED)))
@@ -152,8 +153,8 @@ def test_operation_texts_show_no_key() -> None:
 
 def changed() -> tuple[Operation, ...]:
     """A connection that is replaced, one that is new and one that goes."""
-    before = derived(per_id(SOURCE), record(), record("10.0.0.22"))
-    after = derived(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=99)), record(), record("10.0.0.21"))
+    before = managed(per_id(SOURCE), record(), record("10.0.0.22"))
+    after = managed(per_id(SOURCE), policy(tuning=Tuning(dpd_delay=99)), record(), record("10.0.0.21"))
     return planned(after, holding(before))
 
 

@@ -25,6 +25,7 @@ from tests.support.values import (
     encoded,
     group,
     ike_sa,
+    managed,
     per_id,
     policy,
     previous,
@@ -39,17 +40,17 @@ NEW, OLD = STAGED.secret, previous().secret
 
 def initiating(ike: IkeMode = IkeMode.V2, *, previous_key_first: bool | None = None) -> Desired:
     flags = choice(ike)
-    desired = derived(per_id("db1", previous=previous(), flags=flags), record())
+    desired = managed(per_id("db1", previous=previous(), flags=flags), record())
     if previous_key_first is None:
         return desired
     presented_keys = {r.rotation_id: previous_key_first for r in desired.rotations}
-    return derived(
+    return managed(
         per_id("db1", previous=previous(), flags=flags), record(), previous_key_first=presented_keys
     )
 
 
 def serving(ike: IkeMode = IkeMode.V2) -> Desired:
-    return derived(per_id("db1", previous=previous(), flags=choice(ike)), serves())
+    return managed(per_id("db1", previous=previous(), flags=choice(ike)), serves())
 
 
 def only(desired: Desired) -> tuple[Rotation, EncodedConnection]:
@@ -75,10 +76,10 @@ def test_an_initiator_begins_with_the_new_key_and_a_target_with_the_previous_one
 def test_two_keys_of_a_rotation_are_not_ambiguous_and_two_files_still_are() -> None:
     assert initiating().connections
     files = (per_id("db1", "a", previous=previous(), portals=["10.0.0.20"]), per_id("db1", "b"))
-    other = derived(*files, policy("10.0.0.21", psk="b", target_id=None), record(), record("10.0.0.21"))
+    other = managed(*files, policy("10.0.0.21", psk="b", target_id=None), record(), record("10.0.0.21"))
     assert other.connections
     san = per_id("san").id
-    shared = derived(
+    shared = managed(
         *files, policy(psk="a", name="p", target_id=san),
         policy("10.0.0.21", psk="b", name="q", target_id=san), record(), record("10.0.0.21"),
     )  # fmt: skip
@@ -86,10 +87,10 @@ def test_two_keys_of_a_rotation_are_not_ambiguous_and_two_files_still_are() -> N
 
 
 def test_a_group_keys_previous_one_is_loaded_for_the_groups_peers_alone() -> None:
-    explicit = derived(group(previous=previous()), per_id(SOURCE), record(), record("10.0.0.21"))
+    explicit = managed(group(previous=previous()), per_id(SOURCE), record(), record("10.0.0.21"))
     assert explicit.rotations == ()
     assert OLD not in {e.secret for e in explicit.secrets}
-    alone = derived(group(previous=previous()), record())
+    alone = managed(group(previous=previous()), record())
     assert {e.secret for e in alone.secrets} == {group().secret, OLD}
 
 
@@ -109,7 +110,7 @@ def test_a_key_that_no_connection_uses_waits_without_its_previous_one() -> None:
 
 
 def test_the_order_is_in_the_names_and_what_was_loaded_before_is_not_loaded_again() -> None:
-    before, _ = encoded(derived(per_id("db1", secret=OLD.reveal()), record()))
+    before, _ = encoded(managed(per_id("db1", secret=OLD.reveal()), record()))
     secrets, _ = encoded(initiating())
     turned, _ = encoded(initiating(previous_key_first=True))
     assert secrets[0].id == before[0].id
@@ -139,13 +140,13 @@ def test_presented_key_is_known_by_what_charon_holds() -> None:
 
 
 def test_a_child_of_the_previous_key_is_named_as_before_the_rotation() -> None:
-    before = encoded(derived(per_id("db1", secret=OLD.reveal()), record()))[1][0]
+    before = encoded(managed(per_id("db1", secret=OLD.reveal()), record()))[1][0]
     assert only(initiating(previous_key_first=True))[1].child == before.child
 
 
 def test_a_child_of_the_new_key_has_another_name_than_after_the_rotation() -> None:
     """In IKEv2 the peer may have proved itself with the previous key: no such SA outlives it."""
-    after = encoded(derived(per_id("db1"), record()))[1][0]
+    after = encoded(managed(per_id("db1"), record()))[1][0]
     assert only(initiating())[1].key_part != after.key_part
     assert only(initiating())[1].rotation is not None
     assert only(initiating())[1].rotation.current == after.key_part  # type: ignore[union-attr]  # just seen
@@ -161,7 +162,7 @@ def test_a_targets_children_are_named_alike_whichever_key_goes_first() -> None:
 
 def test_the_end_of_the_time_is_no_part_of_any_name() -> None:
     later = per_id("db1", previous=dataclasses.replace(previous(), until=previous().until.replace(year=2040)))
-    one, two = encoded(derived(later, record())), encoded(derived(STAGED, record()))
+    one, two = encoded(managed(later, record())), encoded(managed(STAGED, record()))
     assert [s.id for s in one[0]] == [s.id for s in two[0]]
     assert one[1][0].child == two[1][0].child
 
@@ -338,7 +339,7 @@ def test_another_key_in_the_file_begins_anew() -> None:
     turning = Turning(initiating())
     turning.previous_key_first(turning.old)
     turning.previous_key_first(turning.old, doubt=True)
-    newer = derived(per_id("db1", secret=b"the newest key of all", previous=previous()), record())
+    newer = managed(per_id("db1", secret=b"the newest key of all", previous=previous()), record())
     (rotation,) = newer.rotations
     presented_keys, _ = choose_presented_key(
         [(rotation, encoded(newer)[1])], turning.presented_keys, (), turning.doubts, turning.now

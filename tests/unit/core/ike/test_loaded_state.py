@@ -15,10 +15,10 @@ from tests.support.values import (
     charon_state,
     child_sa,
     connection,
-    derived,
     encoded,
     group,
     ike_sa,
+    managed,
     per_id,
     policy,
     portal,
@@ -31,7 +31,7 @@ from tests.support.values import (
 
 # db1 has a key of its own towards each of two targets, so that each secret is the target's alone; the group key's
 # is of a pair; the initiator's is the initiator's; 10.0.0.99's key waits
-WANTED = derived(
+WANTED = managed(
     per_id("db1", "one", portals=["10.0.0.20"]),
     per_id("db1", "two", portals=["10.0.0.21"]),
     group(portals=["10.0.0.22"]),
@@ -97,7 +97,7 @@ def test_nothing_is_loaded_in_a_charon_that_holds_no_secret_or_cannot_list_them(
 
 def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> None:
     start, session, packets, orphan, none, unloaded = hosts = [f"10.0.0.{n}" for n in range(20, 26)]
-    desired = derived(
+    desired = managed(
         group(previous=previous()), policy(start, tuning=Tuning(start=Start.START)), *map(record, hosts),
         per_id("db7", portals=["10.0.0.250"]), serves("10.0.0.250"), local=[SOURCE, "10.0.0.250"],
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_upkeep_sees_what_charon_holds_and_whether_anything_waits_for_it() -> No
 
 def test_user_space_esp_is_wanted_always_since_nothing_else_would_ask_for_it() -> None:
     in_kernel = connection(per_id("db1"), record())
-    names = encoded(derived(per_id("db1"), record()))[1]
+    names = encoded(managed(per_id("db1"), record()))[1]
     for each in (in_kernel, dataclasses.replace(in_kernel, user_space_esp=True)):
         (found,) = sa_targets((each,), names, {each.name: frozenset()}, frozenset(), frozenset(), frozenset())
         assert found.wanted_now is each.user_space_esp

@@ -33,6 +33,7 @@ from tests.support.values import (
     connection,
     derived,
     identity,
+    managed,
     per_id,
     policy,
     previous,
@@ -107,7 +108,7 @@ def test_a_secrets_message_names_its_owners_and_carries_the_key_unopened() -> No
 
 
 def test_a_secret_always_has_owners_since_charon_takes_none_for_everyone() -> None:
-    for desired in (derived(per_id(SOURCE), per_id("db1"), record()), derived(serves(), per_id("db1"))):
+    for desired in (managed(per_id(SOURCE), per_id("db1"), record()), derived(serves(), per_id("db1"))):
         assert all(encode_secret(e, DIGEST_KEY).message["owners"] for e in desired.secrets)
 
 
@@ -243,7 +244,7 @@ def test_the_key_part_changes_with_the_key_alone() -> None:
 
 
 def test_two_connections_with_one_key_have_different_key_parts() -> None:
-    one, two = derived(per_id(SOURCE), record(TARGET), record("10.0.0.21")).connections
+    one, two = managed(per_id(SOURCE), record(TARGET), record("10.0.0.21")).connections
     assert spell(one).key_part != spell(two).key_part
 
 
@@ -326,7 +327,7 @@ def leaves(value: object) -> Iterator[object]:
 
 def test_nothing_but_the_secrets_data_carries_the_key() -> None:
     canary = b"canary-4f1d2c"
-    desired = derived(per_id(SOURCE, "psk", secret=canary, flags=choice()), record())
+    desired = managed(per_id(SOURCE, "psk", secret=canary, flags=choice()), record())
     encoded = [encode_secret(e, DIGEST_KEY) for e in desired.secrets]
     conns = [spell(c) for c in desired.connections]
     for message in (*(s.message for s in encoded), *(c.message for c in conns)):

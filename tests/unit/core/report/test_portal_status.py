@@ -25,6 +25,7 @@ from tests.support.values import (
     encoded,
     group,
     ike_sa,
+    managed,
     per_id,
     policy,
     portal,
@@ -34,7 +35,7 @@ from tests.support.values import (
     session,
 )
 
-WANTED = derived(per_id(SOURCE), record(), session())
+WANTED = derived(per_id(SOURCE, portals=["10.0.0.20"]), record(), session())
 CONN = "iscsi-ipsec-10.0.0.20-3260"
 CHILD = encoded(WANTED)[1][0].child
 
@@ -134,7 +135,7 @@ def test_a_cipher_that_was_offered_by_another_of_its_names_is_protected(
 
 
 def test_an_ikev1_sa_without_the_pfs_that_was_asked_for_is_no_green_row() -> None:
-    desired = derived(per_id(SOURCE, flags=choice(IkeMode.MAIN, EspMode.TRANSPORT)), record())
+    desired = managed(per_id(SOURCE, flags=choice(IkeMode.MAIN, EspMode.TRANSPORT)), record())
     child = encoded(desired)[1][0].child
     reported = row(desired, child_sa(child, conn=CONN, dh_group=""), children={CONN: child})
     assert reported["protected"] is False
@@ -178,7 +179,7 @@ def test_row_reports_an_unreachable_charon() -> None:
 
 
 def test_a_problem_of_the_files_comes_before_one_of_the_moment() -> None:
-    desired = derived(per_id("a"), per_id("b"), record())
+    desired = managed(per_id("a"), per_id("b"), record())
     assert row(desired, causes={CONN: WRONG_KEY})["problem"]["code"] == "ambiguous-key"
 
 
@@ -193,7 +194,7 @@ def test_a_closed_portal_without_connection_is_never_ready() -> None:
 
 
 def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
-    reported = row(derived(group(flags=CLEAR), record()))
+    reported = row(managed(group(flags=CLEAR), record()))
     assert (reported["ike"], reported["mode"], reported["pfs"], reported["protected"]) == (
         None,
         None,
@@ -204,7 +205,7 @@ def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
     assert reported["managed"] is True
     assert reported["closed"] is False
 
-    reported = row(derived(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
+    reported = row(managed(group(flags=choice(esp=EspMode.TUNNEL, required=False)), record()))
     assert (reported["ike"], reported["mode"], reported["pfs"]) == (None, None, None)
 
 
@@ -212,7 +213,7 @@ def test_a_portal_whose_flags_allow_clear_text_shows_no_ike() -> None:
 def test_a_portal_that_is_refused_shows_the_mode_that_its_flags_ask_for(
     esp: EspMode | None, mode: str | None
 ) -> None:
-    reported = row(derived(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
+    reported = row(managed(per_id(SOURCE, flags=choice(esp=esp)), record(), user_space_esp=True))
     assert (reported["connection"], reported["problem"]["code"]) == (None, "no-transport-mode")
     assert (reported["ike"], reported["mode"], reported["pfs"]) == ("IKEv2", mode, True)
 
@@ -229,7 +230,7 @@ def test_another_connections_sa_protects_nobody_else() -> None:
 
 
 def test_warnings_alone_are_no_errors() -> None:
-    desired = derived(group(), record())
+    desired = managed(group(), record())
     rows = [problem_row(p) for p in desired.problems]
     assert [r["severity"] for r in rows] == ["warning"]
     assert not has_errors(rows)
@@ -242,8 +243,8 @@ def test_warnings_alone_are_no_errors() -> None:
 def in_rotation(previous_key_first: bool, name: str) -> dict[str, Any]:
     """A row whose SA's child has the name that begins with this part of the rotation's."""
     key = per_id(SOURCE, previous=previous())
-    staged = derived(key, record(), session())
-    staged = derived(
+    staged = managed(key, record(), session())
+    staged = managed(
         key,
         record(),
         session(),
@@ -299,7 +300,7 @@ def test_without_a_rotation_an_sa_is_of_the_current_key_or_of_an_earlier_one() -
 
 
 def test_rows_keep_the_object_of_a_row_that_does_not_differ() -> None:
-    desired = derived(per_id(SOURCE), record(), record("10.0.0.21"))
+    desired = managed(per_id(SOURCE), record(), record("10.0.0.21"))
     rows, seen = PortalRows(), Observed(charon_reachable=True, children={CONN: CHILD})
     before = rows.rows(desired.portals, seen)
     assert rows.rows(desired.portals, replace(seen)) is before
@@ -372,7 +373,9 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
         "interface": "",
         "role": "initiator",
         "managed": True,
+        "covered": True,
         "closed": True,
+        "own_address": False,
         "protected": True,
         "ready": True,
         "identity": SOURCE,
@@ -394,7 +397,7 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
         "esp_proposals": list(view.connection.esp_proposals),
         "user_space_esp": False,
         "reasons": list(view.reasons),
-        "origins": ["node record nodes/10.0.0.20,3260"],
+        "origins": ["node record nodes/10.0.0.20,3260", f"key psk.d/{SOURCE}.toml"],
         "sessions": [
             {
                 "sid": 1,
@@ -439,11 +442,12 @@ def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_mos
         "ready": True,
         "reasons": list(desired.portals[0].reasons),
         "origins": ["node record nodes/10.0.0.20,3260"],
+        "problem": problem_row(desired.problems[0]),
     }
     empty = {name for name, value in reported.items() if value == [] or value is False}
     assert empty == {
         *("ike_proposals", "esp_proposals", "sessions"),
-        *("managed", "closed", "protected", "user_space_esp"),
+        *("managed", "covered", "closed", "own_address", "protected", "user_space_esp"),
     }
 
 
@@ -461,7 +465,7 @@ def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer()
 
 def test_row_shows_esp_in_user_space() -> None:
     (reported,) = portal_rows(
-        derived(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
+        managed(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
         Observed(),
     )
     assert (reported["user_space_esp"], reported["mode"]) == (True, "tunnel")
