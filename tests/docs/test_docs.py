@@ -65,7 +65,7 @@ def resolve(dotted: str) -> object:
     raise AttributeError(dotted)
 
 
-@pytest.mark.parametrize(("page", "least"), [("docs/architecture.md", 60), ("CONTRIBUTING.md", 20)])
+@pytest.mark.parametrize(("page", "least"), [("docs/architecture.md", 60), ("docs/decisions.md", 25), ("CONTRIBUTING.md", 20)])
 def test_every_dotted_name_of_the_map_exists(page: str, least: int) -> None:
     spans = code_spans((TOP / page).read_text())
     names = [s for s in spans if re.fullmatch(rf"(?:{'|'.join(LAYERS)})(?:\.\w+)+", s)]
@@ -77,6 +77,15 @@ def test_every_dotted_name_of_the_map_exists(page: str, least: int) -> None:
         except AttributeError:
             missing.append(name)
     assert missing == []
+
+
+def test_each_rule_of_the_decisions_names_the_function_that_holds_it() -> None:
+    rows = re.findall(r"^\| (?!rule |---)(.+) \| (.+) \|$", (DOCS / "decisions.md").read_text(), re.MULTILINE)
+    assert len(rows) > 25
+    for rule, holders in rows:
+        held = [resolve(name) for name in re.findall(r"`([\w.]+)`", holders)]
+        assert held, rule
+        assert all(callable(holder) for holder in held), rule
 
 
 def test_every_module_of_the_program_has_its_place_in_the_architecture() -> None:

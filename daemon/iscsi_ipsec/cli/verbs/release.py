@@ -11,7 +11,6 @@ from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.cli import confirm
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.cli.impact import Impact
-from iscsi_ipsec.cli.key_folder import Shelf
 from iscsi_ipsec.cli.verbs.explain import rows_of
 from iscsi_ipsec.service.paths import Paths
 

@@ -12,7 +12,7 @@ from iscsi_ipsec.base.policy import IpsecChoice, Start, Tuning
 from iscsi_ipsec.base.portal import PortalPattern, parse_portal_patterns, refuse_misread
 from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config import proposals
-from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
+from iscsi_ipsec.core.config.security_flags import SecurityFlags, flag_names, interpret, parse_flags
 from iscsi_ipsec.core.config.toml_reader import Source
 
 TUNING_KEYS = (
@@ -52,10 +52,34 @@ def parse_choice(source: Source) -> IpsecChoice | None:
     if raw is None:
         return None
     try:
-        return interpret(parse_flags(raw))
+        flags = parse_flags(raw)
+        choice = interpret(flags)
     except ValueError as err:
         source.problem("security_flags", "bad-flags", str(err), "iscsi-ipsec flags NAME... explains them")
         return None
+    _warn_about_flags(source, flags, choice)
+    return choice
+
+
+def _warn_about_flags(source: Source, flags: SecurityFlags, choice: IpsecChoice | None) -> None:
+    """Flags that do less than they seem to say: without VALID nothing, without IKE_IPSEC_ENABLED no IPsec."""
+    if choice is None and flags:
+        meant = flags | SecurityFlags.VALID
+        try:
+            interpret(meant)
+            hint = f"write security_flags = 0x{meant:02x}, or leave the line out"
+        except ValueError as err:
+            hint = f"leave the line out; with VALID they would be refused: {err}"
+        source.problem(
+            "security_flags", "flags-not-valid",
+            f"VALID is unset, so the flags {' '.join(flag_names(flags))} are not in force", hint, Severity.WARNING,
+        )  # fmt: skip
+    elif choice and not choice.required:
+        source.problem(
+            "security_flags", "clear-allowed",
+            "the flags don't ask for IPsec: what they apply to is reached unencrypted",
+            f"to protect it, write security_flags = 0x{flags | SecurityFlags.IKE_IPSEC_ENABLED:02x}", Severity.WARNING,
+        )  # fmt: skip
 
 
 def _flags_hint(value: str) -> str:

@@ -21,7 +21,7 @@ _ENDS_IN_PORT = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:(3260|860)")
 def lint(text: str, path: str) -> tuple[Problem, ...]:
     """The warnings about a key file or a policy that its parser accepts."""
     source = parse_toml(text, path)
-    found = (*_flags(source.data), *_key(source.data), *_portals(source.data), *_proposals(source.data))
+    found = (*_key(source.data), *_portals(source.data), *_proposals(source.data))
     return tuple(_problem(path, source.lines, row) for row in found)
 
 
@@ -47,26 +47,6 @@ def _given_flags(data: Mapping[str, object]) -> SecurityFlags | None:
     if isinstance(value, int | str) and not isinstance(value, bool):
         return parse_flags(value if isinstance(value, int) else (value,))
     return parse_flags([str(name) for name in value]) if isinstance(value, list) else None
-
-
-def _flags(data: Mapping[str, object]) -> Iterable[_Row]:
-    flags = _given_flags(data)
-    if flags is None:
-        return
-    if flags and SecurityFlags.VALID not in flags:
-        yield _Row(
-            key="security_flags",
-            code="flags-not-valid",
-            message="VALID is unset, so the other flags count for nothing and the next source decides",
-            hint="add VALID, or remove the line",
-        )
-    elif SecurityFlags.VALID in flags and SecurityFlags.IKE_IPSEC_ENABLED not in flags:
-        yield _Row(
-            key="security_flags",
-            code="clear-allowed",
-            message="IKE_IPSEC_ENABLED is unset: what these flags apply to is reached unencrypted",
-            hint="set IKE_IPSEC_ENABLED to protect it",
-        )
 
 
 def _key(data: Mapping[str, object]) -> Iterable[_Row]:

@@ -10,7 +10,9 @@ from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import PortalPolicy, Tuning
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.fields import guess_id
+from iscsi_ipsec.core.config.key_file import parse_key_file
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
+from iscsi_ipsec.core.config.settings import parse_settings
 from tests.support.values import identity
 
 PORTALS = 'portals = ["10.0.0.20"]\n'
@@ -104,7 +106,7 @@ def test_parse_choice_takes_one_text_and_parse_id_type_reports_an_unknown_one_on
     assert parse_portal_file(text, "x.toml", "x").choice is not None
     with pytest.raises(ConfigError) as caught:
         parse_portal_file(text + 'target_id = "san"\ntarget_id_type = "ID_FQDNN"\n', "x.toml", "x")
-    assert [problem.code for problem in caught.value.problems] == ["bad-id-type"]
+    assert [problem.code for problem in caught.value.problems] == ["clear-allowed", "bad-id-type"]
 
 
 # -- settings of strongSwan
@@ -134,3 +136,59 @@ def test_parse_tuning_takes_a_proposal_of_512_characters_and_quotes_80_of_a_long
     assert parse(f'{PORTALS}ike_proposals = ["{longest}"]\n').tuning.ike_proposals == (longest,)
     (problem,) = problems(f'{PORTALS}ike_proposals = ["{longest}x"]\n')
     assert problem.message.startswith(f'"{longest[:80]}" is not a strongSwan proposal')
+
+
+# -- flags that do less than they seem to
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "hint"),
+    [
+        (
+            "0x22",
+            "VALID is unset, so the flags IKE_IPSEC_ENABLED TRANSPORT_MODE_PREFERRED are not in force",
+            "write security_flags = 0x23, or leave the line out",
+        ),
+        (
+            '["MAIN_MODE_ENABLED", "AGGRESSIVE_MODE_ENABLED"]',
+            "VALID is unset, so the flags MAIN_MODE_ENABLED AGGRESSIVE_MODE_ENABLED are not in force",
+            "leave the line out; with VALID they would be refused: MAIN_MODE_ENABLED and AGGRESSIVE_MODE_ENABLED exclude each other (RFC 4174, 2.4)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["portal", "psk", "settings"])
+def test_parse_choice_warns_about_flags_without_valid(kind: str, flags: str, message: str, hint: str) -> None:
+    (warning,) = flag_warnings(kind, flags)
+    assert warning == Problem(
+        code="flags-not-valid", message=message, hint=hint, file="f.toml", line=warning.line,
+        severity=Severity.WARNING,
+    )  # fmt: skip
+    assert warning.line
+
+
+@pytest.mark.parametrize("kind", ["portal", "psk", "settings"])
+@pytest.mark.parametrize(("flags", "value"), [("0x01", "0x03"), ('["VALID", "PFS_ENABLED"]', "0x13")])
+def test_parse_choice_warns_about_flags_that_open_and_names_the_value_to_write(
+    kind: str, flags: str, value: str
+) -> None:
+    (warning,) = flag_warnings(kind, flags)
+    assert (warning.code, warning.severity) == ("clear-allowed", Severity.WARNING)
+    assert warning.hint == f"to protect it, write security_flags = {value}"
+
+
+@pytest.mark.parametrize("kind", ["portal", "psk", "settings"])
+@pytest.mark.parametrize("flags", ["0", "[]", "0x33", '["VALID", "IKE_IPSEC_ENABLED"]'])
+def test_parse_choice_warns_about_no_other_flags(kind: str, flags: str) -> None:
+    assert flag_warnings(kind, flags) == []
+
+
+def flag_warnings(kind: str, flags: str) -> list[Problem]:
+    warnings: list[Problem] = []
+    line = f"security_flags = {flags}\n"
+    if kind == "portal":
+        parse_portal_file(PORTALS + line, "f.toml", "f", warnings)
+    elif kind == "psk":
+        parse_key_file(f'group = true\nkey = "a good key of the group"\n{line}', "f.toml", "f", warnings)
+    else:
+        parse_settings(f"[defaults]\n{line}", "f.toml", warnings)
+    return warnings

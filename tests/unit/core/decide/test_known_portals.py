@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.core.decide.derive import derive
