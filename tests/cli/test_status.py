@@ -19,6 +19,7 @@ from tests.support.reported import (
 )
 from tests.support.values import (
     derived,
+    managed,
     per_id,
     record,
     session,
@@ -51,7 +52,7 @@ def test_status_shows_the_portal_and_its_state_first(running: Instance, charon: 
 
 
 def test_no_line_of_the_table_is_longer_than_80_columns(running: Instance, charon: FakeCharon) -> None:
-    running.tell(derived(per_id(LONG), record(), record(FAR), session()))
+    running.tell(managed(per_id(LONG), record(), record(FAR), session()))
     lines = table(running.call("status").out)
     assert max(map(len, lines)) <= 80
     assert f"[{FAR}]:3260" in lines[2]

@@ -20,7 +20,7 @@ from tests.support.reported import (
 )
 from tests.support.values import (
     SOURCE,
-    derived,
+    managed,
     per_id,
     record,
 )
@@ -102,7 +102,7 @@ def test_wait_for_an_unmanaged_portal_says_that_nothing_manages_it(running: Inst
 
 
 def test_wait_for_one_portal_does_not_wait_for_another(running: Instance) -> None:
-    running.tell(derived(per_id(SOURCE), record(), record("10.0.0.21"), sources={"10.0.0.21": None}))
+    running.tell(managed(per_id(SOURCE), record(), record("10.0.0.21"), sources={"10.0.0.21": None}))
     assert running.call("wait", "--timeout", "0", "10.0.0.20").code == FINE
     assert running.call("wait", "--timeout", "0").code == PROBLEMS
 

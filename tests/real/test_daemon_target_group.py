@@ -60,6 +60,31 @@ def test_an_address_with_its_own_key_is_cut_out_of_the_network_of_the_group_key(
     assert comes_in(pair, PEER, KEY_A, ike)
 
 
+ELSEWHERE = 'portals = ["10.99.0.0/24"]\n'
+
+
+@pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
+def test_an_address_whose_own_key_is_for_other_portals_comes_in_with_neither_key(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    own = f'id_type = "ID_IPV4_ADDR"\nid = "{PEER}"\nkey = "{KEY_A.decode()}"\n{ELSEWHERE}'
+    serve_group(pair, daemon, {"group": group_file(KEY_GROUP), "own": own}, f'"{NETWORK}", "c.lab"', ike)
+    assert not comes_in(pair, PEER, KEY_A, ike), "its key is not for this portal"
+    assert not comes_in(pair, PEER, KEY_GROUP, ike), "the group key is for those without a key of their own"
+    assert any("cannot come in" in reported for reported in daemon.problems())
+
+
+@pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
+def test_a_named_initiator_whose_own_key_is_for_other_portals_comes_in_with_neither_key(
+    pair: Pair, daemon: Daemon, ike: Ike
+) -> None:
+    files = {"group": group_file(KEY_GROUP), "a": key_file("a.lab", KEY_A, ike=ike) + ELSEWHERE}
+    serve_group(pair, daemon, files, '"a.lab", "c.lab"', ike)
+    assert not comes_in(pair, A, KEY_A, ike)
+    assert not comes_in(pair, A, KEY_GROUP, ike)
+    assert comes_in(pair, C, KEY_GROUP, ike), "the others are served as ever"
+
+
 @pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
 def test_a_named_initiator_with_its_own_key_does_not_come_in_with_the_group_key(
     pair: Pair, daemon: Daemon, ike: Ike

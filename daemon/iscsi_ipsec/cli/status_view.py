@@ -112,7 +112,7 @@ def unencrypted_problems(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Portals with sessions that no file covers, each with the one line that would protect it."""
     problems = []
     for row in rows:
-        if not is_unencrypted(row) or row["problem"]:
+        if not is_unencrypted(row) or (row["problem"] and row["problem"]["code"] != "not-protected"):
             continue
         address, _, port = row["portal"].rpartition(":")
         named = row["portal"] if port != "3260" else address.strip("[]")

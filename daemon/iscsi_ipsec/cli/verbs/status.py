@@ -143,7 +143,9 @@ def _print(document: dict[str, Any], *, wide: bool) -> None:
         else f"charon  unreachable at {charon['socket']}\n"
     )
     out(f"keys    {len(keys)}, {sum(1 for k in keys if k['in_use'])} in use{_rotations(keys)}\n")
-    problems = status_view.unencrypted_problems(rows) + document["problems"]
+    problems = status_view.unencrypted_problems(rows)
+    bare = {problem["portal"] for problem in problems}
+    problems += [p for p in document["problems"] if p["code"] != "not-protected" or p["portal"] not in bare]
     if not problems:
         return
     out("\n")

@@ -9,6 +9,7 @@ import pytest
 from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.keys import GroupKey
 from iscsi_ipsec.base.policy import EspMode, IkeMode, Role, Start, Tuning
+from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.decide.desired import Connection, Desired, PortalView
 from iscsi_ipsec.core.decide.world import PortalBinding
@@ -392,6 +393,31 @@ def test_target_views_refuse_the_group_key_to_an_initiator_with_its_own_key(orde
     assert {str(a) for n in networks for a in n} == {f"10.0.0.{n}" for n in range(7)}
     group_owners = {o for e in desired.secrets if e.keys == ("group",) for o in e.owners}
     assert group_owners == set(networks)
+
+
+@pytest.mark.parametrize("psk", [None, "group"])
+def test_target_views_refuse_the_group_key_to_whoever_has_a_key_for_other_portals(psk: str | None) -> None:
+    elsewhere = ["10.99.0.0/24"]
+    keys = (per_id("db7", portals=elsewhere), per_id("10.0.0.7", portals=elsewhere), group())
+    named = (identity("db7"), identity("db9"), ipaddress.ip_network("10.0.0.0/29"))
+    desired = derived(serves("10.0.0.250", initiators=named, psk=psk), *keys)
+    peers = [c.remote_id for c in desired.connections]
+    assert identity("db9") in peers
+    assert identity("db7") not in peers
+    networks = [peer for peer in peers if not isinstance(peer, IkeId)]
+    assert {str(a) for n in networks for a in n} == {f"10.0.0.{n}" for n in range(7)}
+    # their keys wait under their own identities, which no connection of this portal has
+    assert {e.owners for e in desired.secrets if e.keys != ("group",)} == {
+        (identity("db7"),),
+        (identity("10.0.0.7"),),
+    }
+    (warning,) = [p for p in desired.problems if p.code == "own-key-elsewhere"]
+    assert warning.severity is Severity.WARNING
+    assert "10.0.0.7 and 1 more cannot come in to 10.0.0.250:3260" in warning.message
+    assert not [
+        p for p in derived(serves("10.0.0.250", initiators=named), group()).problems
+        if p.code == "own-key-elsewhere"
+    ]  # fmt: skip
 
 
 def test_target_views_cut_only_addresses_of_its_own_version_out_of_a_network() -> None:
