@@ -65,7 +65,9 @@ def resolve(dotted: str) -> object:
     raise AttributeError(dotted)
 
 
-@pytest.mark.parametrize(("page", "least"), [("docs/architecture.md", 60), ("docs/decisions.md", 25), ("CONTRIBUTING.md", 20)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("docs/architecture.md", 60), ("docs/decisions.md", 25), ("CONTRIBUTING.md", 20)]
+)
 def test_every_dotted_name_of_the_map_exists(page: str, least: int) -> None:
     spans = code_spans((TOP / page).read_text())
     names = [s for s in spans if re.fullmatch(rf"(?:{'|'.join(LAYERS)})(?:\.\w+)+", s)]

@@ -344,10 +344,10 @@ class Store:
         db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self.fresh = version == 0
-        if version < SCHEMA_VERSION:
+        if version < SCHEMA_VERSION or not self._has_roles:
             more = "" if self._has_previous else "ALTER TABLE last_good ADD COLUMN previous BLOB;"
             db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} {more} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {_SCHEMA} {more} PRAGMA user_version = {max(version, SCHEMA_VERSION)}; COMMIT;"
             )
             self._has_previous = self._has_roles = True
         if db.execute(_NOT_TAKEN_OVER).fetchone():

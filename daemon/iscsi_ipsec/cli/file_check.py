@@ -50,7 +50,7 @@ class Judged:
     path: str
     problems: tuple[Problem, ...] = ()
     value: Settings | PortalPolicy | Key | None = None
-    broken: BrokenFile | None = None
+    broken: tuple[BrokenFile, ...] = ()
     lines: KeyLines = field(default_factory=lambda: KeyLines(""))
 
 
@@ -90,7 +90,7 @@ class FileCheck:
         wrong = any(problem.severity is Severity.ERROR for problem in problems)
         return Judged(
             path=path, problems=tuple(problems), value=None if wrong and kind != "settings" else value,
-            broken=read_broken(kind, text, path) if wrong else None, lines=KeyLines(text),
+            broken=read_broken(kind, text, path) if wrong else (), lines=KeyLines(text),
         )  # fmt: skip
 
     def _text(self, path: str, *, private: bool, trusted: bool, problems: list[Problem]) -> str:

@@ -19,6 +19,7 @@ from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.policy import IkeMode, Role
+from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.decide.world import ManagedBefore
 from iscsi_ipsec.core.guard.ruleset import held_portals

@@ -128,7 +128,7 @@ def _together(judged: list[Judged], paths: Paths) -> tuple[Problem, ...]:
         settings=settings,
         keys=(*_of(values, PerIdKey), *_of(values, GroupKey)),
         policies=_of(values, PortalPolicy),
-        broken=tuple(file.broken for file in judged if file.broken),
+        broken=tuple(broken for file in judged for broken in file.broken),
         records=records,
     )
     world = World(

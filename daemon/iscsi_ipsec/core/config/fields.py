@@ -77,7 +77,7 @@ def _warn_about_flags(source: Source, flags: SecurityFlags, choice: IpsecChoice 
     elif choice and not choice.required:
         source.problem(
             "security_flags", "clear-allowed",
-            "the flags don't ask for IPsec: what they apply to is reached unencrypted",
+            "IKE_IPSEC_ENABLED is unset: what these flags apply to is reached unencrypted",
             f"to protect it, write security_flags = 0x{flags | SecurityFlags.IKE_IPSEC_ENABLED:02x}", Severity.WARNING,
         )  # fmt: skip
 

@@ -73,7 +73,8 @@ def named_portals(listed: Iterable[object]) -> tuple[PortalPattern, ...]:
     patterns: list[PortalPattern] = []
     for item in listed:
         with contextlib.suppress(ValueError):
-            patterns += parse_portal_patterns(item) if isinstance(item, str) else ()
+            # iscsiadm shows a portal group behind a comma, which is a common mistake
+            patterns += parse_portal_patterns(item.partition(",")[0]) if isinstance(item, str) else ()
     return tuple(patterns)
 
 

@@ -359,7 +359,7 @@ def test_an_offloaded_session_is_an_error_and_its_portal_never_protected(transpo
 def test_an_offloaded_session_of_a_portal_that_nobody_manages_is_none_of_its_problems() -> None:
     unmanaged = derived(record())
     assert not unmanaged.portals[0].managed
-    assert row(unmanaged, sessions=(session(transport="bnx2i"),))["problem"] is None
+    assert row(unmanaged, sessions=(session(transport="bnx2i"),))["problem"]["code"] == "not-protected"
 
 
 # -- every field, as docs/status.md has it
