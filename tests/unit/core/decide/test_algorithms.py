@@ -6,7 +6,7 @@ import pytest
 
 from iscsi_ipsec.core.config import presets
 from iscsi_ipsec.core.decide.algorithms import cut, lacking
-from tests.support.values import connection_of, derived, group, policy, record, view_of
+from tests.support.values import connection_of, derived, group, managed, policy, record, view_of
 
 ALL = frozenset(
     {
@@ -55,10 +55,10 @@ def test_what_is_not_known_here_is_left_to_charon() -> None:
 
 
 def test_connections_offer_nothing_that_charon_lacks() -> None:
-    connection = connection_of(derived(group(), record(), algorithms=FIPS))
+    connection = connection_of(managed(group(), record(), algorithms=FIPS))
     for proposal in (*connection.ike_proposals, *connection.esp_proposals):
         assert "25519" not in proposal
-    assert connection_of(derived(group(), record())).ike_proposals != connection.ike_proposals
+    assert connection_of(managed(group(), record())).ike_proposals != connection.ike_proposals
 
 
 def test_a_portal_whose_proposals_charon_has_none_of_stays_closed_and_says_which() -> None:
