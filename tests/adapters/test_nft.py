@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from iscsi_ipsec.adapters.nft import Guard, GuardState, parse_state
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.portal import Portal
-from iscsi_ipsec.core.guard.ruleset import SETS, guard_table
+from iscsi_ipsec.core.guard.ruleset import SETS, guard_table, hold_ike
 from tests.support.netlab.space import Namespace
+from tests.support.netlab.waiting import wait_until
 
 PORTAL4 = Portal(ipaddress.IPv4Address("10.0.0.2"), 3260)
 PORTAL6 = Portal(ipaddress.IPv6Address("fd00::2"), 3261)
@@ -52,7 +54,7 @@ def test_what_was_loaded_is_read_back(space: Namespace) -> None:
     assert state.other_elements == {}
     assert state.reqids == {PORTAL4: {OURS}, PORTAL6: {OURS, OURS + 1}}
     assert {chain: len(rules) for chain, rules in state.rules.items()} == {
-        "output": 11, "postrouting": 11, "prerouting": 15, "input": 15,
+        "output": 13, "postrouting": 11, "prerouting": 15, "input": 15,
     }  # fmt: skip
     assert state.dropped == dict.fromkeys(state.rules, 0)
 
@@ -150,6 +152,49 @@ def test_delete_removes_the_table_and_may_be_repeated(space: Namespace) -> None:
     space.inside(Guard().delete)
     space.inside(Guard().delete)
     assert space.inside(Guard().installed) is None
+
+
+IKE_HEADER = struct.Struct("!QQBBBBII")  # RFC 7296, 3.1
+OUR_SPI, THEIR_SPI = 0x1122334455667788, 0x99
+INFORMATIONAL, CREATE_CHILD_SA, INFORMATIONAL_V1, IKE_SA_INIT = 37, 36, 5, 34
+
+
+@pytest.mark.parametrize("port", [500, 4500])
+def test_held_ike_sas_send_no_delete_and_everything_else(space: Namespace, port: int) -> None:
+    before = loaded(space)
+    space.inside(lambda: Guard().load(hold_ike([f"{OUR_SPI:016x}"], 60)))
+    space.ip("link", "add", "eth9", "type", "veth", "peer", "name", "eth8")
+    space.ip("link", "set", "eth8", "up")
+    space.ip("address", "add", "10.9.9.1/24", "dev", "eth9")
+    space.ip("link", "set", "eth9", "up")
+
+    def sent(spi: int, exchange: int) -> bool:
+        message = IKE_HEADER.pack(spi, 5, 46, 0x20, exchange, 0x08, 0, 28)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as charon:
+            charon.bind(("10.9.9.1", port))
+            try:
+                charon.sendto(bytes(4) * (port == 4500) + message, ("10.9.9.2", port))
+            except PermissionError:
+                return False
+            return True
+
+    def tries() -> list[tuple[int, int]]:
+        exchanges = (INFORMATIONAL, INFORMATIONAL_V1, CREATE_CHILD_SA, IKE_SA_INIT)
+        return [(spi, what) for spi in (OUR_SPI, THEIR_SPI) for what in exchanges if not sent(spi, what)]
+
+    assert space.inside(tries) == [(OUR_SPI, INFORMATIONAL), (OUR_SPI, INFORMATIONAL_V1)]
+    assert installed(space) == before, "what is held is no change of the table"
+
+
+def test_what_is_held_expires_by_itself(space: Namespace) -> None:
+    loaded(space)
+    space.inside(lambda: Guard().load(hold_ike(["11"], 1)))
+
+    def held() -> bool:
+        return "0x11" in space.run(["nft", "list", "set", "inet", "iscsi_ipsec", "ike_held"]).out
+
+    assert held()
+    wait_until(lambda: not held(), "it is gone", timeout=10)
 
 
 def test_other_tables_are_left_alone(space: Namespace) -> None:

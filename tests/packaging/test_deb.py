@@ -40,7 +40,10 @@ def test_the_package_has_the_version_of_the_source_and_of_its_changelog(deb: Pat
 
 def test_it_depends_on_nothing_but_debian(deb: Path) -> None:
     depends = {entry.split()[0] for entry in control(deb, "Depends").split(", ")}
-    assert {"python3", "python3-systemd", "nftables", "charon-systemd"} <= depends
+    assert {"python3", "python3-systemd", "nftables"} <= depends
+    # apt would take this package with it, and open running sessions
+    assert "charon-systemd" not in depends
+    assert "charon-systemd" in control(deb, "Recommends").split(", ")
     # these Debian lacks, or has too old; they are inside
     assert not depends & {"python3-pyroute2", "python3-vici", "python3-watchdog"}
 
@@ -70,6 +73,9 @@ def test_only_commands_and_hooks_are_executable(unpacked: Path) -> None:
     assert executable == {
         "usr/bin/iscsi-ipsec",
         "usr/lib/iscsi-ipsec/answer-names",
+        "usr/lib/iscsi-ipsec/apt-hook",
+        "usr/lib/iscsi-ipsec/hold-ike",
+        "usr/lib/iscsi-ipsec/managed-sessions",
         "usr/sbin/iscsi-ipsecd",
         "usr/share/python3/runtime.d/iscsi-ipsec.rtupdate",
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_an_upgrade_restarts_the_daemon_and_stops_nothing() -> None:
     for dangerous in ("deb-systemd-invoke stop", "--unload-all"):
         assert dangerous in removal
         assert prerm.count(dangerous) == 1
-    assert "strongswan" not in postinst
+    assert not re.search(r"invoke \S+ strongswan", postinst)
 
 
 def test_an_upgrade_removes_no_state(system: System) -> None:
@@ -107,7 +108,9 @@ def test_purging_removes_state_and_never_a_key_of_the_admin(system: System) -> N
     assert key.exists()
     assert neighbour.exists()
     assert not (system.root / "etc/iscsi-ipsec/portal.d").exists(), "empty, and ours"
-    assert used == ["deb-systemd-helper purge iscsi-ipsec-guard.service iscsi-ipsecd.service"]
+    assert used == [
+        "deb-systemd-helper purge iscsi-ipsec-guard.service iscsi-ipsecd.service iscsi-ipsec-ike-hold.service"
+    ]
 
 
 def test_purging_twice_is_no_error(system: System) -> None:
@@ -115,3 +118,120 @@ def test_purging_twice_is_no_error(system: System) -> None:
     system.script("postrm", "purge")
     assert not (system.root / "etc/iscsi-ipsec").exists()
     system.script("postrm", "purge")
+
+
+# -- sessions that a removal would open
+
+
+class Host:
+    """A machine with iSCSI connections (a tree of sysfs) and a guard that holds 10.0.0.20 and fd00::20."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sysfs, self.runtime, self.lib = folder / "sys", folder / "run", folder / "lib"
+        self.runtime.mkdir()
+        self.lib.mkdir()
+        tools = folder / "tools"
+        tools.mkdir()
+        nft = tools / "nft"
+        nft.write_text(
+            '#!/bin/sh\ncase "$*" in\n'
+            '"get element inet iscsi_ipsec portals4 { 10.0.0.20 . 3260 }") ;;\n'
+            '"get element inet iscsi_ipsec portals6 { fd00::20 . 3261 }") ;;\n'
+            "*) exit 1 ;;\nesac\n"
+        )
+        nft.chmod(0o755)
+        for name in ("managed-sessions", "apt-hook"):
+            shutil.copy(TOP / "packaging" / name, self.lib)
+        self._env = {
+            "PATH": f"{tools}:{os.defpath}", "SYSFS": str(self.sysfs), "RUNTIME": str(self.runtime),
+        }  # fmt: skip
+
+    def connect(self, sid: int, **attributes: str) -> None:
+        folder = self.sysfs / f"class/iscsi_connection/connection{sid}:0"
+        folder.mkdir(parents=True)
+        for name, value in attributes.items():
+            (folder / name).write_text(f"{value}\n")
+
+    def run(self, name: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.lib / name],
+            env=self._env,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_managed_sessions_names_those_whose_portal_the_guard_holds(host: Host) -> None:
+    host.connect(1, address="10.0.0.20", port="3260")
+    host.connect(2, address="10.0.0.77", port="3260")
+    host.connect(3, persistent_address="fd00::20", persistent_port="3261")
+    done = host.run("managed-sessions")
+    assert (done.returncode, done.stdout) == (0, "10.0.0.20 port 3260\nfd00::20 port 3261\n")
+
+
+def test_managed_sessions_are_none_where_there_are_none_or_the_admin_gave_them_up(host: Host) -> None:
+    host.connect(2, address="10.0.0.77", port="3260")
+    assert (host.run("managed-sessions").returncode, host.run("managed-sessions").stdout) == (1, "")
+    host.connect(1, address="10.0.0.20", port="3260")
+    (host.runtime / "remove-with-sessions").touch()
+    assert (host.run("managed-sessions").returncode, host.run("managed-sessions").stdout) == (1, "")
+
+
+TRANSACTION = "VERSION 2\nAPT::Architecture=amd64\nDir::State=x **REMOVE**\n\n{}\n"
+REMOVALS = {
+    "itself": "iscsi-ipsec 0.1.0 > - **REMOVE**",
+    "charon, by what conflicts with it": "libreswan - < 4.10-2 /x/libreswan.deb\ncharon-systemd 5.9.8-5 > - **REMOVE**",
+    "with an architecture": "charon-systemd:amd64 5.9.8-5 > - **REMOVE**",
+}
+
+
+@pytest.mark.parametrize("lines", REMOVALS.values(), ids=REMOVALS)
+def test_apt_is_refused_a_removal_under_a_managed_session(host: Host, lines: str) -> None:
+    text = TRANSACTION.format(lines)
+    assert host.run("apt-hook", text).returncode == 0, "no session is up"
+    host.connect(1, address="10.0.0.20", port="3260")
+    done = host.run("apt-hook", text)
+    assert done.returncode == 1
+    assert "10.0.0.20 port 3260" in done.stderr
+    assert "remove-with-sessions" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "iscsi-ipsec 0.1.0 < 0.2.0 /x/iscsi-ipsec.deb",
+        "charon-systemd 5.9.8-5 < 5.9.8-6 **CONFIGURE**",
+        "iscsi-ipsec-doc 0.1.0 > - **REMOVE**",
+        "",
+    ],
+)
+def test_apt_may_do_anything_else(host: Host, lines: str) -> None:
+    host.connect(1, address="10.0.0.20", port="3260")
+    assert host.run("apt-hook", TRANSACTION.format(lines)).returncode == 0
+
+
+def test_a_removal_asks_for_sessions_before_it_stops_anything() -> None:
+    prerm = (SCRIPTS / "prerm").read_text()
+    assert prerm.index("managed-sessions)") < prerm.index("exit 1") < prerm.index("deb-systemd-invoke stop")
+
+
+def test_a_removal_that_was_refused_restarts_nothing() -> None:
+    postinst = (SCRIPTS / "postinst").read_text()
+    assert '[ "$1" != configure ] || [ -z "$2" ] || action=restart' in postinst
+
+
+def test_apts_hook_is_linked_while_the_package_is_installed(system: System) -> None:
+    folder = system.root / "etc/apt/apt.conf.d"
+    folder.mkdir(parents=True)
+    system.script("postinst", "configure", "")
+    assert (folder / "50iscsi-ipsec").readlink() == Path("/usr/lib/iscsi-ipsec/apt.conf")
+    system.script("postrm", "remove")
+    assert not list(folder.iterdir())

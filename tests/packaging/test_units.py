@@ -77,13 +77,29 @@ def test_the_unit_that_talks_to_the_network_has_no_rights_and_sees_no_key() -> N
     assert {"-/etc/iscsi-ipsec", "-/etc/iscsi", "-/var/lib/iscsi-ipsec"} <= set(hidden)
 
 
+IKE_HOLD = TOP / "systemd/iscsi-ipsec-ike-hold.service"
+"""Stops with strongSwan, and only ever closes something more."""
+
+
 def test_no_unit_opens_the_guard_when_it_stops() -> None:
     for unit in UNITS:
+        if unit == IKE_HOLD:
+            assert "\nExecStop=/usr/lib/iscsi-ipsec/hold-ike\n" in unit.read_text()
+            continue
         assert not {"ExecStop", "ExecStopPost"} & set(directives(unit)), unit
+
+
+def test_the_hold_of_ike_stops_with_strongswan_and_before_it() -> None:
+    text = IKE_HOLD.read_text()
+    for line in ("PartOf", "After", "WantedBy"):
+        assert f"\n{line}=strongswan.service strongswan-starter.service\n" in text
+    assert "\nRemainAfterExit=yes\n" in text
 
 
 def test_no_unit_takes_another_down() -> None:
     for unit in UNITS:
+        if unit == IKE_HOLD:
+            continue
         assert not {"Requires", "BindsTo", "PartOf", "Requisite"} & set(directives(unit)), unit
 
 

@@ -41,7 +41,7 @@ class GuardState:
 
     ``sets``: the portals in each set; ``reqids``: of each portal those of its own SAs; ``other_elements``: elements of sets
     that are no single portal (ranges), as JSON. ``definitions``: sets without
-    their elements, chains with hook and priority, and whatever else is in the
+    their elements (those of sets that expire are nowhere), chains with hook and priority, and whatever else is in the
     table, as JSON. ``rules``: per chain in order, as JSON without handles and
     counts. ``dropped``: per chain, the packets that dropping rules counted.
     """
@@ -158,6 +158,8 @@ def parse_state(text: str) -> GuardState:
                 dropped[str(body.get("name"))] += 0
             if kind == "set":
                 name = str(body.get("name"))
+                if "timeout" in body.get("flags", ()):
+                    continue  # its elements come and go by themselves
                 sets[name], pairs, other[name] = _elements(body.get("elem", []))
                 for portal, reqid in pairs:
                     reqids[portal].add(reqid)

@@ -81,3 +81,4 @@ class IkeSa:
     age: int
     rekey_in: int | None
     children: tuple[ChildSa, ...]
+    initiator_spi: str = ""

@@ -36,6 +36,7 @@ def parse_ike_sa(conn: str, section: Mapping[str, Any]) -> IkeSa:
         age=number(section, "established") or 0,
         rekey_in=number(section, "rekey-time"),
         children=tuple(_parse_child_sa(conn, subsection(children, name)) for name in children),
+        initiator_spi=text(section, "initiator-spi"),
     )
 
 

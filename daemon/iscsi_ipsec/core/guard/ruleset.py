@@ -42,6 +42,16 @@ loading packets found it empty (some of 300 loadings let a SYN through).
 HOLDING = ("portals4", "portals6", "served4", "served6")
 """The sets whose elements are single portals that are held closed."""
 
+HELD = "ike_held"
+"""The set of IKE_SAs, by the initiator's SPI, whose deletes are held back; its elements come and go by themselves."""
+
+_HOLDING_IKE = tuple(
+    f"udp sport {port}{marker} @th,{64 + more},64 @{HELD} @th,{208 + more},8 {{ 5, 37 }} drop"
+    for port, marker, more in ((500, "", 0), (4500, " @th,64,32 0", 32))
+)
+"""INFORMATIONAL exchanges, 5 in IKEv1 and 37 in IKEv2 (RFC 7296, 3.1), behind the UDP header; on port 4500 there
+are four zero bytes before (RFC 3948, 2.2)."""
+
 _SET = re.compile(r"set (portals[46]|served[46]) \{[^{}]*elements = \{([^{}]*)\}")
 
 _HEAD = """\
@@ -96,19 +106,26 @@ def guard_table(
         if elements[name]:
             lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
         lines.append("\t}")
+    lines += [f"\tset {HELD} {{", "\t\ttypeof @th,64,64", "\t\tflags timeout", "\t}"]
     names = ", ".join(f'"{device}"' for device in ("lo", *devices))  # packets to oneself never leave the host
     closed = tuple(_by_port(networks))
     outgoing, incoming = _rules("out", closed), _rules("in", closed)
     leaving, entering = f"oifname {{ {names} }} accept", f"iifname {{ {names} }} accept"
     # what has come in by an interface is not this host's own
     routed = () if forward else ("meta iif != 0 accept",)
-    lines += _chain("output", PRIORITY, (leaving, *outgoing))
+    lines += _chain("output", PRIORITY, (leaving, *_HOLDING_IKE, *outgoing))
     lines += _chain("postrouting", LAST, (leaving, *routed, *outgoing))
     if forward:
         lines += _chain("prerouting", PRIORITY, (entering, *incoming))
     lines += _chain("input", PRIORITY, (entering, *incoming))
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def hold_ike(spis: Iterable[str], seconds: int) -> str:
+    """A text that has the table hold back the deletes of these IKE_SAs (initiator's SPIs in hex) for a while."""
+    elements = ", ".join(f"0x{int(spi, 16):016x} timeout {seconds}s" for spi in sorted(set(spis)))
+    return f"add element {FAMILY} {TABLE} {HELD} {{ {elements} }}\n"
 
 
 def _by_port(ranges: Iterable[PortalRange]) -> Iterator[tuple[Network, int]]:

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal, parse_portal_pattern
-from iscsi_ipsec.core.guard.ruleset import HOLDING, guard_table, held_portals, parse_elements
+from iscsi_ipsec.core.guard.ruleset import HOLDING, guard_table, held_portals, hold_ike, parse_elements
 from tests.support.values import portal
 
 
@@ -120,9 +120,15 @@ table inet iscsi_ipsec {
 	set served6 {
 		type ipv6_addr . inet_service
 	}
+	set ike_held {
+		typeof @th,64,64
+		flags timeout
+	}
 	chain output {
 		type filter hook output priority -150; policy accept;
 		oifname { "lo", "tun0" } accept
+		udp sport 500 @th,64,64 @ike_held @th,208,8 { 5, 37 } drop
+		udp sport 4500 @th,64,32 0 @th,96,64 @ike_held @th,240,8 { 5, 37 } drop
 		ip daddr . tcp dport . ipsec out reqid @sas4 accept
 		ip saddr . tcp sport . ipsec out reqid @sas4 accept
 		ip daddr . tcp dport @portals4 counter drop
@@ -328,3 +334,9 @@ def test_parse_elements_reads_ports_from_1_to_65535_only() -> None:
 def test_parse_elements_finds_no_portals_in_a_text_that_is_no_guard() -> None:
     assert parse_elements("set portals4 { elements = { x . y, 10.0.0.1 . 99999, 10.0.0.1 . z } }") == ((), ())
     assert parse_elements("") == ((), ())
+
+
+def test_hold_ike_adds_each_spi_once_and_for_a_while() -> None:
+    assert hold_ike(["17142e4eee50181a", "a", "17142e4eee50181a"], 120) == (
+        "add element inet iscsi_ipsec ike_held { 0x17142e4eee50181a timeout 120s, 0x000000000000000a timeout 120s }\n"
+    )

@@ -1,0 +1,50 @@
+"""The program behind ``iscsi-ipsec-ike-hold.service``: has the guard hold back charon's farewell to our peers.
+
+charon deletes its IKE_SAs when it stops, and so does a far end that hears of it. One without a
+guard of its own then sends its answers unencrypted until the next SA is up: whole blocks of
+disks. Kept from hearing it, it goes on encrypting until its DPD finds the SA dead.
+
+Law: run right before charon stops, needs neither the daemon nor its state, and holds back what
+belongs to our IKE_SAs alone (by their SPIs), for :data:`HOLD_SECONDS`. It never fails: charon's stop goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from iscsi_ipsec.adapters.charon import Charon
+from iscsi_ipsec.adapters.nft import Guard
+from iscsi_ipsec.base.errors import IscsiIpsecError
+from iscsi_ipsec.core.guard.ruleset import hold_ike
+from iscsi_ipsec.service.managed_portals import read_text
+from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Firewall
+
+HOLD_SECONDS = 120
+"""Longer than systemd waits for a service to stop (90 s)."""
+
+
+def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
+    """Hold back the IKE_SAs of this moment."""
+    try:
+        spis = [sa.initiator_spi for sa in Charon(_socket(paths or Paths())).sas() if sa.initiator_spi]
+        if spis:
+            (guard or Guard()).load(hold_ike(spis, HOLD_SECONDS))
+    except IscsiIpsecError as err:
+        sys.stderr.write(f"the far ends may send unencrypted data while charon is away: {err}\n")
+        return 0
+    sys.stdout.write(f"holding back {len(spis)} IKE SAs for {HOLD_SECONDS} s at most\n")
+    return 0
+
+
+def _socket(paths: Paths) -> str:
+    """charon's, as the daemon last had it; empty: where strongSwan has it."""
+    try:
+        return str(json.loads(read_text(paths.status_file))["charon"]["socket"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
