@@ -74,6 +74,7 @@ def test_only_commands_and_hooks_are_executable(unpacked: Path) -> None:
         "usr/bin/iscsi-ipsec",
         "usr/lib/iscsi-ipsec/answer-names",
         "usr/lib/iscsi-ipsec/apt-hook",
+        "usr/lib/iscsi-ipsec/boot-guard",
         "usr/lib/iscsi-ipsec/hold-ike",
         "usr/lib/iscsi-ipsec/managed-sessions",
         "usr/sbin/iscsi-ipsecd",

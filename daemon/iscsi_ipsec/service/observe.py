@@ -35,7 +35,7 @@ from iscsi_ipsec.core.ike.vici_messages import (
 from iscsi_ipsec.core.report.system_disks import disk_problems
 from iscsi_ipsec.service.config_files import ConfigFiles
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
-from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.paths import NODES_DIRS, Paths
 from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
 from iscsi_ipsec.service.resync_schedule import FILES, ROUTES
@@ -165,7 +165,7 @@ class Observer:
 
     def nodes_dirs(self, config: ConfigFiles) -> tuple[str, ...]:
         """Where open-iscsi's databases are: the option, the settings, or both usual places."""
-        return self._paths.nodes_dirs or config.settings.nodes_dirs or ("/etc/iscsi", "/var/lib/iscsi")
+        return self._paths.nodes_dirs or config.settings.nodes_dirs or NODES_DIRS
 
     def observe(
         self,

@@ -82,6 +82,9 @@ class Paths:
         return f"{self.state_dir}/guard.nft"
 
 
+NODES_DIRS = ("/etc/iscsi", "/var/lib/iscsi")
+"""Where open-iscsi has its databases, if nothing else is said."""
+
 OPTIONS = (
     "--config-dir", "--runtime-dir", "--vendor-dir", "--state-dir", "--vici-socket", "--sysfs-dir", "--nodes-dir",
 )  # fmt: skip

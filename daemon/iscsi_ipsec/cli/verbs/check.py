@@ -21,11 +21,9 @@ from iscsi_ipsec.cli.key_folder import require_access
 from iscsi_ipsec.cli.output import plural, print_json
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.report.schema import problem_row
-from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.paths import NODES_DIRS, Paths
 
 T = TypeVar("T")
-
-NODES_DIRS = ("/etc/iscsi", "/var/lib/iscsi")
 
 
 def add(subparsers: Verbs) -> None:
