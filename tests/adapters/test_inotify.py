@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -325,3 +326,23 @@ def test_stop_ends_every_thread_and_may_come_twice_or_first(folder: Path) -> Non
     while left := {t for t in set(threading.enumerate()) - before if t.is_alive()}:
         assert time.monotonic() < deadline, left
         threading.Event().wait(0.01)
+
+
+def test_without_an_inotify_instance_the_first_folder_is_named_and_watching_begins_when_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    with monkeypatch.context() as without:
+        without.setattr(module, "InotifyObserver", none_left)
+        watch = FileWatch(lambda _: None)
+        assert watch.ensure([(str(tmp_path), False)]) is False
+        (problem,) = watch.problems
+        assert (problem.code, problem.file) == ("unwatched", str(tmp_path))
+        assert "max_user_instances" in problem.hint
+    try:
+        assert watch.ensure([(str(tmp_path), False)]) is True
+        assert watch.problems == ()
+    finally:
+        watch.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import iscsi_ipsec
+from iscsi_ipsec.adapters import state_db
 from iscsi_ipsec.adapters.files import FileStat
 from iscsi_ipsec.adapters.state_db import LastGood, ManagedRecord, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
@@ -589,3 +591,105 @@ def test_a_database_of_the_first_release_is_read_and_takes_previous_keys(path: s
     again.put_last_good([with_previous])
     assert again.last_good("/etc/a.toml") == with_previous
     again.close()
+
+
+# --- a disk that cannot be written at the start ---------------------------------
+
+
+@pytest.fixture
+def on_disk(path: str, store: Store) -> str:
+    """A database with a file, a portal, a name and a digest key."""
+    store.put_last_good([good()])
+    store.set_managed([managed()])
+    store.set_names({"san.example.com": (ipaddress.ip_address("10.0.0.20"),)})
+    store.digest_key()
+    store.close()
+    return path
+
+
+def refusing_to_open(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The file system gives to read, and refuses every way of opening to write."""
+    really = os.open
+
+    def refused(path: str, flags: int, *more: int, **named: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(code, os.strerror(code))
+        return really(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", refused)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EPERM, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_only_reads_gives_what_it_has_and_each_mend_says_so(
+    on_disk: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    before = Store(on_disk)
+    expected = (
+        dict(before.all_last_good()),
+        dict(before.managed()),
+        dict(before.names()),
+        before.digest_key(),
+    )
+    before.close()
+    refusing_to_open(monkeypatch, code)
+    with pytest.raises(StateUnavailable):
+        Store(on_disk)
+    store = Store(on_disk, or_memory=True)
+    found = (dict(store.all_last_good()), dict(store.managed()), dict(store.names()), store.digest_key())
+    assert found == expected
+    assert not store.fresh
+    for _ in range(2):
+        with pytest.raises(StateUnavailable, match=os.strerror(code)):
+            store.mend()
+    store.close()
+
+
+def test_what_was_kept_in_memory_is_on_disk_as_soon_as_that_takes_it(on_disk: str) -> None:
+    with pytest.MonkeyPatch.context() as read_only:
+        refusing_to_open(read_only, errno.EROFS)
+        store = Store(on_disk, or_memory=True)
+        store.put_last_good([good("/etc/b.toml")])
+        store.drop_last_good([good().path])
+    store.mend()
+    assert store.renewals == 1
+    store.close()
+    again = Store(on_disk)
+    assert set(again.all_last_good()) == {"/etc/b.toml"}
+    assert len(again.managed()) == 1
+    again.close()
+
+
+def failing(_path: str) -> sqlite3.Connection:
+    raise OSError("permission denied")
+
+
+def test_what_could_not_be_read_at_the_start_is_kept_when_the_disk_is_back(on_disk: str) -> None:
+    with pytest.MonkeyPatch.context() as unreadable:
+        refusing_to_open(unreadable, errno.EACCES)
+        unreadable.setattr(state_db, "_open_to_read", failing)
+        store = Store(on_disk, or_memory=True)
+        assert store.fresh
+        store.put_last_good([good("/etc/b.toml")])
+    store.mend()
+    assert set(store.all_last_good()) == {good().path, "/etc/b.toml"}
+    assert len(store.managed()) == 1
+    store.close()
+
+
+def test_without_a_digest_key_on_disk_one_is_made_for_this_run(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_to_open(monkeypatch, errno.EROFS)
+    store = Store(path, or_memory=True)
+    assert store.digest_key() == store.digest_key()
+    assert len(store.digest_key()) == 32
+    store.close()
+
+
+def test_a_link_in_the_databases_place_is_not_read_either(path: str, tmp_path: Path, on_disk: str) -> None:
+    os.replace(on_disk, tmp_path / "elsewhere.db")
+    os.symlink(tmp_path / "elsewhere.db", path)
+    store = Store(path, or_memory=True)
+    assert store.fresh
+    assert dict(store.managed()) == {}
+    store.close()

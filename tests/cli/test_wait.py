@@ -49,6 +49,16 @@ def test_wait_returns_at_once_when_everything_is_in_place(running: Instance) -> 
     assert running.call("wait", "--timeout", "0", "10.0.0.20").code == FINE
 
 
+def test_wait_does_not_believe_the_status_of_a_daemon_that_is_dead(running: Instance) -> None:
+    running.tell(pid=4711)
+    (running.root / "run/daemon.lock").write_text("4712\n")
+    answer = running.call("wait", "--timeout", "0")
+    assert answer.code == PROBLEMS
+    assert "no status yet" in answer.err
+    running.tell(pid=4712)
+    assert running.call("wait", "--timeout", "0").code == FINE
+
+
 def test_wait_without_a_daemon_gives_up_saying_so(instance: Instance) -> None:
     answer = instance.call("wait", "--timeout", "0")
     assert answer.code == NOT_RUNNING

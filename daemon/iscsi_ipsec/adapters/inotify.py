@@ -99,7 +99,12 @@ class FileWatch:
         if self._observer is None:
             # watchdog 7 says so whenever a tree is made while it is being walked, and does the right thing
             warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
-            self._observer = InotifyObserver()
+            try:
+                self._observer = InotifyObserver()
+            except OSError as err:  # no instance is left: everything is read at each regular pass
+                folders = sorted(path for path, purpose in wanted.items() if purpose.content)
+                self.problems = tuple(_problem(path, err) for path in folders[:1])
+                return False
             self._observer.start()
         self._vigil.start()
         dead = {emitter.watch.path for emitter in self._observer.emitters if not emitter.is_alive()}

@@ -103,10 +103,12 @@ class Store:
     read-only or failing; what was stored before is then unchanged.
     """
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
+    def __init__(self, path: str, *, read_only: bool = False, or_memory: bool = False) -> None:
         """Open or make the database at ``path`` (0600, its folder 0700).
 
-        ``read_only``: makes and mends nothing, for commands that only look.
+        ``read_only``: makes and mends nothing, for commands that only look. ``or_memory``: where that fails (a disk
+        that is read-only or full, a file of another owner), begin in memory with what can be read of it; each
+        :meth:`mend` tries again and raises as long as it fails.
         Raises :class:`ConfigError` for a folder that others may write.
         """
         self.path = path
@@ -117,13 +119,18 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._has_previous = self._has_roles = True
+        self._in_memory: sqlite3.Connection | None = None
+        self._memory_holds_all = False
+        self._digest_key: bytes | None = None
         try:
             if not read_only:
                 self._make_folder()
             self._open_or_begin_anew()
         except (OSError, sqlite3.Error) as err:
             self.close()
-            raise StateUnavailable(path, _why(err)) from err
+            if read_only or not or_memory:
+                raise StateUnavailable(path, _why(err)) from err
+            self._begin_in_memory()
 
     def close(self) -> None:
         """Close the database; the object is of no use after that."""
@@ -138,9 +145,40 @@ class Store:
         """
         if self._read_only:
             return
+        if self._in_memory is not None:
+            self._move_to_disk(self._in_memory)
         self._run(lambda db: db.execute("SELECT 1 FROM managed, last_good LIMIT 0").fetchone())
         if _identity(self.path) != self._identity:
             self._put_back()
+
+    def _begin_in_memory(self) -> None:
+        """Work without the disk, with what it still gives to read."""
+        self._connection = self._in_memory = sqlite3.connect(":memory:", isolation_level=None)
+        with contextlib.suppress(OSError, sqlite3.Error):
+            with contextlib.closing(_open_to_read(self.path)) as on_disk:
+                on_disk.backup(self._in_memory)
+            self._memory_holds_all = True
+        self._note_columns(self._in_memory)
+        self._upgrade(self._in_memory)
+        self.fresh = not self._memory_holds_all
+
+    def _move_to_disk(self, memory: sqlite3.Connection) -> None:
+        """Store what was kept in memory, if the disk takes it now: over what it was read from, or beside what was not read."""
+        try:
+            self._make_folder()
+            on_disk = self._open()
+            if self._memory_holds_all:
+                memory.backup(on_disk)
+            else:
+                _copy_rows(memory, on_disk)
+        except (OSError, ConfigError, sqlite3.Error) as err:
+            if self._connection is not memory:
+                self.close()
+                self._connection = memory
+            raise StateUnavailable(self.path, _why(err)) from err
+        self._in_memory = None
+        memory.close()
+        self.renewals += 1
 
     def _put_back(self) -> None:
         """Our database has no name any more, but is still open: its content moves to a new one."""
@@ -283,6 +321,9 @@ class Store:
                 raise StateUnavailable(path, "no digest key has been made yet")
             return _make_digest_key(path)
         except OSError as err:
+            if self._in_memory is not None:  # the next start makes another, and loads everything again
+                self._digest_key = self._digest_key or secrets.token_bytes(DIGEST_KEY_BYTES)
+                return self._digest_key
             raise StateUnavailable(path, _why(err)) from err
 
     # --- SQLite ------------------------------------------------------------
@@ -321,10 +362,9 @@ class Store:
                 os.close(fd)
         elif not os.path.exists(self.path):
             raise OSError("no such file")
-        quoted = os.path.abspath(self.path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         mode = "ro" if self._read_only else "rw"
         db = sqlite3.connect(
-            f"file:{quoted}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+            f"file:{_quoted(self.path)}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
         )
         self._connection = db
         db.execute("PRAGMA temp_store = MEMORY")  # no spill of keys into /var/tmp
@@ -334,14 +374,23 @@ class Store:
             damaged = sqlite3.DatabaseError("quick_check failed")
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
-        columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
-        self._has_previous = not columns or "previous" in columns
-        self._has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())
+        self._note_columns(db)
         if self._read_only:
             return db
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA synchronous = FULL")
+        self._upgrade(db)
+        return db
+
+    def _note_columns(self, db: sqlite3.Connection) -> None:
+        """What the tables have, which an older program may have made."""
+        columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
+        self._has_previous = not columns or "previous" in columns
+        self._has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())
+
+    def _upgrade(self, db: sqlite3.Connection) -> None:
+        """Make the tables, or bring those of an older program up to date."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self.fresh = version == 0
         if version < SCHEMA_VERSION or not self._has_roles:
@@ -352,7 +401,6 @@ class Store:
             self._has_previous = self._has_roles = True
         if db.execute(_NOT_TAKEN_OVER).fetchone():
             db.execute(_TAKE_OVER)
-        return db
 
     def _move_aside(self) -> None:
         self.close()
@@ -412,6 +460,28 @@ class Store:
             db.execute("PRAGMA shrink_memory")
 
         self._run(work)
+
+
+def _open_to_read(path: str) -> sqlite3.Connection:
+    """A database that is only read, also where SQLite cannot make its lock or journal beside it."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError("not a regular file")
+    return sqlite3.connect(f"file:{_quoted(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def _copy_rows(source: sqlite3.Connection, to: sqlite3.Connection) -> None:
+    """Put all rows of one database into another of the same tables."""
+    to.execute("BEGIN IMMEDIATE")
+    for (table,) in source.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        for row in source.execute(f"SELECT * FROM {table}"):  # noqa: S608  # our own schema's names
+            marks = ", ".join("?" * len(row))
+            to.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+    to.execute("COMMIT")
+
+
+def _quoted(path: str) -> str:
+    """An absolute path as SQLite's URIs have it."""
+    return os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def _last_good(row: tuple[str, str, bytes, bytes | None, str, bytes | None]) -> LastGood:

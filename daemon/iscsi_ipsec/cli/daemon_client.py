@@ -79,7 +79,7 @@ def not_running() -> CommandError:
 
 
 def try_status(paths: Paths) -> dict[str, Any] | None:
-    """The status document, None where it is absent."""
+    """The status document; None where it is absent, or of a daemon that another one has taken the lock from."""
     try:
         with open(paths.status_file, encoding="utf-8") as file:
             document = json.load(file)
@@ -91,6 +91,8 @@ def try_status(paths: Paths) -> dict[str, Any] | None:
         raise CommandError(
             Exit.PROBLEMS, f"{paths.status_file} is of another version of the daemon", "restart the daemon"
         )
+    if (pid := holder(paths)) is not None and document.get("pid", pid) != pid:
+        return None
     return {name: _shown(value) for name, value in document.items()}
 
 

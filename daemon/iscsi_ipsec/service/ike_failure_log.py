@@ -56,6 +56,9 @@ _REPEATED = re.compile(r"retransmit (\d+) of request")
 
 _LINE_LENGTH = 200
 
+_NUMBER = re.compile(r"\[\d+\]")
+"""An SA's number, which differs in each attempt: what is said again is no news."""
+
 UNANSWERED = 3
 """After so many repetitions a request counts as unanswered: with one packet in five lost, 5 % of all requests are."""
 
@@ -136,7 +139,7 @@ class IkeFailureLog:
             return
         if not (_NOISE.search(line) or _BEGUN.search(line)):
             with self._lock:
-                self._last_lines[conn] = line[:_LINE_LENGTH]
+                self._last_lines[conn] = _NUMBER.sub("", line)[:_LINE_LENGTH]
         if (repeated := _REPEATED.search(line)) and int(repeated[1]) >= UNANSWERED:
             with self._lock:
                 self._repeated[str(message.get("ikesa-uniqueid"))] = self._clock()
@@ -180,6 +183,13 @@ class IkeFailureLog:
         """How many negotiations of each connection came to nothing over a key, as it seems."""
         with self._lock:
             return {conn: count for conn, (_, count) in self._doubts.items()}
+
+    def forget_all(self) -> None:
+        """The charon that said it is gone: the next one's negotiations fail for causes of their own, if at all."""
+        with self._lock:
+            self._causes.clear()
+            self._last_lines.clear()
+            self._repeated.clear()
 
     def forget(self, conn: str) -> None:
         """What was said of the connection is answered: another key is shown now."""

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             _make_folders(paths)
             stack.enter_context(_only_instance(paths))
-            store = Store(paths.store_file)
+            store = Store(paths.store_file, or_memory=True)
             daemon = None if options.unload_all else _Daemon(paths, store, options.log_level)
         except PermissionError as err:
             _log.error("cannot start: %s: %s (run it as root)", err.filename, err.strerror, extra=about)
@@ -252,8 +252,10 @@ def _with_socket(paths: Paths, from_settings: str) -> Paths:
 
 
 def _make_folders(paths: Paths) -> None:
-    for folder in (paths.state_dir, paths.runtime_dir, paths.requests_dir):
+    for folder in (paths.runtime_dir, paths.requests_dir):
         os.makedirs(folder, mode=0o700 if folder != paths.runtime_dir else 0o755, exist_ok=True)
+    with contextlib.suppress(OSError):  # the store works in memory then, and says so
+        os.makedirs(paths.state_dir, mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -182,6 +182,8 @@ class Reconciler:
         operations: tuple[Operation, ...] = ()
         settled, guard_lags = True, False
         try:
+            if "charon-down" in reasons:
+                self._failure_log.forget_all()
             if reasons & FORGETTING:
                 self._contents.forget_confirmed()
             if reasons & TRYING_AGAIN:
@@ -210,6 +212,7 @@ class Reconciler:
             state, settled = None, True
             self._contents.forget_confirmed()
             self._sas.forget_attempts()
+            self._failure_log.forget_all()
             problems.append(
                 Problem(
                     code="charon-unreachable",

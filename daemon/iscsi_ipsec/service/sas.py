@@ -47,6 +47,7 @@ class SaReconciler:
     def __init__(self, charon: Charon, xfrm: Xfrm, failure_log: IkeFailureLog, clock: Clock) -> None:
         self._charon, self._xfrm, self._failure_log, self._clock = charon, xfrm, failure_log, clock
         self._traffic: dict[str, Traffic] = {}
+        self._refusals: dict[str, str] = {}
         self._attempts: dict[str, RetryState] = {}
         self._acquire_pending = False
         self._orphaned: frozenset[str] = frozenset()
@@ -75,6 +76,7 @@ class SaReconciler:
         operations, self._attempts = plan_sas(
             targets, sas, self._attempts, now, self._revoked, held, suspected
         )
+        self._refusals = {c: r for c, r in self._refusals.items() if c in self._attempts}
         for operation in operations:
             if isinstance(operation, Initiate) and operation.beside:
                 self._load_other_times(operation.conn, snapshot)
@@ -105,6 +107,7 @@ class SaReconciler:
     def forget_attempts(self) -> None:
         """Begin anew: the charon that they failed in is gone."""
         self._attempts.clear()
+        self._refusals.clear()
         self._traffic.clear()
 
     def due(self) -> float | None:
@@ -158,7 +161,11 @@ class SaReconciler:
                     self._charon.terminate(child_id=child_id)
                     _log.info("CHILD SA %s of %s ended: %s", child_id, conn, why, extra=fields(item=conn))
         except CharonRefused as refused:
-            _log.warning("charon refused: %s", refused.reason, extra=fields(item=refused.item))
+            # each attempt may end so, every 20 s and for ever: one warning for each change
+            known = self._refusals.get(operation.conn) == refused.reason
+            self._refusals[operation.conn] = refused.reason
+            level = logging.DEBUG if known else logging.WARNING
+            _log.log(level, "charon refused: %s", refused.reason, extra=fields(item=refused.item))
 
     def _end_missing(self, snapshot: Snapshot, missing: tuple[IkeSa, ...]) -> None:
         """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""

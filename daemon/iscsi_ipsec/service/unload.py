@@ -11,7 +11,7 @@ import os
 
 from iscsi_ipsec.adapters.charon import Charon
 from iscsi_ipsec.adapters.nft import Guard
-from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
+from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.problems import unlisted_problem
@@ -31,7 +31,10 @@ def unload_all(paths: Paths) -> tuple[str, ...]:
         refusals = charon.apply((op.command, op.message) for op in plan((), (), state))
         left += [str(refused) for refused in refusals if refused]
         for ike in sas:
-            charon.terminate(ike_id=ike.unique_id)
+            try:
+                charon.terminate(ike_id=ike.unique_id)
+            except CharonRefused as refused:
+                left.append(str(refused))
     except CharonUnavailable as err:
         _log.info("nothing to unload: %s", err)
     finally:

@@ -85,7 +85,7 @@ def test_what_fails_before_the_first_pass_is_cannot_start(
     error: OSError,
     code: int,
 ) -> None:
-    def store(path: str) -> None:
+    def store(path: str, *, or_memory: bool) -> None:
         raise error
 
     monkeypatch.setattr(module, "Store", store)

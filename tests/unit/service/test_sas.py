@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_ipsec.base.errors import CharonRefused
 from iscsi_ipsec.core.ike.sa_lifecycle import RETRY_DELAYS
 from tests.support.fakes import AWAY, NO_BUFFERS
 from tests.support.service_host import Host
@@ -282,3 +283,33 @@ def test_requests_that_charon_repeats_in_an_sa_that_carries_packets_are_a_suspic
         up.failure_log.on_event("log", {"msg": line, "ikesa-name": old.conn, "ikesa-uniqueid": "1"})
         up.run("cause")
     assert "initiate" in up.charon.commands()
+
+
+# -- what is said again and again
+
+
+def test_a_refusal_that_each_attempt_meets_is_one_warning(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(conn: str, child: str) -> None:
+        host.charon.calls["initiate"] += 1
+        raise CharonRefused("initiate", child, "establishing CHILD_SA failed")
+
+    host.charon.initiate = refuse  # type: ignore[method-assign]  # each attempt fails at once
+    for _ in range(50):
+        host.run("due")
+        host.clock.advance(20)
+    assert host.charon.calls["initiate"] > 10
+    assert [r.levelname for r in caplog.records if "charon refused" in r.getMessage()] == ["WARNING"]
+
+
+def test_a_cause_of_a_charon_that_is_gone_is_not_said_of_the_next_one(host: Host) -> None:
+    host.run()
+    (conn,) = host.charon.conns
+    line = "received AUTHENTICATION_FAILED notify error"
+    host.failure_log.on_event("log", {"msg": line, "ikesa-name": conn, "ikesa-uniqueid": "1"})
+    assert (host.run("cause").observed.causes or {})[conn].code == "auth-refused"
+    host.charon.fail(AWAY, "observe")
+    host.run("charon-down")
+    host.charon.recover()
+    assert not host.run("charon-up").observed.causes
