@@ -42,16 +42,24 @@ _UNSENT_BEFORE = 20.0
 YOUNG = 10.0
 """Seconds for which a peer's silence is no error yet: two attempts of ours (core.ike.sa_lifecycle), and a slow machine's answer."""
 
-_BEGUN = re.compile(r"^initiating |^establishing CHILD_SA|is initiating an? .*IKE_SA")
+# as in core.ike.ike_failures: from the beginning of the line, and nothing behind a text that a peer chose
+_BEGUN = re.compile(
+    r"initiating |establishing CHILD_SA |[0-9A-Fa-f.:]+ is initiating an? (?:[A-Za-z]+ Mode )?IKE_SA"
+)
 """charon begins a negotiation, or is asked for one."""
 
-_WIPED = re.compile(r"\b(unload|remov|uninstall|clear|(updat|replac)ed vici connection)", re.IGNORECASE)
-"""We ourselves never load a connection over another one: the old one is unloaded first."""
+_WIPED = re.compile(
+    r"(?:unloaded shared key with id '|(?:updated|replaced|removed) vici connection: |uninstalling '|vici uninstall ')"
+    rf"(?P<name>{re.escape(PREFIX)}[^\s'\",]+)'?$"
+)
+"""Something of ours was taken away or replaced (vici_config.c, vici_cred.c). We ourselves never load a connection over another one: the old one is unloaded first."""
 
-_DUPLICATE = re.compile(r"^not establishing CHILD_SA .* due to existing duplicate")
+_DUPLICATE = re.compile(
+    rf"not establishing CHILD_SA {re.escape(PREFIX)}\S+\{{\d+\}} due to existing duplicate"
+)
 """charon (child_create.c) refuses to negotiate what it has. The kernel asks only for what it does not have."""
 
-_REPEATED = re.compile(r"retransmit (\d+) of request")
+_REPEATED = re.compile(r"(?:sending )?retransmit (\d+) of request")
 """charon sends a request again: 4, 11, 24 and 47 s after the first time, unless retransmit_* says otherwise."""
 
 _LINE_LENGTH = 200
@@ -69,8 +77,6 @@ _NOISE = re.compile(
     r"^(sending|received packet|generating|parsed|parsing|retransmit|tried to checkin|destroying|IKE_SA .* state change)"
 )
 """Lines that say nothing of why."""
-
-_NAME = re.compile(re.escape(PREFIX) + r"[^\s'\",]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +126,10 @@ class IkeFailureLog:
         line = message.get("msg")
         if not isinstance(line, str):
             return
-        if PREFIX in line and _WIPED.search(line) and self._going.isdisjoint(_NAME.findall(line)):
+        if (wiped := _WIPED.match(line)) and wiped["name"] not in self._going:
             # swanctl --load-* throws ours away, somebody loads another of our name: no event tells, its log does
             self._wake(self.wiped)
-        if PREFIX in line and _DUPLICATE.search(line):
+        if _DUPLICATE.match(line):
             self._wake(self.duplicate)
         conn = message.get("ikesa-name")
         if isinstance(conn, str) and doubts_key(line):
@@ -137,14 +143,14 @@ class IkeFailureLog:
                     self._aggressive_off = self._clock()
                 self._wake("cause")
             return
-        if not (_NOISE.search(line) or _BEGUN.search(line)):
+        if not (_NOISE.match(line) or _BEGUN.match(line)):
             with self._lock:
                 self._last_lines[conn] = _NUMBER.sub("", line)[:_LINE_LENGTH]
-        if (repeated := _REPEATED.search(line)) and int(repeated[1]) >= UNANSWERED:
+        if (repeated := _REPEATED.match(line)) and int(repeated[1]) >= UNANSWERED:
             with self._lock:
                 self._repeated[str(message.get("ikesa-uniqueid"))] = self._clock()
             self._wake("cause")
-        if _BEGUN.search(line):
+        if _BEGUN.match(line):
             with self._lock:
                 self._counted.pop(conn, None)
         cause = classify(line)

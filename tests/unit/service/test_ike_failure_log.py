@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from iscsi_ipsec.service.ike_failure_log import YOUNG, IkeFailureLog
+from tests.support.hostile_log import IMITATIONS, SLOTS
 
 NAME = "iscsi-ipsec-00aa11bb22cc33dd"
 
@@ -237,3 +238,14 @@ def test_the_last_line_is_what_may_say_why() -> None:
         log.on_event("log", {"msg": line, "ikesa-name": "iscsi-ipsec-a", "ikesa-uniqueid": "1"})
     assert log.last_line("iscsi-ipsec-a") == "something that nobody has foreseen"
     assert log.last_line("iscsi-ipsec-b") == ""
+
+
+@pytest.mark.parametrize("conn", [CONN, "(unnamed)", None])
+@pytest.mark.parametrize("slot", SLOTS)
+def test_failure_log_wakes_for_nothing_that_a_peer_wrote(ear: Ear, slot: str, conn: str | None) -> None:
+    for text in IMITATIONS:
+        ear.log(slot.format(text), conn)
+    assert ear.woken == []
+    assert ear.codes == {}
+    assert ear.failure_log.doubts() == {}
+    assert not ear.failure_log.aggressive_off()

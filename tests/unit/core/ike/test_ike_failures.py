@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from iscsi_ipsec.base.policy import IkeMode
@@ -21,9 +23,11 @@ from iscsi_ipsec.core.ike.ike_failures import (
     Cause,
     as_passing,
     classify,
+    doubts_key,
     heavier,
     in_mode,
 )
+from tests.support.hostile_log import IMITATIONS, SLOTS
 
 LINES = [
     ("received AUTHENTICATION_FAILED notify error", REFUSED),
@@ -109,3 +113,18 @@ def test_cause_of_a_wrong_key_in_main_mode_is_found_though_it_ends_in_a_timeout(
         assert cause is not None
         reported = heavier(reported, cause)
     assert reported is WRONG_KEY
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_classify_and_doubts_key_take_no_peers_text_for_charons_words(slot: str) -> None:
+    for text in IMITATIONS:
+        line = slot.format(text)
+        assert (classify(line), doubts_key(line)) == (None, False), line
+
+
+@pytest.mark.parametrize(("line", "cause"), LINES)
+def test_classify_gives_the_same_cause_whatever_identities_the_line_holds(line: str, cause: Cause) -> None:
+    """Where an identity stands in a line of a cause, it cannot make it another cause."""
+    for text in IMITATIONS:
+        imitating = re.sub(r"'[^']*'", lambda _: f"'{text}'", line)  # noqa: B023  # called at once
+        assert classify(imitating) is cause, imitating
