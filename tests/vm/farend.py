@@ -35,7 +35,7 @@ ESP_PROPOSALS = (
 class Peer:
     """One hand-written connection of swanctl.conf, seen from the machine that has it.
 
-    `remote_id` is the remote address unless something else is said.
+    The ids are the addresses unless something else is said.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Peer:
     mode: str = "transport"
     start_action: str = "none"
     remote_id: str = ""
+    local_id: str = ""
 
     def connection(self) -> str:
         """Render the connection."""
@@ -60,7 +61,7 @@ class Peer:
         dpd_delay = 10s
         local {{
             auth = psk
-            id = {self.local}
+            id = {self.local_id or self.local}
         }}
         remote {{
             auth = psk

@@ -21,7 +21,9 @@ from tests.vm.wire import Wire
 
 KEY = "first session, not a secret: fedcba9876543210"
 CONFIG = "/etc/iscsi-ipsec"
-UNITS = {"iscsi-ipsecd.service", "iscsi-ipsec-guard.service", "iscsi-ipsec-names.service"}
+UNITS = {
+    "iscsi-ipsecd.service", "iscsi-ipsec-guard.service", "iscsi-ipsec-names.service", "iscsi-ipsec-ike-hold.service",
+}  # fmt: skip
 GROUP_KEY = f'group = true\nkey = "{KEY}"\n'
 
 
