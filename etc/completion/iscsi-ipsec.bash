@@ -54,7 +54,7 @@ _iscsi_ipsec()
         --config-dir | --nodes-dir | --runtime-dir | --state-dir | --sysfs-dir | --vendor-dir) free=dirs ;;
         --key-file | --vici-socket) free=files ;;
         --flags) free=flags ;;
-        --format) free='iscsicli isns json reg' ;;
+        --format) free='iscsicli isns json powershell reg' ;;
         --name) free=names ;;
         --portal) free=portals ;;
         --id-type) free=types ;;
@@ -144,11 +144,11 @@ _iscsi_ipsec()
                 free='set remove'
                 ;;
             "tunnel-address set")
-                options='--local --runtime'
+                options='--local -n --dry-run --runtime'
                 free='portals'
                 ;;
             "tunnel-address remove")
-                options='--runtime'
+                options='-n --dry-run --runtime'
                 free='portals'
                 ;;
             "clear-cache "*)
@@ -156,7 +156,7 @@ _iscsi_ipsec()
                 free=''
                 ;;
             "import "*)
-                options='--format --default-bitmap --hex-keys --group-key-nul --encoding --apply --force --json'
+                options='--format --default-bitmap --hex-keys --group-key-nul --encoding --id --apply -y --yes -n --dry-run --force --json'
                 free='files'
                 ;;
         esac

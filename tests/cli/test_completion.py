@@ -161,4 +161,4 @@ def test_flags_types_and_formats_are_offered_by_name(shell: Shell) -> None:
     assert shell.offers("iscsi-ipsec psk set x --flags ") == flags
     assert shell.offers("iscsi-ipsec psk set x --flags VALID MAIN") == {"MAIN_MODE_ENABLED"}
     assert shell.offers("iscsi-ipsec psk get --id-type ID_F") == {"ID_FQDN"}
-    assert shell.offers("iscsi-ipsec import --format ") == {"iscsicli", "isns", "json", "reg"}
+    assert shell.offers("iscsi-ipsec import --format ") == {"powershell", "iscsicli", "isns", "json", "reg"}

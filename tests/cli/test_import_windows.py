@@ -13,6 +13,7 @@ from iscsi_ipsec.cli.file_check import FileCheck
 from iscsi_ipsec.core.config.key_file import parse_key_file
 from iscsi_ipsec.service.paths import Paths
 from tests.cli.conftest import Instance
+from tests.support.reported import write_session
 
 CANARY = "canary-key-0123456789"
 SCRIPT = f"""@echo off
@@ -189,3 +190,65 @@ def test_a_thousand_keys_are_imported_in_one_go_and_again(instance: Instance) ->
     assert "1000 files written" in instance.fine("import", path, "--apply").out
     assert "0 files written" in instance.fine("import", path, "--apply").out
     assert len(files.find_config([str(instance.psk)]).files) == 1000
+
+
+# -- what it would do to what is there
+
+
+def test_identities_that_would_make_a_portals_key_ambiguous_are_not_written(instance: Instance) -> None:
+    instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.20"]\n', 0o644)
+    lines = [f"iscsicli PSKey * * 0x27 2 {name}.example.com {CANARY} *" for name in ("db1", "db2")]
+    script = instance.put(instance.root / "fleet.cmd", "\r\n".join(lines))
+    shown = instance.run("import", str(script))
+    assert shown.code == 1
+    assert "several keys with a name as identity" in shown.err
+    refused = instance.run("import", "--apply", str(script))
+    assert refused.code == 1
+    assert "--id" in refused.err
+    assert not instance.psk.exists()
+    instance.fine("import", "--apply", "--id", "DB2.example.com", str(script))
+    assert [path.name for path in instance.psk.iterdir()] == ["db2.example.com.toml"]
+
+
+def test_sessions_that_an_import_would_close_are_shown_first(instance: Instance) -> None:
+    row = {
+        "portal": "10.0.0.20:3260", "role": "initiator", "key": None, "key_file": None, "managed": False,
+        "closed": False, "ready": True, "identity": None, "sa": None, "problem": None,
+    }  # fmt: skip
+    instance.pretend_daemon({"schema": 1, "portals": [row], "keys": [], "files": [], "problems": []})
+    write_session(instance.root / "sys", 7, "10.0.0.20")
+    script = instance.put(
+        instance.root / "x.cmd",
+        f"iscsicli TunnelAddr * * 10.0.0.20 203.0.113.1 *\niscsicli GroupKey {CANARY} *\n",
+    )
+    words = ("import", "--apply", str(script), f"--sysfs-dir={instance.root}/sys")
+    for more, code in ((), 1), (("--dry-run",), 0):
+        answer = instance.run(*words, *more)
+        assert answer.code == code
+        assert "open now, and closed until IKE succeeds" in answer.err
+        assert "session 7" in answer.err
+        assert not instance.psk.exists()
+    instance.fine(*words, "--yes")
+    assert (instance.psk / "group.toml").exists()
+
+
+def test_a_key_that_an_import_replaces_can_be_brought_back(instance: Instance) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=b"the key of before this")
+    before = instance.key("db1")
+    script = instance.put(instance.root / "x.cmd", f"iscsicli PSKey * * 0x27 2 db1 {CANARY} *\n")
+    instance.fine("import", "--apply", "--force", str(script))
+    assert CANARY in instance.key("db1")
+    instance.fine("psk", "undo", "db1")
+    assert instance.key("db1") == before
+
+
+def test_flags_and_an_outer_address_that_contradict_name_the_line_of_the_address(instance: Instance) -> None:
+    lines = [
+        "iscsicli AddTargetPortal 10.0.0.20 3260 * 0 0x27 0",
+        "",
+        "iscsicli TunnelAddr * * 10.0.0.20 203.0.113.1 *",
+    ]
+    script = instance.put(instance.root / "x.cmd", "\n".join(lines))
+    answer = instance.run("import", str(script))
+    assert answer.code == 1
+    assert f"{script}:3: " in answer.err

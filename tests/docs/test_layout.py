@@ -42,6 +42,8 @@ ELSEWHERE = {
     "service.unload": "cli/test_open_all.py",
     # plan's
     "core.report.portal_changes": "cli/test_plan.py",
+    # its scripts are read through the importer's choice of a format
+    "core.windows.powershell_script": "unit/core/windows/test_wrapped_calls.py",
     # check's
     "cli.file_check": "cli/test_check_mistakes.py",
     "core.config.lint": "cli/test_check_mistakes.py",

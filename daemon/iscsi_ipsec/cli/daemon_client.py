@@ -107,6 +107,6 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def not_permitted(what: str) -> CommandError:
+def not_permitted(what: str, verb: str = "read") -> CommandError:
     """The error that the caller is not root."""
-    return CommandError(Exit.NOT_PERMITTED, f"you may not read {what}", "run this as root")
+    return CommandError(Exit.NOT_PERMITTED, f"you may not {verb} {what}", "run this as root")

@@ -119,7 +119,8 @@ def require_access(path: str, what: int) -> None:
     except PermissionError as err:
         raise not_permitted(path) from err
     if not os.access(path, what, effective_ids=True):
-        raise not_permitted(path)
+        may_read = os.access(path, what & ~os.W_OK, effective_ids=True)
+        raise not_permitted(path, "write to" if may_read else "read")
 
 
 def make_folder(folder: str) -> None:

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     judged = [checker.judge(path) for path in targets]
     problems += [problem for file in judged for problem in file.problems]
     if not options.paths:
-        problems += _together(judged, paths)
+        problems += together(judged, paths)
     if options.json:
         print_json([problem_row(problem) for problem in problems])
     else:
@@ -110,8 +110,15 @@ def _ignored(folder: str) -> Iterable[Problem]:
 # -- all files together
 
 
-def _together(judged: list[Judged], paths: Paths) -> tuple[Problem, ...]:
+def judge_all(paths: Paths, problems: list[Problem]) -> list[Judged]:
+    """Every file that the daemon reads, judged by itself."""
+    checker = FileCheck(paths)
+    return [checker.judge(path) for path in _targets([], paths, problems)]
+
+
+def together(judged: Iterable[Judged], paths: Paths) -> tuple[Problem, ...]:
     """What the daemon would refuse although each file by itself is right."""
+    judged = tuple(judged)
     # deciding takes more modules than looking at one file
     from iscsi_ipsec.core.decide.lookup import Lookup  # noqa: PLC0415
     from iscsi_ipsec.core.decide.together import check_together  # noqa: PLC0415

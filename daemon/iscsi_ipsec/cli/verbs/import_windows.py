@@ -19,13 +19,18 @@ from dataclasses import dataclass
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.atomic_write import write_atomic
 from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange
 from iscsi_ipsec.base.problem import Problem, Severity
+from iscsi_ipsec.cli import confirm, replaced_keys
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.file_check import Judged
+from iscsi_ipsec.cli.impact import Impact, opened_now
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder, require_access
-from iscsi_ipsec.cli.output import print_json
+from iscsi_ipsec.cli.output import plural, print_json
 from iscsi_ipsec.cli.progress import Progress
+from iscsi_ipsec.cli.verbs.check import judge_all, together
 from iscsi_ipsec.cli.verbs.tunnel_address import make_portal_folder, read_policies
 from iscsi_ipsec.core.config.key_file import KeyDraft
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
@@ -58,6 +63,7 @@ class _Made:
     shown: str
     mode: int
     state: str
+    value: Key | PortalPolicy
 
 
 def add(subparsers: Verbs) -> None:
@@ -78,7 +84,12 @@ def add(subparsers: Verbs) -> None:
     parser.add_argument(
         "--encoding", default="", metavar="CODEPAGE", help="of keys that are not ASCII, e.g. cp1252"
     )
+    parser.add_argument(
+        "--id", dest="ids", action="append", default=[], metavar="ID",
+        help="take over the keys of this identity only (and those of no identity); may be repeated",
+    )  # fmt: skip
     parser.add_argument("--apply", action="store_true", help="write the files")
+    confirm.add_options(parser)
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--json", action="store_true", help="the same for machines, without keys")
     parser.set_defaults(run=run)
@@ -95,8 +106,20 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
             for file in files_of(harvests, existing, paths, options, problems):
                 made.append(file)
                 progress.show(f"compared with what is there: {len(made)} files")
-    if options.apply:
-        _write_all([file for file in made if file.state in ("new", "replaced")])
+    fresh = [file for file in made if file.state in ("new", "replaced")]
+    problems += _clashes(fresh, paths)
+    if options.apply and fresh:
+        if any(problem.code == "ambiguous-key" for problem in problems):
+            for problem in problems:
+                sys.stderr.write(f"{problem}\n")
+            raise CommandError(
+                Exit.PROBLEMS, "nothing was written: it would be left open which key these portals use, so they would close",
+                "--id ID takes over the keys of this host's own identity; or name a key with psk in their policies",
+            )  # fmt: skip
+        lines, live = _shown_before(fresh, paths)
+        if not confirm.agreed(options, lines, ask=live):
+            return Exit.FINE
+        _write_all(fresh, paths)
     default = next((h.default for h in reversed(harvests) if h.default), None)
     suggestion = f"[defaults]\nsecurity_flags = {flags_text(default)}\n" if default else ""
     if options.json:
@@ -111,6 +134,36 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         for problem in problems:
             sys.stderr.write(f"{problem}\n")
     return Exit.PROBLEMS if any(p.severity is Severity.ERROR for p in problems) else Exit.FINE
+
+
+def _clashes(fresh: list[_Made], paths: Paths) -> list[Problem]:
+    """Portals that would close as soon as these files are there, since several keys apply to them then."""
+    problems: list[Problem] = []
+    now = judge_all(paths, problems)
+    replaced = {file.path for file in fresh}
+    then = [file for file in now if file.path not in replaced]
+    then += [Judged(path=file.path, value=file.value) for file in fresh]
+    known = set(together(now, paths))
+    return [p for p in together(then, paths) if p.code == "ambiguous-key" and p not in known]
+
+
+def _shown_before(fresh: list[_Made], paths: Paths) -> tuple[list[str], bool]:
+    """What is up at the portals that the files close or give another key, and whether anything is."""
+    keys = {file.path for file in fresh if not isinstance(file.value, PortalPolicy)}
+    patterns = [
+        pattern
+        for file in fresh
+        if file.value.choice is None or file.value.choice.required
+        for pattern in (file.value.patterns if isinstance(file.value, PortalPolicy) else file.value.portals)
+    ]
+    changed = Impact(paths, lambda row: row["key_file"] in keys)
+    closed = Impact(paths, opened_now(patterns))
+    lines = []
+    if changed.rows:
+        lines += ["these portals get another key:", *changed.lines()]
+    if closed.rows:
+        lines += ["these portals are open now, and closed until IKE succeeds:", *closed.lines()]
+    return lines, changed.is_live or closed.is_live
 
 
 def _parse_all(options: argparse.Namespace) -> list[Harvest]:
@@ -167,8 +220,11 @@ def _keys(
     problems: list[Problem],
 ) -> Iterable[_Made]:  # fmt: skip
     chosen: dict[str, tuple[str, FoundKey]] = {}
+    ids = {text.lower() for text in options.ids}
     for harvest in harvests:
         for key in harvest.keys:
+            if ids and key.id and key.id.text.lower() not in ids:
+                continue
             name = _login_key_name(key.portal) if key.portal else file_name(key.id)
             if name in chosen:
                 problems.append(_note(chosen[name][0], chosen[name][1].line, "a later key replaces this one"))
@@ -190,7 +246,8 @@ def _keys(
         data = make_key_text(draft).encode()
         state = _state(draft.path, data, options, _Where(file, key.line, problems))
         yield _Made(
-            path=draft.path, line=f"{file}:{key.line}", data=data, shown=shown_key_text(draft), mode=0o600, state=state
+            path=draft.path, line=f"{file}:{key.line}", data=data, shown=shown_key_text(draft), mode=0o600, state=state,
+            value=draft.with_secret(key.secret),
         )  # fmt: skip
 
 
@@ -221,7 +278,8 @@ def _portals(
         try:
             parse_portal_file(text, path, policy.name)
         except ConfigError as err:
-            problems += [_fault(file, found.line, problem.message) for problem in err.problems]
+            line = found.outer_line or found.line
+            problems += [_fault(file, line, problem.message) for problem in err.problems]
             continue
         others = Lookup(World(policies=tuple(p for p in existing if p.path != path)))
         other = others.policies.policy_for(found.portal, Role.INITIATOR)
@@ -234,7 +292,15 @@ def _portals(
             )
         data = text.encode()
         state = _state(path, data, options, _Where(file, found.line, problems))
-        yield _Made(path=path, line=f"{file}:{found.line}", data=data, shown=text, mode=0o644, state=state)
+        yield _Made(
+            path=path,
+            line=f"{file}:{found.line}",
+            data=data,
+            shown=text,
+            mode=0o644,
+            state=state,
+            value=policy,
+        )
 
 
 def _merge(
@@ -251,6 +317,7 @@ def _merge(
         first,
         choice=first.choice or found.choice,
         outer=found.outer or first.outer,
+        outer_line=found.line if found.outer else first.outer_line,
         persistent=first.persistent or found.persistent,
     )
 
@@ -290,9 +357,11 @@ def _state(path: str, data: bytes, options: argparse.Namespace, where: _Where) -
     return "kept"
 
 
-def _write_all(made: list[_Made]) -> None:
+def _write_all(made: list[_Made], paths: Paths) -> None:
     with Progress() as progress:
         for number, file in enumerate(made, 1):
+            if file.mode == 0o600 and file.state == "replaced":
+                replaced_keys.keep(paths, file.path, ())
             _write(file)
             progress.count(number, len(made), "files written")
 
@@ -315,9 +384,9 @@ def _print(made: Iterable[_Made], suggestion: str, options: argparse.Namespace, 
     if suggestion:
         out(f"# for {paths.settings_file}, which is not edited\n{suggestion}\n")
     if options.apply:
-        out(f"{fresh} files written\n")
+        out(f"{plural(fresh, 'file')} written\n")
     elif fresh:
-        out(f"{fresh} files would be written: add --apply\n")
+        out(f"{plural(fresh, 'file')} would be written: add --apply\n")
 
 
 def _fault(file: str, line: int, message: str, hint: str = "") -> Problem:

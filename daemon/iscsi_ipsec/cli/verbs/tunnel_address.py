@@ -21,7 +21,9 @@ from iscsi_ipsec.base.addresses import Address, host_address
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.policy import EspMode, PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal
+from iscsi_ipsec.cli import confirm
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
+from iscsi_ipsec.cli.impact import Impact
 from iscsi_ipsec.cli.key_folder import require_access
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.writer import description_of, make_portal_text
@@ -46,10 +48,12 @@ def add(subparsers: Verbs) -> None:
     remover.add_argument("portal", metavar="PORTAL")
     remover.set_defaults(run=_remove)
     for action in (setter, remover):
-        action.add_argument(
-            "--runtime", action="store_true", help="until the next boot only (Windows' Persist = FALSE)"
-        )
+        confirm.add_dry_run(action)
         add_options(action, again=True)
+    setter.add_argument(
+        "--runtime", action="store_true", help="until the next boot only (Windows' Persist = FALSE)"
+    )
+    remover.add_argument("--runtime", action="store_true", help="the one that was set until the next boot")
 
 
 def _set(options: argparse.Namespace, paths: Paths) -> Exit:
@@ -75,6 +79,10 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
         tunnel_outer_local=local,
     )
     description = f"{MARK}; the rest is from {base.path}" if base else MARK
+    if not confirm.agreed(
+        options, _shown(paths, portal, f"{portal} is reached through a tunnel to {outer}"), ask=False
+    ):
+        return Exit.FINE
     make_portal_folder(os.path.dirname(path))
     write_atomic(path, make_portal_text(policy, description).encode(), 0o644)
     sys.stdout.write(f"wrote {path}\n")
@@ -91,9 +99,19 @@ def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
     _refuse_admins(read_policies(paths), portal, path)
     if not os.path.lexists(path):
         raise CommandError(Exit.PROBLEMS, f"{portal} has no outer address: there is no {path}")
+    if not confirm.agreed(options, _shown(paths, portal, f"{portal} is reached directly again"), ask=False):
+        return Exit.FINE
     os.unlink(path)
     sys.stdout.write(f"removed {path}\n")
     return Exit.FINE
+
+
+def _shown(paths: Paths, portal: Portal, text: str) -> list[str]:
+    """What is up at the portal, whose SA is replaced by one with the new addresses."""
+    touched = Impact(paths, lambda row: row["portal"] == str(portal))
+    return (
+        [f"{text}; a new SA takes the place of the one of now:", *touched.lines()] if touched.is_live else []
+    )
 
 
 def file_of(paths: Paths, portal: Portal, *, runtime: bool) -> str:

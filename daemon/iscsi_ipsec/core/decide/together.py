@@ -41,7 +41,7 @@ _TRIED = 16
 
 def check_together(world: World, lines: Mapping[str, KeyLines]) -> tuple[Problem, ...]:
     """Everything that is wrong between these files; ``lines`` are those of each file by path."""
-    found = [*_two_keys(world.keys), *_missing_keys(world), *_two_policies(world.policies)]
+    found = [*_two_keys(world), *_missing_keys(world), *_two_policies(world.policies)]
     found += [p for p in _derived(world) if p.code != "missing-key"]  # found above, whatever a policy covers
     unique: dict[tuple[str, str, str], Problem] = {}
     for problem in found:
@@ -62,10 +62,13 @@ def _with_line(problem: Problem, lines: Mapping[str, KeyLines]) -> Problem:
 # -- keys
 
 
-def _two_keys(keys: Sequence[Key]) -> Iterator[Problem]:
-    """Two keys of one identity, or of the group, that may be meant for one portal."""
+def _two_keys(world: World) -> Iterator[Problem]:
+    """Two keys of one identity, or of the group, that may be meant for one portal; one that a policy names is chosen."""
+    named = {policy.psk for policy in world.policies}
     owners: dict[object, list[Key]] = {}
-    for key in sorted(keys, key=lambda k: k.path):
+    for key in sorted(world.keys, key=lambda k: k.path):
+        if key.name in named:
+            continue
         owners.setdefault(key.id if isinstance(key, PerIdKey) else None, []).append(key)
     for several in owners.values():
         for one, other in combinations(several, 2):

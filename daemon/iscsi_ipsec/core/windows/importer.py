@@ -14,6 +14,7 @@ from typing import Any
 
 from iscsi_ipsec.base.identity import IdType
 from iscsi_ipsec.base.secret import Secret
+from iscsi_ipsec.core.windows import powershell_script
 from iscsi_ipsec.core.windows.iscsicli_script import Command, commands
 from iscsi_ipsec.core.windows.values import (
     FoundKey,
@@ -30,6 +31,7 @@ from iscsi_ipsec.core.windows.values import (
     portal_of,
     take_flags,
 )
+from iscsi_ipsec.core.windows.wrapped_calls import calls, program
 
 REQUIRE_IPSEC = 0x1
 """ISCSI_LOGIN_FLAG_REQUIRE_IPSEC."""
@@ -51,7 +53,9 @@ def kind_of(text: str) -> str:
     if stripped.startswith(("{", "[")):
         return "json"
     rows = [row for _, row in _isns_rows(text)]
-    return "isns" if rows and all(_ISNS_ROW.fullmatch(row) for row in rows) else "iscsicli"
+    if rows and all(_ISNS_ROW.fullmatch(row) for row in rows):
+        return "isns"
+    return "powershell" if powershell_script.LOOKS_LIKE.search(text) else "iscsicli"
 
 
 # -- iscsicli
@@ -59,27 +63,47 @@ def kind_of(text: str) -> str:
 
 def parse_script(text: str, rules: Rules, harvest: Harvest) -> None:
     """A script that calls iscsicli, or what is typed into iscsicli itself."""
-    for command in commands(text):
+    _take_commands(commands(text), rules, harvest)
+
+
+def parse_powershell(text: str, rules: Rules, harvest: Harvest) -> None:
+    """The same in PowerShell, whose quotes are others."""
+    _take_commands(powershell_script.commands(text), rules, harvest)
+
+
+def _take_commands(found: Iterable[Command], rules: Rules, harvest: Harvest) -> None:
+    for command, note in (call for one in found for call in calls(one)):
         words = list(command.words)
-        if re.fullmatch(r"(?:.*[\\/])?iscsicli(?:\.exe)?", words[0].lower()):
+        if program(words[0]) == "iscsicli":
             words.pop(0)
-        handler = _COMMANDS.get(words[0].lower()) if words else None
+        name = words[0].lower() if words else ""
+        handler = _COMMANDS.get(name)
         if handler is None:
+            if not words and command.doubt:
+                harvest.error(command.line, command.doubt)
             continue
         try:
             if command.doubt:
                 raise NotTakenError(command.doubt)
+            if any(len(word) > 1 and word[0] == word[-1] == "'" for word in words):
+                raise NotTakenError("its quotes are PowerShell's: read it with --format powershell")
             handler(command, words[1:], rules, harvest)
+            if note:
+                harvest.warn(command.line, f"{_NAMES[name]}: {note}")
         except NotTakenError as err:
-            harvest.error(command.line, f"{_NAMES[words[0].lower()]}: {err}")
+            harvest.error(command.line, f"{_NAMES[name]}: {err}")
 
 
 def _need(words: Sequence[str], count: int, names: str) -> None:
     if len(words) < count:
-        raise NotTakenError(f"{len(words)} of its words are there: {names}")
+        raise NotTakenError(f"expected {count} arguments ({names}), got {len(words)}")
 
 
 def _persists(word: str) -> bool:
+    if re.search(r"[()'{}]", word):  # iscsicli takes any word, but nobody means this one
+        raise NotTakenError(
+            "its last word, whether it persists, holds a bracket or a quote: t, f or * is meant"
+        )
     return word == "*" or word[:1].lower() == "t"
 
 
@@ -328,6 +352,7 @@ def _isns_rows(text: str) -> Iterator[tuple[int, str]]:
 
 KINDS: Mapping[str, Callable[[str, Rules, Harvest], None]] = {
     "iscsicli": parse_script,
+    "powershell": parse_powershell,
     "json": parse_json,
     "reg": parse_registry,
     "isns": parse_isns,

@@ -62,7 +62,10 @@ def _commands(line: str, number: int) -> Iterable[Command]:
             "it holds a variable or a single %, which only cmd.exe could replace: write the value (a % as %%)"
         )
     for part in _split(line.replace("%%", "%")):
-        words = tuple(_words(part.lstrip(" \t@(")))
+        bare = part.lstrip(" \t@(")
+        words = tuple(split_words(bare))
+        if "(" in part[: len(part) - len(bare)] and len(words) > 1 and words[-1].endswith(")"):
+            words = (*words[:-1], words[-1][:-1]) if len(words[-1]) > 1 else words[:-1]  # it closes the group
         if words:
             yield Command(number, words, doubt)
 
@@ -99,8 +102,8 @@ def _drop_handle(pieces: list[str]) -> None:
         pieces[-1] = pieces[-1][:-1]
 
 
-def _words(text: str) -> Iterable[str]:
-    """As CommandLineToArgvW: blanks and tabs part; quotes group; a backslash means something only before a quote."""
+def split_words(text: str) -> Iterable[str]:
+    """A command line's words as CommandLineToArgvW has them: blanks and tabs part; quotes group; a backslash means something only before a quote."""
     word: list[str] | None = None
     quoted, at = False, 0
     while at < len(text):

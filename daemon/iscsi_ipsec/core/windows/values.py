@@ -72,6 +72,8 @@ class FoundPortal:
     choice: IpsecChoice | None = None
     outer: Address | None = None
     persistent: bool = True
+    outer_line: int = 0
+    """Where the outer address stands, if what is known of the portal comes from several lines."""
 
 
 @dataclass(slots=True)

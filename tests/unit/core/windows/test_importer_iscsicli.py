@@ -65,14 +65,14 @@ def test_command_ignores_words_beyond_its_own() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("PSKey", "PSKey: 0 of its words are there: <Initiator> <Port> <SecurityFlags> <IdType> <Id> <Key> <Persist>"),
+        ("PSKey", "PSKey: expected 7 arguments (<Initiator> <Port> <SecurityFlags> <IdType> <Id> <Key> <Persist>), got 0"),
         ("pskey * * 0x27 2 db1 canary",
-         "PSKey: 6 of its words are there: <Initiator> <Port> <SecurityFlags> <IdType> <Id> <Key> <Persist>"),
+         "PSKey: expected 7 arguments (<Initiator> <Port> <SecurityFlags> <IdType> <Id> <Key> <Persist>), got 6"),
         ("PSKey * * 0x27 2 db1 %canary% *",
          "PSKey: it holds a variable or a single %, which only cmd.exe could replace: write the value (a % as %%)"),
-        ("GROUPKEY canary", "GroupKey: 1 of its words are there: <Key> <Persist>"),
+        ("GROUPKEY canary", "GroupKey: expected 2 arguments (<Key> <Persist>), got 1"),
         ("TunnelAddr * * 10.0.0.20 203.0.113.1",
-         "TunnelAddr: 4 of its words are there: <Initiator> <InitiatorPort> <DestAddr> <TunnelAddr> <Persist>"),
+         "TunnelAddr: expected 5 arguments (<Initiator> <InitiatorPort> <DestAddr> <TunnelAddr> <Persist>), got 4"),
         ("TunnelAddr * * * 203.0.113.1 f",
          "TunnelAddr: an outer address for all destinations has no place here; name the portals"),
         ("TunnelAddr * * 10.0.0.20 * f", "TunnelAddr: there is no outer address (iscsicli then sets none)"),
