@@ -76,13 +76,15 @@ def guest(lab: Lab, initiator: Node) -> Iterator[Namespace]:
 
 @pytest.mark.parametrize(("nat", "address", "port"), WAYS.values(), ids=WAYS)
 def test_a_packet_is_judged_by_the_address_that_it_leaves_with(
-    initiator: Node, nat: str, address: str, port: int
+    lab: Lab, initiator: Node, nat: str, address: str, port: int
 ) -> None:
     if nat:
         initiator.run(["nft", nat])
     assert opens(initiator, address, port), "the control: without a guard the way is open"
     load(initiator)
+    mark = lab.wire.mark()
     assert not opens(initiator, address, port)
+    assert not lab.wire.tcp(since=mark), "nothing was sent, and not only no answer let in"
 
 
 @pytest.mark.parametrize("masquerade", ["", "masquerade"])
