@@ -206,6 +206,7 @@ class FakeRouting(Fake):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
         self.sources: dict[tuple[Address, str], Address | None] = {}
+        self.devices: dict[Address, str] = {}
         self.unanswered: dict[Address, Exception] = {}
         self.interfaces: dict[str, str] = {}
         self.local: frozenset[Address] = frozenset({address(SOURCE), address("fd00::1")})
@@ -215,6 +216,10 @@ class FakeRouting(Fake):
         if address_ in self.unanswered:
             raise self.unanswered[address_]
         return self.sources.get((address_, oif_name), address(SOURCE if address_.version == 4 else "fd00::1"))
+
+    def device_for(self, address_: Address) -> str | None:
+        self._call("device_for")
+        return self.devices.get(address_, "eth0")
 
     def local_addresses(self) -> frozenset[Address]:
         self._call("local_addresses")

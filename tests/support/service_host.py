@@ -8,6 +8,7 @@ from iscsi_ipsec.base.iscsi import IscsiSession, NodeRecord
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.core.decide.desired import Desired
+from iscsi_ipsec.service.bridged_guests import BridgedGuests
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
@@ -43,6 +44,7 @@ class Host:
         self.open_iscsi, self.files = FakeOpenIscsi(clock), FakeFiles(clock)
         self.service_manager = FakeServiceManager(clock)
         self.woken: list[str] = []
+        self.bridges: dict[str, tuple[str, ...]] = {}
         self.paths = Paths(
             config_dir=str(folder / "etc"), runtime_dir=str(folder / "run"), state_dir=str(folder / "state")
         )
@@ -64,6 +66,7 @@ class Host:
             managed=self.managed,
             guard=GuardReconciler(self.firewall, self.paths.guard_file),
             earlier=PreexistingSessions(self.paths.earlier_file),
+            bridged=BridgedGuests(self.routing, lambda: self.bridges),
             charon=self.charon,
             failure_log=self.failure_log,
             charon_log=self.charon,

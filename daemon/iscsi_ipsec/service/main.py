@@ -27,6 +27,7 @@ from iscsi_ipsec.adapters import systemd
 from iscsi_ipsec.adapters.block_devices import sessions_below_system
 from iscsi_ipsec.adapters.charon import Charon, CharonEvents
 from iscsi_ipsec.adapters.clock import SystemClock
+from iscsi_ipsec.adapters.guest_bridges import guest_bridges
 from iscsi_ipsec.adapters.inotify import FileWatch
 from iscsi_ipsec.adapters.netlink import GuardMonitor, PolicyMonitor, RouteMonitor, Routes, kernel
 from iscsi_ipsec.adapters.nft import Guard
@@ -38,6 +39,7 @@ from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.wakeups import Wakeups
 from iscsi_ipsec.core.config.settings import LOG_LEVELS
+from iscsi_ipsec.service.bridged_guests import BridgedGuests
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
 from iscsi_ipsec.service.guard import GuardReconciler
@@ -163,6 +165,7 @@ class _Daemon:
             managed=ManagedPortals(paths, store, clock),
             guard=GuardReconciler(Guard(), paths.guard_file),
             earlier=PreexistingSessions(paths.earlier_file),
+            bridged=BridgedGuests(self._routes, partial(guest_bridges, paths.sysfs_dir)),
             charon=self._charon,
             failure_log=self._failure_log,
             charon_log=events,

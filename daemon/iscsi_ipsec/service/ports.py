@@ -97,6 +97,10 @@ class Routing(Protocol):
         """The source address towards ``address``, bound to that interface; None: no route."""
         ...
 
+    def device_for(self, address: Address) -> str | None:
+        """The interface that leads to ``address``; None: no route."""
+        ...
+
     def local_addresses(self) -> frozenset[Address]:
         """All addresses of this host."""
         ...

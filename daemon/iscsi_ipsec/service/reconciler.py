@@ -41,11 +41,12 @@ from iscsi_ipsec.core.ike.loaded_state import (
 )
 from iscsi_ipsec.core.ike.sa_lifecycle import carrying
 from iscsi_ipsec.core.report.portal_status import Observed
+from iscsi_ipsec.service.bridged_guests import BridgedGuests
 from iscsi_ipsec.service.charon_contents import Agreement, CharonReconciler
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
-from iscsi_ipsec.service.observe import Observer, Snapshot
+from iscsi_ipsec.service.observe import ROUTE_REASONS, Observer, Snapshot
 from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, Files, ServiceManager, Xfrm
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.presented_keys import PresentedKeys
@@ -120,6 +121,7 @@ class Reconciler:
         managed: ManagedPortals,
         guard: GuardReconciler,
         earlier: PreexistingSessions,
+        bridged: BridgedGuests,
         charon: Charon,
         failure_log: IkeFailureLog,
         charon_log: CharonLog,
@@ -128,6 +130,7 @@ class Reconciler:
         clock: Clock,
     ) -> None:
         self._observer, self._reader, self._managed = observer, reader, managed
+        self._bridged = bridged
         self._guard, self._earlier, self._charon, self._failure_log = guard, earlier, charon, failure_log
         self._charon_log, self._service_manager, self._clock = charon_log, service_manager, clock
         self._sas = SaReconciler(charon, xfrm, failure_log, clock)
@@ -177,6 +180,9 @@ class Reconciler:
         self._managed.remember(snapshot.desired.portals, problems)
         self._observer.save_reqids(snapshot.desired, problems)
         problems.extend(self._earlier.follow(snapshot.desired.guarded, snapshot.world.sessions))
+        if snapshot.config.settings.guard and snapshot.config.settings.guard_forward:
+            network_changed = bool(reasons & ROUTE_REASONS)
+            problems.extend(self._bridged.problems(snapshot.desired.guarded, network_changed=network_changed))
         state: CharonState | None = None
         sas: tuple[IkeSa, ...] = ()
         operations: tuple[Operation, ...] = ()
