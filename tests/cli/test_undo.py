@@ -80,6 +80,14 @@ def test_what_an_sa_uses_is_shown_and_not_touched_without_a_yes(
     assert live.copies() == set()
 
 
+def test_what_a_stopped_daemon_left_up_is_shown_too(live: Instance) -> None:
+    live.close()
+    (live.root / "run/daemon.lock").unlink()
+    answer = run(live, "psk", "remove", "db1")
+    assert answer.code == 1
+    assert ROW in answer.err
+
+
 @pytest.mark.parametrize("words", CUTS, ids=" ".join)
 def test_a_dry_run_shows_the_same_and_changes_nothing(live: Instance, words: tuple[str, ...]) -> None:
     before = live.key("db1")

@@ -96,6 +96,18 @@ def try_status(paths: Paths) -> dict[str, Any] | None:
     return {name: _shown(value) for name, value in document.items()}
 
 
+def last_status(paths: Paths) -> dict[str, Any] | None:
+    """What any daemon of this boot has reported last, as far as it can be read: SAs outlive the daemon."""
+    try:
+        with open(paths.status_file, encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        return None
+    return {name: _shown(value) for name, value in document.items()}
+
+
 def _shown(value: Any) -> Any:
     """A value of JSON whose texts can be shown: targets choose their names, and these stand in it."""
     if isinstance(value, str):

@@ -12,7 +12,7 @@ from typing import Any
 from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.block_devices import bytes_moved, disks_of_sessions, mounts_of_sessions
 from iscsi_ipsec.base.portal import PortalPattern, PortalRange, parse_portal
-from iscsi_ipsec.cli.daemon_client import try_status
+from iscsi_ipsec.cli.daemon_client import last_status
 from iscsi_ipsec.cli.output import plural, size, span
 from iscsi_ipsec.service.paths import Paths
 
@@ -27,7 +27,7 @@ class Impact:
 
     def __init__(self, paths: Paths, chosen: Callable[[Row], bool]) -> None:
         self._sysfs = paths.sysfs_dir
-        document = try_status(paths) or {"portals": []}
+        document = last_status(paths) or {"portals": []}
         self.rows: tuple[Row, ...] = tuple(row for row in document["portals"] if chosen(row))
         self._sessions: dict[str, list[Any]] = {}
         if self.rows:

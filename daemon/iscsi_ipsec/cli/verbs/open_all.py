@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.cli import confirm
-from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, daemon_runs, holder, try_status
+from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, daemon_runs, holder, last_status
 from iscsi_ipsec.cli.impact import Impact
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.service.paths import Paths
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     ]
     if not confirm.agreed(options, lines, ask=True):
         return Exit.FINE
-    socket = ((try_status(paths) or {}).get("charon") or {}).get("socket") or ""
+    socket = ((last_status(paths) or {}).get("charon") or {}).get("socket") or ""
     _stop(paths)
     # after the question: it loads what only this needs
     from iscsi_ipsec.service.unload import unload_all  # noqa: PLC0415

@@ -60,7 +60,7 @@ def test_a_loop_is_run_for_each_of_its_values() -> None:
 )  # fmt: skip
 def test_what_is_not_taken_over_is_listed_with_its_line(line: str, said: str) -> None:
     found = harvest(f"echo begin\n\n{line}\n")
-    assert found.keys == found.portals == []
+    assert (found.keys, found.portals) == ([], [])
     (problem,) = found.problems
     assert problem.line == 3
     assert said in problem.message
