@@ -7,6 +7,7 @@ read no less carefully.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from iscsi_ipsec.adapters import credentials, files
@@ -67,6 +68,14 @@ class KeyOrigin:
         return (os.path.dirname(self.path),)
 
 
+Decrypt = Callable[[str, str, "FileStat | None", str], Secret]
+"""From a credential's name, its file, that file's ``stat`` and the file that asks for it to its bytes."""
+
+
+def _decrypt_now(name: str, path: str, _stat: FileStat | None, asked_by: str) -> Secret:
+    return credentials.decrypt_credential(name, path, asked_by)
+
+
 Draft = Settings | PortalPolicy | KeyDraft
 """What the text of a file alone says."""
 
@@ -99,18 +108,22 @@ def find_origins(draft: Draft) -> tuple[KeyOrigin, ...]:
     return tuple(KeyOrigin.find(s, folder) for s in sources if isinstance(s, KeyFileRef | CredentialRef))
 
 
-def with_keys(draft: Draft, origins: tuple[KeyOrigin, ...]) -> Content:
-    """Read a draft's keys from where they were found; raises :class:`ConfigError`."""
+def with_keys(draft: Draft, origins: tuple[KeyOrigin, ...], decrypt: Decrypt | None = None) -> Content:
+    """Read a draft's keys from where they were found; raises :class:`ConfigError`.
+
+    Without ``decrypt`` a credential is decrypted here and now, which may take seconds.
+    """
+    decrypt = decrypt or _decrypt_now
     if not isinstance(draft, KeyDraft):
         return Content(draft)
-    secret, kept = _fetch_key(draft, draft.source, origins)
+    secret, kept = _fetch_key(draft, draft.source, origins, decrypt)
     if not secret:
         raise ConfigError((empty_key_problem(draft),))
     if sample := placeholder_problem(draft, secret):
         raise ConfigError((sample,))
     previous, previous_kept = None, None
     if draft.previous:
-        previous, previous_kept = _fetch_key(draft, draft.previous.source, origins)
+        previous, previous_kept = _fetch_key(draft, draft.previous.source, origins, decrypt)
         if not previous:
             raise ConfigError((empty_key_problem(draft, previous=True),))
     warnings = (weak_key_problem(draft, secret), same_key_problem(draft) if previous == secret else None)
@@ -134,7 +147,7 @@ def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
 
 
 def _fetch_key(
-    draft: KeyDraft, source: KeySource, origins: tuple[KeyOrigin, ...]
+    draft: KeyDraft, source: KeySource, origins: tuple[KeyOrigin, ...], decrypt: Decrypt
 ) -> tuple[Secret, Secret | None]:
     """The key of this source, and what of it to keep in the store.
 
@@ -143,12 +156,12 @@ def _fetch_key(
     if isinstance(source, Secret):
         return source, None
     origin = next(origin for origin in origins if origin.ref == source)
-    secret = read_origin(origin, draft.path)
+    secret = read_origin(origin, draft.path, decrypt)
     return secret, secret if isinstance(source, KeyFileRef) else None
 
 
-def read_origin(origin: KeyOrigin, asked_by: str) -> Secret:
-    """The key's bytes; :class:`ConfigError` where they cannot be read. Decrypting may take seconds."""
+def read_origin(origin: KeyOrigin, asked_by: str, decrypt: Decrypt) -> Secret:
+    """The key's bytes; :class:`ConfigError` where they cannot be read."""
     match origin.ref:
         case KeyFileRef(path=path):
             return files.read_key_file(path, origin.folder)
@@ -156,5 +169,5 @@ def read_origin(origin: KeyOrigin, asked_by: str) -> Secret:
             if not origin.path:
                 raise credentials.missing_credential(name, asked_by)
             if credentials.is_encrypted(origin.path):
-                return credentials.decrypt_credential(name, origin.path, asked_by)
+                return decrypt(name, origin.path, origin.stat, asked_by)
             return files.read_key_file(origin.path, os.path.dirname(origin.path))

@@ -34,6 +34,7 @@ from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.policy_match import beyond
 from iscsi_ipsec.core.decide.setting_precedence import settings_in_force
 from iscsi_ipsec.service.config_content import KeyOrigin, find_origins, parse_draft, revive, with_keys
+from iscsi_ipsec.service.decryption import Decryption
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Store
 
@@ -156,8 +157,16 @@ class FileReader:
     ``opened`` counts the files that were opened, for tests and benchmarks.
     """
 
-    def __init__(self, paths: Paths, store: Store | None, *, clock: Callable[[], int] = time.time_ns) -> None:
-        self._paths, self._store, self._clock = paths, store, clock
+    def __init__(
+        self,
+        paths: Paths,
+        store: Store | None,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        decryption: Decryption | None = None,
+    ) -> None:
+        """Without ``decryption`` credentials are decrypted where they are read, which may take seconds."""
+        self._paths, self._store, self._clock, self._decryption = paths, store, clock, decryption
         self._settings = _Kind("settings", (paths.config_dir,))
         self._keys, self._policies = _Kind("psk", paths.psk_folders), _Kind("portal", paths.portal_folders)
         self._searches = {
@@ -276,6 +285,8 @@ class FileReader:
 
     def forget(self) -> None:
         """Open every file at the next :meth:`read`, also those whose ``stat`` is as it was."""
+        if self._decryption:
+            self._decryption.try_failed_again()
         for kind in (self._settings, self._keys, self._policies):
             for entry in kind.entries.values():
                 entry.settled = False
@@ -418,7 +429,7 @@ class FileReader:
             origins = find_origins(draft)
             now = self._clock()
             settled = settled and all(o.stat is None or o.stat.settled(now) for o in origins)
-            parsed = with_keys(draft, origins)
+            parsed = with_keys(draft, origins, self._decryption)
         except ConfigError as err:
             if old is None or old.value is None:
                 entry = self._from_store(kind, file, err.problems)

@@ -42,6 +42,7 @@ from iscsi_ipsec.core.config.settings import LOG_LEVELS
 from iscsi_ipsec.service.bridged_guests import BridgedGuests
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
+from iscsi_ipsec.service.decryption import Decryption
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.loop import Loop
@@ -120,13 +121,13 @@ class _Daemon:
     """One running instance."""
 
     def __init__(self, paths: Paths, store: Store, log_level: str) -> None:
-        reader = FileReader(paths, store)
+        self._wakeups = Wakeups()
+        wake = self._wakeups.wake
+        reader = FileReader(paths, store, decryption=Decryption(lambda: wake(FileWatch.reason)))
         settings = reader.read_settings()
         self._log_level = log_level
         self._set_level(settings.log_level)
         self._paths = paths = _with_socket(paths, settings.vici_socket)
-        self._wakeups = Wakeups()
-        wake = self._wakeups.wake
         self._stopping = threading.Event()
         self._failure_log = IkeFailureLog(wake)
         self._charon = Charon(paths.vici_socket)

@@ -35,6 +35,7 @@ from iscsi_ipsec.core.ike.vici_messages import (
 from iscsi_ipsec.core.report.system_disks import disk_problems
 from iscsi_ipsec.service.config_files import ConfigFiles
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
+from iscsi_ipsec.service.decryption import PENDING
 from iscsi_ipsec.service.paths import NODES_DIRS, Paths
 from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
@@ -52,8 +53,8 @@ FILE_REASONS = frozenset({FileWatch.reason, FILES})
 class Snapshot:
     """What a pass saw and decided, before it changed anything.
 
-    ``unknown``: this host's addresses or interfaces have not been told since the start, so that nothing is known to
-    be superfluous. ``unanswered``: the same of some routes.
+    ``unknown``: this host's addresses or interfaces have not been told since the start, or a key is still being
+    decrypted, so that nothing is known to be superfluous. ``unanswered``: the same of some routes.
     """
 
     config: ConfigFiles
@@ -144,6 +145,7 @@ class Observer:
         self._deriver = Deriver()
         self._decided: _Decided | None = None
         self._digest_key: bytes | None = None
+        self._keys_known = False
         self._saved_names: Mapping[str, tuple[Address, ...]] | None = None
         self._reqids = reqids
         self._names_before: Mapping[str, tuple[Address, ...]] | None = None
@@ -221,7 +223,7 @@ class Observer:
             secrets=before.secrets,
             connections=before.connections,
             problems=(*problems, *before.desired.problems, *self._disk_problems(world, before.desired)),
-            unknown=self._local is None or self._unbound,
+            unknown=self._local is None or self._unbound or self._keys_are_unknown(config),
             unanswered=bool(self._sources.unanswered),
         )
 
@@ -294,6 +296,13 @@ class Observer:
         if self._digest_key is None:
             self._digest_key = self._store.digest_key()
         return self._digest_key
+
+    def _keys_are_unknown(self, config: ConfigFiles) -> bool:
+        """Whether a key has been being decrypted ever since the start; later on the last good one is in force."""
+        if not self._keys_known:
+            pending = {problem.file for problem in config.problems if problem.code == PENDING}
+            self._keys_known = not any(row.path in pending and row.state == "refused" for row in config.rows)
+        return not self._keys_known
 
     def _ask_local_addresses(self, problems: list[Problem]) -> None:
         """Ask the kernel for this host's addresses; where it does not answer, those that it named last stay."""

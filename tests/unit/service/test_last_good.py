@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from iscsi_ipsec.adapters.netlink import PolicyMonitor, RouteMonitor
 from iscsi_ipsec.adapters.resolver import ResolveFailure
+from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.service.decryption import PENDING
 from iscsi_ipsec.service.resync_schedule import RELOAD
 from tests.support.fakes import AWAY, NO_BUFFERS, READ_ONLY
 from tests.support.service_host import Host
@@ -304,3 +306,40 @@ def test_a_portal_that_no_file_covers_any_more_is_not_held_back(up: Host) -> Non
     )
     up.run("files")
     assert len(up.charon.ended()) == 1
+
+
+# -- keys that are still being decrypted
+
+
+@dataclass(frozen=True)
+class Row:
+    path: str = "psk.d/db1.toml"
+    kind: str = "psk"
+    state: str = "refused"
+    signature: str = ""
+
+
+def decrypting(up: Host) -> None:
+    """The key's file is there, but what it holds is not known yet."""
+    up.put(*(policy(p) for p in MANY), *(record(p) for p in MANY), *(session(p) for p in MANY))
+    pending = Problem(code=PENDING, message="is being decrypted", file=Row.path)
+    up.files.says = replace(up.files.says, rows=(Row(),), problems=(pending,))
+
+
+def test_a_restarted_daemon_ends_nothing_while_a_key_is_being_decrypted(up: Host) -> None:
+    decrypting(up)
+    up.start()
+    everything_stays(up, "files")
+    up.put(KEY, *(policy(p) for p in MANY), *(record(p) for p in MANY), *(session(p) for p in MANY))
+    up.files.says = replace(up.files.says, rows=(), problems=())
+    everything_stays(up, "files")
+
+
+def test_a_restarted_daemon_ends_what_rests_on_a_key_that_cannot_be_decrypted(up: Host) -> None:
+    decrypting(up)
+    up.start()
+    up.run()
+    failed = Problem(code="bad-credential", message="cannot be decrypted", file=Row.path)
+    up.files.says = replace(up.files.says, problems=(failed,))
+    up.run("files")
+    assert len(up.charon.ended()) == len(MANY)
