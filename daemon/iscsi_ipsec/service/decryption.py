@@ -97,7 +97,7 @@ class Decryption:
 
 def _pending(name: str, asked_by: str) -> Problem:
     return Problem(
-        code=PENDING,
+        code="decrypting",
         message=f"credential {name} is being decrypted: until then what was in force stays",
         hint="wait; a TPM takes a second for each",
         file=asked_by,
