@@ -585,6 +585,7 @@ def release(scene: Scene, hand: Hand, args: Args) -> None:
     shown = f"[{portal}]:3260" if ":" in portal else f"{portal}:3260"
     hand.put(f"run/requests/release-{shown}", f"{shown}\n".encode())
     scene.held.discard(portal)
+    scene.inherited.discard(portal)
 
 
 # --- network -----------------------------------------------------------------------------------

@@ -57,20 +57,41 @@ class World:
     records: frozenset[str]
     held: frozenset[str]
     sources: Mapping[str, str | None]
-    broken: list[Content] = field(default_factory=list)
+    broken: list[tuple[str, Content]] = field(default_factory=list)
+    inherited: frozenset[str] = frozenset()
+    """Portals that are only known from the guard's file: a key without portals keeps them."""
 
     @property
     def broken_policies(self) -> list[PolicyText]:
-        return [content for content in self.broken if isinstance(content, PolicyText)]
+        return [content for _, content in self.broken if isinstance(content, PolicyText)]
 
-    def means(self, portal: str) -> bool:
-        """Whether a file with a mistake, that was never good, means this portal."""
-        return any(
-            (isinstance(content, KeyText) and not content.portals)
-            or any(_matches(pattern, portal) for pattern in content.portals)
-            for content in self.broken
-            if isinstance(content, KeyText | PolicyText)
+    def covered(self, portal: str) -> bool:
+        """Whether a policy, or the portals of a key, name it."""
+        keys = (key for _, key in self.keys.values())
+        return policy_for(self.policies, portal) is not None or any(
+            _rank(k.portals, portal) >= 0 for k in keys
         )
+
+    def closed_by_mistake(self, portal: str) -> bool:
+        """Whether a file with a mistake names this portal, and no good one does more narrowly."""
+        good = min(
+            (
+                (-_rank(p.portals, portal), n)
+                for n, p in self.policies.items()
+                if _rank(p.portals, portal) >= 0
+            ),
+            default=None,
+        )
+        of_keys = max((_rank(key.portals, portal) for _, key in self.keys.values()), default=-1)
+        for name, content in self.broken:
+            if not isinstance(content, KeyText | PolicyText) or _rank(content.portals, portal) < 0:
+                continue
+            rank = _rank(content.portals, portal)
+            if isinstance(content, PolicyText) and (good is None or (-rank, name) < good):
+                return True
+            if isinstance(content, KeyText) and rank > (-good[0] if good else of_keys):
+                return True
+        return False
 
 
 @dataclass(slots=True)
@@ -105,8 +126,9 @@ class _RefusedError(Exception):
 
 
 def candidates(world: World) -> frozenset[str]:
-    policies = (*world.policies.values(), *world.broken_policies)
-    named = {p for policy in policies for p in policy.portals if "/" not in p}
+    mistaken = [content for _, content in world.broken if isinstance(content, KeyText | PolicyText)]
+    files = (*world.policies.values(), *(key for _, key in world.keys.values()), *mistaken)
+    named = {p for file in files for p in file.portals if "/" not in p}
     return world.records | named | world.held
 
 
@@ -127,13 +149,15 @@ def decide(world: World) -> Expected:
 
 
 def _row(world: World, portal: str) -> Row:
-    policy = policy_for(world.policies, portal)
-    try:
-        named = _key_for(world, portal, policy)
-    except _RefusedError:
-        return Row(managed=True, closed=True)
-    if policy is None and named is None:
-        if world.means(portal):
+    policy, named = policy_for(world.policies, portal), None
+    covered, mistaken = world.covered(portal), world.closed_by_mistake(portal)
+    if covered or world.settings.require or portal in world.inherited:
+        try:
+            named = _key_for(world, portal, policy)
+        except _RefusedError:
+            return Row(managed=True, closed=True)
+    if not covered and named is None:
+        if mistaken:
             return Row(managed=portal in world.held, closed=True)
         if portal in world.held:
             return Row(managed=True, closed=True, orphaned=True)
@@ -143,6 +167,8 @@ def _row(world: World, portal: str) -> Row:
     if not flags and key is not None and not key.wants_ipsec:
         flags = "clear"
     if flags == "clear":
+        if mistaken:
+            return Row(managed=portal in world.held, closed=True)
         return Row(managed=True, closed=world.settings.require)
     source = world.sources[portal]
     if named is None or key is None or source is None:
@@ -198,6 +224,11 @@ def policy_for(policies: Mapping[str, PolicyText], portal: str) -> PolicyText | 
             if _matches(pattern, portal):
                 found.append((-ipaddress.ip_network(pattern).prefixlen, name))
     return policies[min(found)[1]] if found else None
+
+
+def _rank(patterns: tuple[str, ...], portal: str) -> int:
+    """The longest prefix of the patterns that name the portal, -1 for none."""
+    return max((ipaddress.ip_network(p).prefixlen for p in patterns if _matches(p, portal)), default=-1)
 
 
 def _matches(pattern: str, portal: str) -> bool:

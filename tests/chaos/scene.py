@@ -39,6 +39,9 @@ class Scene:
     """Folders that others may write to."""
     held: set[str] = field(default_factory=set)
     held_stored: set[str] = field(default_factory=set)
+    inherited: set[str] = field(default_factory=set)
+    """Held portals of which only the guard's file told, until a file covers them."""
+    inherited_stored: set[str] = field(default_factory=set)
     daemon_up: bool = True
     charon_up: bool = True
     link_up: bool = True
@@ -69,12 +72,14 @@ class Scene:
             held=frozenset(self.held),
             sources={},
             broken=self.shelf.broken(),
+            inherited=frozenset(self.inherited),
         )
         world.sources = {portal: source_of(portal) for portal in candidates(world)}
         self.expected = decide(world)
         self.held |= {portal for portal, row in self.expected.rows.items() if row.managed and row.closed}
+        self.inherited = {portal for portal in self.inherited if not world.covered(portal)}
         if not self.shelf.disk_full:
-            self.held_stored = set(self.held)
+            self.held_stored, self.inherited_stored = set(self.held), set(self.inherited)
             self.guard_file = set(self.expected.closed)
         return self.expected
 
@@ -85,12 +90,13 @@ class Scene:
         self.shelf.state_lost(running=self.daemon_up)
         if not self.daemon_up:
             self.held = self.held_stored = set(self.guard_file)
+            self.inherited = self.inherited_stored = set(self.guard_file)
 
     def daemon_ended(self) -> None:
         self.daemon_up = False
         self.shelf.daemon_ended()
         self.records_known.clear()
-        self.held = set(self.held_stored)
+        self.held, self.inherited = set(self.held_stored), set(self.inherited_stored)
 
     def daemon_begins(self) -> None:
         self.daemon_up = self.guard_up = True

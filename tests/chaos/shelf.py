@@ -8,7 +8,7 @@ cannot be used counts with its last good content, and so does a folder that is o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.chaos.texts import Content, KeyText, PolicyText, SettingsText
 
@@ -33,10 +33,22 @@ class Mask:
     """A link to /dev/null."""
 
 
-READABLE = ("unknown-key", "beside gone", "beside empty", "beside mode")
-"""Mistakes that leave valid TOML, so that the portals that are meant can be told."""
+READABLE = ("unknown-key", "syntax", "cut", "mode", "hard-link", "beside gone", "beside empty", "beside mode")
+"""Mistakes that leave lines which can be read; `cut` loses the last one."""
 
 OnDisk = Content | Bad | Mask
+
+
+def readable(bad: Bad) -> Content | None:
+    """What can still be read in a file with a mistake."""
+    if bad.why not in READABLE:
+        return None
+    if bad.why == "mode" and not isinstance(bad.content, KeyText):
+        return None  # others may write to it
+    last = bad.content.text().splitlines()[-1].partition(" ")[0] if bad.content else ""
+    if bad.why == "cut" and isinstance(bad.content, KeyText | PolicyText) and last == "portals":
+        return None
+    return bad.content
 
 
 def path_of(folder: str, name: str) -> str:
@@ -139,13 +151,18 @@ class Shelf:
                 states[path] = "ok"
         return states
 
-    def broken(self) -> list[Content]:
-        """What files mean that were never good, as far as one can read it in them."""
-        return [
-            lies.content
-            for path, lies in self._ranked()
-            if isinstance(lies, Bad) and lies.content and lies.why in READABLE and path not in self.known
-        ]
+    def broken(self) -> list[tuple[str, Content]]:
+        """Names of files with mistakes, and what they say beyond their last good content, as far as it can be read."""
+        found: list[tuple[str, Content]] = []
+        for path, lies in self._ranked():
+            content = readable(lies) if isinstance(lies, Bad) else None
+            good = self.known.get(path)
+            if isinstance(content, KeyText | PolicyText):
+                named = good.portals if isinstance(good, KeyText | PolicyText) else ()
+                content = replace(content, portals=tuple(p for p in content.portals if p not in named))
+            if content and not (isinstance(content, KeyText | PolicyText) and not content.portals):
+                found.append((name_of(path), content))
+        return found
 
     def keys(self) -> dict[str, tuple[str, KeyText]]:
         """Name to path and content of the keys in force."""
@@ -156,4 +173,7 @@ class Shelf:
 
     def settings(self) -> SettingsText:
         found = self.known.get(SETTINGS)
-        return found if isinstance(found, SettingsText) else SettingsText()
+        good = found if isinstance(found, SettingsText) else SettingsText()
+        # what closes counts in spite of a mistake
+        closing = any(isinstance(content, SettingsText) and content.require for _, content in self.broken())
+        return replace(good, require=good.require or closing)

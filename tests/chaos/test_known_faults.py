@@ -49,7 +49,7 @@ def fault(name: str, **args: object) -> Fault:
     return Fault(name, args)
 
 
-MANAGED = (put(GROUP, key(1)), record())
+MANAGED = (put(GROUP, key(1, portals=(PORTAL, OTHER))), record())
 """A portal under the group key."""
 
 
@@ -115,12 +115,12 @@ def test_traps_that_were_flushed_are_loaded_again(run: Run) -> None:
 
 def test_a_lost_folder_goes_on_hiding_what_it_hid(run: Run) -> None:
     """Its keys stay in force, and its masks too: nothing of /run takes their place."""
-    hidden = KeyText(ident="k1.lab", key=f"{MARK}{9:032x}")
+    hidden = KeyText(ident="k1.lab", key=f"{MARK}{9:032x}", portals=(PORTAL,))
     run.replay(
         [
             put("run/psk.d/k1.toml", hidden),
             put("run/psk.d/k2.toml", key(8, "k2.lab")),
-            put(OWN, key(2, "k1.lab")),
+            put(OWN, key(2, "k1.lab", portals=(PORTAL,))),
             fault("mask", path="etc/psk.d/k2.toml"),
             record(),
             fault("take_away", folder="etc/psk.d"),
@@ -135,7 +135,7 @@ def test_whatever_is_wrong_with_a_file_its_last_good_content_stays_in_force_unti
 ) -> None:
     run.replay(
         [
-            put(OWN, key(2, "k1.lab")),
+            put(OWN, key(2, "k1.lab", portals=(PORTAL,))),
             put(POLICY, PolicyText(portals=(PORTAL,), psk="k1")),
             put(SETTINGS, SettingsText()),
         ]
@@ -152,7 +152,7 @@ def test_whatever_is_wrong_with_a_file_its_last_good_content_stays_in_force_unti
 
 
 def test_a_key_in_a_file_beside_is_kept_as_well(run: Run) -> None:
-    run.replay([put(OWN, key(2, "k1.lab", beside=True)), record()])
+    run.replay([put(OWN, key(2, "k1.lab", beside=True, portals=(PORTAL,))), record()])
     for how in ("beside gone", "beside empty", "beside mode"):
         run.replay([fault("spoil", path=OWN, how=how), fault("mend", path=OWN)])
     run.replay(

@@ -18,7 +18,7 @@ from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry
 from iscsi_ipsec.core.decide.known_portals import wanted_names
 from iscsi_ipsec.core.decide.lookup import Lookup
-from iscsi_ipsec.core.decide.policy_match import NOWHERE, rank
+from iscsi_ipsec.core.decide.policy_match import NOWHERE, portals_of, rank
 from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.core.ike.charon_diff import plan
@@ -378,3 +378,37 @@ def test_a_key_is_used_only_within_its_portals(of: World) -> None:
     for view in decide(of).portals:
         if view.connection and view.connection.key.portals:
             assert any(rank(of, p, view.binding.portal) != NOWHERE for p in view.connection.key.portals)
+
+
+@lightly
+@given(worlds())
+def test_what_is_closed_without_names_is_closed_with_them(of: World) -> None:
+    """Whoever answers DNS opens nothing."""
+    without = derive(Lookup(dataclasses.replace(of, names={})))
+    desired = derive(Lookup(of))
+    assert set(without.guarded) <= set(desired.guarded)
+    assert set(without.local_portals) <= set(desired.local_portals)
+    assert without.networks == desired.networks
+
+
+@lightly
+@given(worlds())
+def test_an_address_of_this_hosts_own_opens_nothing(of: World) -> None:
+    away = dataclasses.replace(of, local_addresses=frozenset())
+    every = frozenset(binding.portal.address for binding in Lookup(away).candidates)
+    here = derive(Lookup(dataclasses.replace(of, local_addresses=every)))
+    named_by_keys = {p for key in of.keys for pattern in key.portals for p in portals_of(of, pattern)}
+    assert set(derive(Lookup(away)).guarded) - named_by_keys <= set(here.guarded)
+
+
+@lightly
+@given(worlds())
+def test_a_key_without_portals_manages_nothing_by_itself(of: World) -> None:
+    of = dataclasses.replace(
+        of, settings=dataclasses.replace(of.settings, require_ipsec=False), inherited=frozenset()
+    )
+    lookup = Lookup(of)
+    held = {portal for portal, _ in of.previously_managed}
+    for view in derive(lookup).portals:
+        if view.role is Role.INITIATOR and view.managed and view.binding.portal not in held:
+            assert view.policy or lookup.keys.cover(view.binding.portal)

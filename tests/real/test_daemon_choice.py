@@ -139,6 +139,7 @@ def test_an_interface_that_appears_serves_the_record_that_is_bound_to_it(
 ) -> None:
     daemon.put_key("san", address_key(SAN_HERE, KEY_A))
     daemon.put_key("one", address_key(HERE, KEY_B))
+    daemon.put_portal("san", 'portals = ["10.30.0.0/24"]\n')
     node_record(daemon, SAN_PORTAL, iface=SAN)
     daemon.start()
     is_closed(daemon, "no-route", SAN_ROW)
@@ -153,6 +154,7 @@ def test_the_interface_a_record_is_bound_to_decides_and_not_the_ordinary_route(d
     """Both interfaces reach the portal; the ordinary route leaves by eth0."""
     put_keys(daemon)
     daemon.put_key("san", address_key(SAN_HERE, KEY_A))
+    daemon.put_portal("san", 'portals = ["10.10.0.0/24"]\n')
     node_record(daemon, PORTAL, iface=SAN)
     second_interface(daemon)
     daemon.node.ip("route", "add", f"{PORTAL}/32", "dev", SAN, "metric", "900")

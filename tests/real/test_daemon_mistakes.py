@@ -114,19 +114,23 @@ def test_a_new_key_with_a_mistake_says_so_and_closes_what_it_would_be_for(
     assert knock(lab) == 0
 
 
-def test_a_new_key_for_every_portal_closes_them_until_it_is_mended_or_gone(
+def test_a_key_with_a_mistake_closes_all_portals_if_it_is_for_any_until_it_is_fixed_or_gone(
     lab: Lab, charon: Charon, daemon: Daemon
 ) -> None:
     known_to_open_iscsi(daemon)
     daemon.start()
     assert knock(lab)
-    path = daemon.put_key("a", key_file("*.lab", KEY_A))
+    everywhere = 'portals = ["any"]\n'
+    daemon.put_key("a", key_file("*.lab", KEY_A))
     reported(daemon, "the id holds a wildcard")
+    assert knock(lab), "a key without portals manages nothing, with a mistake or without"
+    path = daemon.put_key("a", key_file("*.lab", KEY_A) + everywhere)
+    wait_until(lambda: daemon.row(ROW)["closed"], "it is closed", detail=daemon.tail)
     is_closed(daemon)
     assert knock(lab) == 0
     path.unlink()  # it was never managed, so there is nothing to release
     wait_until(lambda: knock(lab), "it is left alone again", detail=daemon.tail)
-    daemon.put_key("a", key_file("a.lab", KEY_A))
+    daemon.put_key("a", key_file("a.lab", KEY_A) + everywhere)
     wait_for_connection(charon, daemon)
 
 
@@ -176,7 +180,7 @@ def test_a_name_that_does_not_resolve_keeps_the_group_key_from_standing_in_for_i
     hosts: Path, charon: Charon, daemon: Daemon
 ) -> None:
     known_to_open_iscsi(daemon)
-    daemon.put_key("group", group_file(KEY_GROUP))
+    daemon.put_key("group", group_file(KEY_GROUP) + 'portals = ["10.10.0.0/24"]\n')
     path = daemon.put_key("a", key_file("a.lab", KEY_A) + 'portals = ["san.lab"]\n')
     daemon.start()
     problem = reported(daemon, "the name san.lab does not resolve")

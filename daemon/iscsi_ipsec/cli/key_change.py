@@ -19,7 +19,7 @@ from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.policy import IpsecChoice
-from iscsi_ipsec.base.portal import PortalPattern, parse_portal_pattern, refuse_misread
+from iscsi_ipsec.base.portal import PortalPattern, parse_portal_patterns, refuse_misread
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli import confirm, key_input, replaced_keys
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
@@ -61,7 +61,7 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
         "--flags", nargs="+", metavar="FLAG", help="0x37, or names with or without ISCSI_SECURITY_FLAG_"
     )
     parser.add_argument(
-        "--portal", action="append", metavar="P", help="use it only towards this portal or network; may be repeated"
+        "--portal", action="append", metavar="P", help="use it only towards this portal or network, and manage it; may be repeated"
     )  # fmt: skip
     parser.add_argument("--description", metavar="TEXT")
     parser.add_argument(
@@ -112,7 +112,7 @@ def _parse_portals(given: Sequence[str]) -> tuple[PortalPattern, ...]:
     try:
         for text in given:
             refuse_misread(text)
-        return tuple(dict.fromkeys(parse_portal_pattern(text) for text in given))
+        return tuple(dict.fromkeys(p for text in given for p in parse_portal_patterns(text)))
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err
 
@@ -172,6 +172,11 @@ def run_set(
     _report(options, shelf, draft, old)
     if weak := weak_key_problem(draft, secret):
         sys.stderr.write(f"warning: {weak.message} ({weak.hint})\n")
+    if not portals and not files.find_config(shelf.paths.portal_folders).files:
+        sys.stderr.write(
+            "note: a key without portals manages none by itself; name them with --portal, or put a file into"
+            f' {shelf.paths.portal_folders[0]} that says: portals = ["10.0.0.20"]\n'
+        )
     if options.wait:
         wait_until_none(options.timeout, lambda: not_yet_in_force(shelf.paths, draft.path, name), shelf.paths)
     return Exit.FINE

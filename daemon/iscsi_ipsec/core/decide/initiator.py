@@ -7,7 +7,6 @@ import dataclasses
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.policy import IpsecChoice, PortalPolicy, Role, Start
-from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
@@ -20,7 +19,7 @@ from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.key_choice import pick_key, route_hint
 from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.name_limits import limited
-from iscsi_ipsec.core.decide.policy_match import NOWHERE, outranks
+from iscsi_ipsec.core.decide.policy_match import NOWHERE
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,
@@ -56,11 +55,12 @@ def _view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> P
     covered = policy is not None or lookup.keys.cover(portal)
     inherited = not covered and portal in world.inherited
     previously_managed = (portal, Role.INITIATOR) in world.previously_managed
-    mistaken = lookup.policies.broken_for(portal)
-    broken = mistaken if mistaken and _decides(mistaken, lookup, portal, policy) else None
+    by_keys = lookup.keys.best_rank(portal) if world.broken and not policy else NOWHERE
+    broken = lookup.policies.deciding_broken(portal, Role.INITIATOR, policy, by_keys)
+    mistaken = next((f for f in lookup.policies.broken_for(portal, Role.INITIATOR) if f.is_policy), None)
     if policy:
         reasons.append(f"policy {policy.path} applies")
-    if mistaken and mistaken.is_policy:
+    if mistaken:
         too = " too" if policy else ""
         reasons.append(f"policy {mistaken.path} names it{too}, but has a mistake: nothing of it is in force")
     elif not policy:
@@ -105,15 +105,6 @@ def _view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> P
     return dataclasses.replace(
         view, identity=connection.local_id, connection=connection, reasons=tuple(reasons)
     )
-
-
-def _decides(broken: BrokenFile, lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> bool:
-    """Whether the file with a mistake names the portal and no good one names it more narrowly."""
-    if policy:
-        good = lookup.policies.rank(policy.patterns, portal)
-    else:
-        good = max((lookup.keys.rank(key, portal) for key in lookup.keys.all if key.portals), default=NOWHERE)
-    return outranks(broken, lookup.policies.rank(broken.patterns, portal), policy, good)
 
 
 def _not_covered(

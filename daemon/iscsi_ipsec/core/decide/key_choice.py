@@ -84,6 +84,10 @@ class KeyIndex:
             (rank(self._world, p, portal, by_name=self._by_name) for p in key.portals), default=NOWHERE
         )
 
+    def best_rank(self, portal: Portal) -> int:
+        """How narrowly any key's ``portals`` name this portal."""
+        return max((self.rank(key, portal) for key in self.all if key.portals), default=NOWHERE)
+
     def cover(self, portal: Portal) -> bool:
         """Whether some key's own ``portals`` name this portal, which makes it a managed one."""
         return (

@@ -66,12 +66,21 @@ class PolicyMatch:
                 return policy
         return None
 
-    def broken_for(self, portal: Portal, role: Role = Role.INITIATOR) -> BrokenFile | None:
-        """The file with a mistake that names this portal most narrowly; of equals a policy, then the first by path."""
+    def broken_for(self, portal: Portal, role: Role) -> list[BrokenFile]:
+        """The files with mistakes that name this portal, the narrowest first; of equals a policy, then the first by path."""
         found = [f for f in self._world.broken if f.role is role and self.rank(f.patterns, portal) != NOWHERE]
-        return min(
-            found, key=lambda f: (-self.rank(f.patterns, portal), not f.is_policy, f.path), default=None
-        )
+        return sorted(found, key=lambda f: (-self.rank(f.patterns, portal), not f.is_policy, f.path))
+
+    def deciding_broken(
+        self, portal: Portal, role: Role, policy: PortalPolicy | None, by_keys: int = NOWHERE
+    ) -> BrokenFile | None:
+        """The file with a mistake that would decide, were it whole; ``by_keys`` is the rank of good keys' ``portals``."""
+        good = self.rank(policy.patterns, portal) if policy else by_keys
+        outranking = (
+            f for f in self.broken_for(portal, role)
+            if outranks(f, self.rank(f.patterns, portal), policy, good)
+        )  # fmt: skip
+        return next(outranking, None)
 
     def rank(self, patterns: Iterable[PortalPattern], portal: Portal) -> int:
         """How narrowly the narrowest of the patterns names the portal; NOWHERE where none does."""

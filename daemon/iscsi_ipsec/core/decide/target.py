@@ -23,7 +23,6 @@ from iscsi_ipsec.base.networks import subtract
 from iscsi_ipsec.base.policy import IkeMode, IpsecChoice, PortalPolicy, Role, Start
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.core.config.invalid_files import BrokenFile
 from iscsi_ipsec.core.decide.connection_settings import (
     address_identity,
     connection_name,
@@ -35,7 +34,7 @@ from iscsi_ipsec.core.decide.initiator import broken_view, clear_view, uncovered
 from iscsi_ipsec.core.decide.key_choice import exactly_one
 from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.name_limits import overruled, weaker_flags
-from iscsi_ipsec.core.decide.policy_match import NAME, NOWHERE, outranks, served_by
+from iscsi_ipsec.core.decide.policy_match import NAME, served_by
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,
@@ -70,7 +69,7 @@ def target_views(lookup: Lookup, ours: tuple[Connection, ...] = ()) -> Iterator[
     literal = lookup.without_names()
     for portal in served:
         policy = lookup.policies.policy_for(portal, Role.TARGET)
-        broken = _deciding_broken(lookup, portal, policy)
+        broken = lookup.policies.deciding_broken(portal, Role.TARGET, policy)
         again = portal.address in addresses
         views = list(_portal_views(lookup, portal, policy, ours, again=again))
         if broken:
@@ -104,13 +103,6 @@ def _bare_view(portal: Portal, origin: str) -> PortalView:
     return PortalView(
         binding=PortalBinding(portal), role=Role.TARGET, managed=False, closed=False, reasons=(), origins=(origin,)
     )  # fmt: skip
-
-
-def _deciding_broken(lookup: Lookup, portal: Portal, policy: PortalPolicy | None) -> BrokenFile | None:
-    """The policy with a mistake that names this portal, where no good one names it more narrowly."""
-    match, broken = lookup.policies, lookup.policies.broken_for(portal, Role.TARGET)
-    good = match.rank(policy.patterns, portal) if policy else NOWHERE
-    return broken if broken and outranks(broken, match.rank(broken.patterns, portal), policy, good) else None
 
 
 def _limited(

@@ -148,6 +148,7 @@ def test_a_broken_policy_beats_the_flags_of_a_key_as_a_good_one_would() -> None:
     of_key = (group(portals=[TARGET], flags=CLEAR),)
     assert not view_of(derived(*of_key)).closed
     assert view_of(derived(*of_key, broken=broken("10.0.0.0/8"))).closed
+    assert view_of(derived(*of_key, broken=key(TARGET) + broken("10.0.0.0/8"))).closed
 
 
 @pytest.mark.parametrize(("patterns", "closed"), [([SOURCE], False), (["10.0.0.0/24"], True)])
