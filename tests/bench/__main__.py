@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from tests.bench import living, loading, revoking
+from tests.bench import commands, living, loading, revoking
 from tests.bench.machine import describe
 from tests.bench.report import Report
 from tests.bench.shape import Shape, make_route
@@ -72,6 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         living.measure(
             lab, NODE, Shape.of(options.keys), options.runs, options.changes, options.rest, report, say
         )
+        commands.measure(lab, NODE, sizes[0], report, say)
     revoking.measure(options.runs, report, say)
     report.save(RESULT, {"keys": options.keys, "runs": options.runs, "seconds": time.monotonic() - began})
     sys.stdout.write(f"{report.table()}\n\nraw numbers: {RESULT.relative_to(CHECKOUT)}\n")

@@ -6,6 +6,7 @@ Law: values only.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,6 +123,19 @@ def parse_portal_pattern(text: str) -> PortalPattern:
             f"{text!r} is neither an address, a network nor a host name (10.0.0.20, 10.0.0.0/24, [fd00::20]:3260, san.example.com)"
         )
     return NamedPortal(host.rstrip(".").lower(), port)
+
+
+def patterns_overlap(one: tuple[PortalPattern, ...], other: tuple[PortalPattern, ...]) -> bool:
+    """Whether two keys may be meant for one portal; a key without portals is for all, names could be any address."""
+    if not one or not other:
+        return True
+    for a, b in itertools.product(one, other):
+        if not isinstance(a, PortalRange) or not isinstance(b, PortalRange):
+            if a == b:
+                return True
+        elif a.port == b.port and a.network.version == b.network.version and a.network.overlaps(b.network):
+            return True
+    return False
 
 
 def refuse_misread(text: str) -> None:

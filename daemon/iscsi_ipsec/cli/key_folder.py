@@ -16,11 +16,11 @@ from functools import cached_property
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.identity import IkeId
+from iscsi_ipsec.base.portal import patterns_overlap
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, not_permitted
 from iscsi_ipsec.core.config.key_file import KeyDraft, parse_key_file
 from iscsi_ipsec.core.config.writer import description_of
-from iscsi_ipsec.core.decide.together import patterns_overlap
 from iscsi_ipsec.service.paths import Paths
 
 

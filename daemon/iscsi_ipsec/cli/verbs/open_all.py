@@ -100,4 +100,9 @@ def _is_systemds(paths: Paths) -> bool:
 
 
 def _systemctl(*words: str) -> int:
-    return subprocess.run(["systemctl", *words], stdin=subprocess.DEVNULL, check=False).returncode
+    systemctl = shutil.which("systemctl")
+    return (
+        subprocess.run([systemctl, *words], stdin=subprocess.DEVNULL, check=False).returncode
+        if systemctl
+        else 1
+    )

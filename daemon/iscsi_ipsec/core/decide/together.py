@@ -16,7 +16,7 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.iscsi import NodeRecord
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy, Role
-from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern, PortalRange
+from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern, PortalRange, patterns_overlap
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.toml_reader import KeyLines
 from iscsi_ipsec.core.decide.derive import derive
@@ -80,19 +80,6 @@ def _two_keys(world: World) -> Iterator[Problem]:
                     hint="keep one of them, or give both different portals",
                     file=other.path,
                 )
-
-
-def patterns_overlap(one: tuple[PortalPattern, ...], other: tuple[PortalPattern, ...]) -> bool:
-    """Whether two keys may be meant for one portal; a key without portals is for all, names could be any address."""
-    if not one or not other:
-        return True
-    for a, b in itertools.product(one, other):
-        if not isinstance(a, PortalRange) or not isinstance(b, PortalRange):
-            if a == b:
-                return True
-        elif a.port == b.port and a.network.version == b.network.version and a.network.overlaps(b.network):
-            return True
-    return False
 
 
 def _missing_keys(world: World) -> Iterator[Problem]:
