@@ -355,6 +355,7 @@ def test_a_damaged_database_is_moved_aside_and_begun_anew(path: str, garbage: by
     (problem,) = store.problems
     assert (problem.code, problem.file) == ("state-damaged", path)
     assert Path(path + ".broken").read_bytes() == garbage
+    assert f"rm {path}.broken" in problem.hint
     store.put_last_good([good()])
     store.close()
     again = Store(path)
@@ -382,6 +383,8 @@ def test_damage_while_running_is_healed_and_the_write_done(path: str, store: Sto
     store.put_last_good([good("/etc/new.toml")])
     assert [p.code for p in store.problems] == ["state-damaged"]
     assert list(store.all_last_good()) == ["/etc/new.toml"]
+    os.unlink(f"{path}.broken")  # as its hint says
+    assert store.problems == ()
 
 
 KILLED = """

@@ -25,6 +25,7 @@ charon, instance, running = (
     [
         (["0x57"], "0x57  VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED PFS_ENABLED TUNNEL_MODE_PREFERRED", "IKEv1 main, tunnel mode, PFS"),
         (["VALID", "IKE_IPSEC_ENABLED"], "0x03  VALID IKE_IPSEC_ENABLED", "IKEv2, transport (tunnel where an outer address is set) mode, no PFS"),
+        (["valid,ike_ipsec_enabled"], "0x03  VALID IKE_IPSEC_ENABLED", "IKEv2, transport (tunnel where an outer address is set) mode, no PFS"),
         (["0x01"], "0x01  VALID", "IKE_IPSEC_ENABLED is unset: IPsec is not required, clear text is allowed"),
         (["0"], "0x00  (none)", "VALID is unset: not specified, the next source decides"),
     ],
@@ -32,6 +33,10 @@ charon, instance, running = (
 def test_flags_are_decoded_and_encoded(instance: Instance, words: list[str], first: str, second: str) -> None:
     answer = instance.call("flags", *words)
     assert (answer.code, answer.out.splitlines()) == (FINE, [first, second])
+
+
+def test_a_shortened_flag_gets_a_suggestion(instance: Instance) -> None:
+    assert 'did you mean "PFS_ENABLED"?' in instance.call("flags", "PFS").err
 
 
 def test_flags_refuses_both_of_a_pair(instance: Instance) -> None:

@@ -186,6 +186,14 @@ def test_a_generated_key_is_never_weak_nor_huge(instance: Instance, size: str) -
     assert "canary" not in answer.all
 
 
+def test_a_mistyped_option_is_named_and_what_may_be_a_key_is_not(instance: Instance) -> None:
+    answer = instance.run("psk", "set", "--id", "db1", "--genrate=canary")
+    assert answer.code == 2
+    assert "unknown option --genrate (did you mean --generate?)" in answer.err
+    assert "canary" not in answer.all
+    assert "canary" not in instance.run("psk", "set", "--id", "db1", "db2", "canary").all
+
+
 def test_an_empty_and_a_huge_key_are_refused(instance: Instance) -> None:
     assert instance.run("psk", "set", "--id", "db1", "--stdin", stdin=b"\n").code == 2
     assert instance.run("psk", "set", "--id", "db1", "--stdin", stdin=b"x" * 65_500).code == 1

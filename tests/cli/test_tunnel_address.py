@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from tests.cli.conftest import Instance
+from tests.support.reported import needs_root
 
 OURS = "etc/portal.d/tunnel-10.0.0.20-3260.toml"
 
@@ -77,3 +80,27 @@ def test_a_policy_for_transport_mode_is_not_turned_into_tunnel_mode(instance: In
 def test_what_is_no_portal_or_address_is_wrong_usage(instance: Instance, words: tuple[str, ...]) -> None:
     assert instance.run("tunnel-address", "set", *words).code == 2
     assert instance.files() == set()
+
+
+@needs_root
+def test_who_may_read_the_policies_but_not_write_them_is_refused_for_that(instance: Instance) -> None:
+    instance.put(instance.portal / "san.toml", 'portals = ["10.0.0.9"]\n', 0o644)
+    for folder in (instance.root, instance.root / "etc", instance.portal):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        answer = instance.run("tunnel-address", "set", "10.0.0.20", "203.0.113.1")
+    finally:
+        os.seteuid(0)
+    assert answer.code == 5
+    assert f"you may not write to {instance.portal}" in answer.err
+
+
+def test_a_dry_run_writes_and_removes_nothing(instance: Instance) -> None:
+    words = ("tunnel-address", "set", "10.0.0.20", "203.0.113.1")
+    assert "nothing was changed" in instance.fine(*words, "--dry-run").out
+    assert instance.files() == set()
+    instance.fine(*words)
+    before = instance.files()
+    instance.fine("tunnel-address", "remove", "10.0.0.20", "--dry-run")
+    assert instance.files() == before

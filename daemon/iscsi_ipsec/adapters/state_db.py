@@ -112,7 +112,7 @@ class Store:
         Raises :class:`ConfigError` for a folder that others may write.
         """
         self.path = path
-        self.problems: tuple[Problem, ...] = ()
+        self._problems: tuple[Problem, ...] = ()
         self.renewals = 0
         self.fresh = False
         self._read_only = read_only
@@ -131,6 +131,11 @@ class Store:
             if read_only or not or_memory:
                 raise StateUnavailable(path, _why(err)) from err
             self._begin_in_memory()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What happened to the database; over when the admin has deleted what was kept of it."""
+        return self._problems if self._problems and os.path.exists(f"{self.path}.broken") else ()
 
     def close(self) -> None:
         """Close the database; the object is of no use after that."""
@@ -409,13 +414,13 @@ class Store:
         for suffix in ("", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.path + suffix, f"{self.path}.broken{suffix}")
-        self.problems += (
+        self._problems = (
             Problem(
                 code="state-damaged",
                 file=self.path,
-                message=f"the state database was damaged; kept as {self.path}.broken and begun anew:"
-                " the last good content of broken files and the portals held closed are forgotten",
-                hint="check 'iscsi-ipsec status' for portals that no file covers",
+                message=f"the state database was damaged; kept as {self.path}.broken, a new one was made: the last good"
+                " content of broken files is forgotten, portals that were held closed stay closed",
+                hint=f"look above for portals that no file covers, then: rm {shlex.quote(self.path)}.broken (it holds keys)",
                 severity=Severity.ERROR,
             ),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import codecs
+import difflib
 import getpass
 import os
 import secrets
@@ -44,6 +45,11 @@ class DiscreetParser(Parser):
         known, extra = super().parse_known_args(args, namespace)
         if len(extra) == 1 and not extra[0].startswith("-") and getattr(known, "name", "") is None:
             known.name = extra.pop()
+        if extra and extra[0].startswith("--"):
+            # an option's name is no key; what may stand behind its = is
+            option = extra[0].partition("=")[0]
+            close = difflib.get_close_matches(option, self._option_string_actions, 1)
+            self.error(f"unknown option {option}" + (f" (did you mean {close[0]}?)" if close else ""))
         if extra:
             self.error(
                 "a word or option too many (not repeated here, as it may be a key; a key is never taken from the command line)"

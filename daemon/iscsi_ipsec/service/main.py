@@ -114,6 +114,7 @@ def _unload(paths: Paths) -> int:
     left = unload_all(_with_socket(paths, socket))
     for text in left:
         _log.error("%s", text)
+    _log.info("every portal is open; iSCSI sessions go on unencrypted")
     return EXIT_FAILED if left else EXIT_FINE
 
 

@@ -76,7 +76,10 @@ def _print(row: dict[str, Any]) -> None:
         + f", {row['role']}\n"
     )
     for origin in row["origins"]:
-        out(f"  known from     {origin}\n")
+        forget = (
+            f"; forget it with: iscsi-ipsec release '{row['portal']}'" if origin == "managed before" else ""
+        )
+        out(f"  known from     {origin}{forget}\n")
     for reason in row["reasons"]:
         out(f"  because        {reason}\n")
     for name, value in (

@@ -27,7 +27,7 @@ def add(subparsers: Verbs) -> None:
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Print number, names and meaning."""
     del paths  # every verb is called alike
-    given: list[str] = options.flags
+    given = [word for text in options.flags for word in text.split(",") if word]
     try:
         flags = parse_flags(given[0] if len(given) == 1 else given)
     except ValueError as err:

@@ -176,6 +176,10 @@ def _list(options: argparse.Namespace, paths: Paths) -> Exit:
     rows = [_row(stored) for stored in shelf.stored]
     if options.json:
         print_json(rows)
+    elif not rows:
+        sys.stdout.write(
+            "no keys yet: iscsi-ipsec psk set --id ID, or iscsi-ipsec group-psk set, writes one\n"
+        )
     else:
         print_table(
             ("NAME", "ID", "TYPE", "FLAGS", "PORTALS", "PERSISTENT", "KEY", "PREVIOUS UNTIL"),

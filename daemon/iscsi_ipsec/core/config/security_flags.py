@@ -73,6 +73,10 @@ def parse_flags(value: int | str | Iterable[str]) -> SecurityFlags:
             flags |= SecurityFlags[short]
         else:
             close = difflib.get_close_matches(short, SecurityFlags.__members__, 1)
+            close = (
+                close
+                or [known for known in SecurityFlags.__members__ if short and known.startswith(short)][:1]
+            )
             unknown.append(f'"{name}"' + (f' (did you mean "{close[0]}"?)' if close else ""))
     if unknown:
         raise ValueError("unknown flag " + ", ".join(unknown))

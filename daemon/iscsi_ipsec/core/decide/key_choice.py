@@ -171,11 +171,14 @@ def _refuse_without_route(keys: KeyIndex, portal: Portal, policy: PortalPolicy |
 
 def route_hint(portal: Portal, policy: PortalPolicy | None) -> str:
     """How to mend a missing route; charon makes none where a traffic selector names a port."""
-    if policy and policy.tunnel_outer_remote:
+    outer = policy.tunnel_outer_remote if policy else None
+    if outer and outer.version == portal.address.version:
         return (
             "a tunnel needs a route to what is behind it too, such as: "
-            f"ip route add {portal.address} via {policy.tunnel_outer_remote}, or via the router towards that"
+            f"ip route add {portal.address} via {outer}, or via the router towards that"
         )
+    if outer:  # a gateway is of the same version as what is behind it
+        return f"a tunnel needs a route to what is behind it too: ip -{portal.address.version} route add {portal.address} dev INTERFACE"
     return f"check with: ip route get {portal.address}"
 
 
