@@ -38,6 +38,7 @@ help:
 	@echo 'make unit       the tests of pure code and of the loop, in seconds; nothing installed but .venv'
 	@echo 'make test-vm    the end-to-end suite on two virtual machines'
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
+	@echo 'make oracle     100,000 random worlds against a second opinion (ORACLE_SEED=, ORACLE_WORLDS=)'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
 	@echo 'make bench-vm   throughput of iSCSI in clear, by hand and through us, on two virtual machines'
 	@echo 'make fuzz       a million inputs for everything that reads what others wrote (hours)'
@@ -87,6 +88,11 @@ demo: $(VENV_STAMP)
 chaos: $(VENV_STAMP)
 	@$(NEED) $(LAB_PACKAGES)
 	$(RUN) -m tests.chaos
+
+# prints in which share of the worlds each rule decided; make test has a few hundred
+.PHONY: oracle
+oracle: $(VENV_STAMP)
+	ORACLE_WORLDS=$${ORACLE_WORLDS:-100000} $(RUN) -m pytest tests/property/test_oracle.py -q -s
 
 .PHONY: bench
 bench: $(VENV_STAMP)

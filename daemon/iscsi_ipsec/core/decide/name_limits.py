@@ -48,7 +48,9 @@ def overruled(literal: PortalView, origins: tuple[str, ...], file: str, fault: s
 
 def weaker_flags(named: IpsecChoice, literal: IpsecChoice) -> str:
     """What the first choice gives up of the second, in words; empty for nothing."""
-    if literal.required and not named.required:
+    if not literal.required:
+        return ""  # it is closed for another reason, and how it would negotiate counts for nothing
+    if not named.required:
         return "would allow unencrypted traffic"
     if literal.pfs and not named.pfs:
         return "would give up PFS"

@@ -12,6 +12,7 @@ from iscsi_ipsec.base.problem import Severity
 from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import PortalView
 from iscsi_ipsec.core.decide.lookup import Lookup
+from iscsi_ipsec.core.decide.name_limits import weaker_flags
 from tests.support.values import (
     CLEAR,
     SOURCE,
@@ -223,3 +224,9 @@ def test_the_narrowest_target_policy_decides_whatever_its_file_is_called() -> No
     wide = serves("10.0.0.0/24", name="a-wide", flags=CLEAR)
     desired = derived(wide, serves(SOURCE, name="b-narrow"), per_id("db1"))
     assert desired.local_portals == (portal(SOURCE),)
+
+
+def test_weaker_flags_compares_nothing_with_flags_that_ask_for_no_ipsec() -> None:
+    """Where require_ipsec closes what a wider policy leaves unencrypted, a name may add IPsec in any mode."""
+    assert weaker_flags(choice(IkeMode.AGGRESSIVE, pfs=False), choice(IkeMode.V2, required=False)) == ""
+    assert weaker_flags(choice(IkeMode.AGGRESSIVE), choice(IkeMode.V2))
