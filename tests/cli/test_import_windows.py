@@ -157,6 +157,17 @@ def test_a_key_of_bytes_survives(instance: Instance) -> None:
     assert draft.source.reveal() == bytes(key)  # type: ignore[union-attr]  # a Secret, or the test fails
 
 
+def test_import_says_that_keys_without_portals_manage_none(instance: Instance) -> None:
+    path = instance.root / "keys.cmd"
+    path.write_text('iscsicli PSKey * * 0x27 2 db1.example.com "a key of twenty bytes" *\n')
+    assert "note: a key without portals manages none by itself" in instance.run("import", str(path)).err
+    path.write_text(
+        'iscsicli PSKey * * 0x27 2 db1.example.com "a key of twenty bytes" *\n'
+        "iscsicli TunnelAddr * * 192.0.2.20 203.0.113.1 *\n"
+    )
+    assert "note:" not in instance.run("import", str(path)).err
+
+
 def test_a_default_bitmap_becomes_a_suggestion_and_no_file(instance: Instance) -> None:
     answer = instance.fine("import", "--default-bitmap", "0x27", "--apply")
     assert "[defaults]\nsecurity_flags = [" in answer.out

@@ -42,6 +42,22 @@ def test_flags_portals_and_description_go_into_the_file(instance: Instance) -> N
     assert row["description"] == "first rack"
 
 
+def test_psk_set_says_where_to_name_the_portals_of_a_key_that_manages_none(instance: Instance) -> None:
+    words = ("psk", "set", "--id", "db1", "--stdin", "--yes")
+    note = instance.run(*words, stdin=KEY).err
+    assert "note: a key without portals manages none by itself" in note
+    assert str(instance.portal) in note
+    assert "note:" not in instance.run(*words, "--portal", "any", stdin=OTHER).err
+    assert 'portals = ["any"]' in instance.key("db1")
+    assert instance.json("psk", "get", "db1")[0]["portals"] == ["any"]
+
+
+def test_psk_set_says_nothing_of_portals_where_a_policy_names_some(instance: Instance) -> None:
+    instance.portal.mkdir(parents=True, exist_ok=True)
+    (instance.portal / "san.toml").write_text('portals = ["10.0.0.20"]\n')
+    assert "note:" not in instance.run("psk", "set", "--id", "db1", "--stdin", stdin=KEY).err
+
+
 def test_flags_by_name_are_the_same_as_by_number(instance: Instance) -> None:
     names = ("VALID", "IKE_IPSEC_ENABLED,main_mode_enabled", "ISCSI_SECURITY_FLAG_TUNNEL_MODE_PREFERRED")
     instance.fine("psk", "set", "db1", "--id", "db1", "--flags", *names, "--stdin", stdin=KEY)

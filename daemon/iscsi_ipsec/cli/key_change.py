@@ -173,10 +173,7 @@ def run_set(
     if weak := weak_key_problem(draft, secret):
         sys.stderr.write(f"warning: {weak.message} ({weak.hint})\n")
     if not portals and not files.find_config(shelf.paths.portal_folders).files:
-        sys.stderr.write(
-            "note: a key without portals manages none by itself; name them with --portal, or put a file into"
-            f' {shelf.paths.portal_folders[0]} that says: portals = ["10.0.0.20"]\n'
-        )
+        sys.stderr.write(f"note: {unmanaged_note(shelf.paths)}, or give --portal\n")
     if options.wait:
         wait_until_none(options.timeout, lambda: not_yet_in_force(shelf.paths, draft.path, name), shelf.paths)
     return Exit.FINE
@@ -222,6 +219,14 @@ def _reading(draft: KeyDraft) -> str:
         path = credentials.locate_credential(draft.source.name)
         return f"systemd-creds decrypt --name={draft.source.name} {shlex.quote(path)} -"
     return f"sed -n 's/^key = //p' {shlex.quote(draft.path)}   (without the quotes)"
+
+
+def unmanaged_note(paths: Paths) -> str:
+    """What is missing where no file names a portal."""
+    return (
+        "a key without portals manages none by itself; put a file into"
+        f' {paths.portal_folders[0]} that says: portals = ["10.0.0.20"]'
+    )
 
 
 def _kept_previous(

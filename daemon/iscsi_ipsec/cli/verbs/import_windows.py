@@ -27,6 +27,7 @@ from iscsi_ipsec.cli import confirm, replaced_keys
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.file_check import Judged
 from iscsi_ipsec.cli.impact import Impact, opened_now
+from iscsi_ipsec.cli.key_change import unmanaged_note
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder, require_access
 from iscsi_ipsec.cli.output import plural, print_json
 from iscsi_ipsec.cli.progress import Progress
@@ -133,7 +134,13 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         _print(made, suggestion, options, paths)
         for problem in problems:
             sys.stderr.write(f"{problem}\n")
+        if made and not existing and not any(_names_portals(file) for file in made):
+            sys.stderr.write(f"note: {unmanaged_note(paths)}\n")
     return Exit.PROBLEMS if any(p.severity is Severity.ERROR for p in problems) else Exit.FINE
+
+
+def _names_portals(file: _Made) -> bool:
+    return isinstance(file.value, PortalPolicy) or bool(file.value.portals)
 
 
 def _clashes(fresh: list[_Made], paths: Paths) -> list[Problem]:

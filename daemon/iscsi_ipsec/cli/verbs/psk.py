@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from iscsi_ipsec.base.identity import IdType, IkeId
+from iscsi_ipsec.base.portal import portal_texts
 from iscsi_ipsec.cli import confirm, key_change, key_input
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.key_folder import Shelf, Stored, checked_name
@@ -142,7 +143,7 @@ def _get(options: argparse.Namespace, paths: Paths) -> Exit:
                 "flags",
                 "not specified" if flags is None else f"0x{flags:02x} {' '.join(row['security_flag_names'])}",
             ),
-            ("portals", ", ".join(row["portals"]) or "all"),
+            ("portals", ", ".join(row["portals"]) or "managed ones"),
             ("key", row["key_source"]),
             ("previous key", row["previous_until"] and f"valid beside it until {row['previous_until']}"),
             ("description", row["description"]),
@@ -189,7 +190,7 @@ def _list(options: argparse.Namespace, paths: Paths) -> Exit:
                     row["id"] or "(group)",
                     row["id_type"] or "-",
                     "-" if row["security_flags"] is None else f"0x{row['security_flags']:02x}",
-                    ", ".join(row["portals"]) or "all",
+                    ", ".join(row["portals"]) or "managed ones",
                     "yes" if row["persistent"] else "no",
                     row["key_source"],
                     row["previous_until"] or "-",
@@ -220,7 +221,7 @@ def _row(stored: Stored) -> dict[str, Any]:
         "group": draft.id is None,
         "security_flags": None if flags is None else int(flags),
         "security_flag_names": [] if flags is None else list(flag_names(flags)),
-        "portals": [str(pattern) for pattern in draft.portals],
+        "portals": list(portal_texts(draft.portals)),
         "persistent": stored.persistent,
         "key_source": source,
         "previous_until": moment_text(draft.previous.until) if draft.previous else None,

@@ -24,7 +24,16 @@ from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.world import World
 
 OF_THE_MOMENT = frozenset(
-    {"no-route", "orphaned", "ipsec-required", "name-not-resolved", "broken-file", "no-transport-mode"}
+    {
+        "no-route",
+        "orphaned",
+        "ipsec-required",
+        "name-not-resolved",
+        "broken-file",
+        "no-transport-mode",
+        "not-protected",
+        "name-overruled",
+    }
 )
 """Problems that come and go without a change of files."""
 
