@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support import reported
+from tests.support.fake_charon import FakeCharon
 from tests.support.reported import (
     FINE,
     PROBLEMS,
@@ -84,3 +85,17 @@ def test_check_as_json_has_file_and_line(instance: Instance) -> None:
     key = instance.write("etc/psk.d/db1.toml", KEY + "nonsense = 1\n")
     (row,) = json.loads(instance.call("check", "--json").out)
     assert (row["file"], row["line"], row["code"], row["severity"]) == (str(key), 4, "unknown-key", "error")
+
+
+def test_check_shows_proposals_that_this_charon_cannot_do(running: Instance, charon: FakeCharon) -> None:
+    running.write("etc/psk.d/g.toml", 'group = true\nkey = "a key of more than 20 bytes"\n')
+    running.write(
+        "etc/portal.d/san.toml",
+        'portals = ["10.0.0.20", "203.0.113.0/28"]\nike_proposals = ["aes256-sha256-ecp521"]\n',
+        0o644,
+    )
+    words = ("check", "--nodes-dir", str(running.root / "nodes"))
+    answer = running.call(*words)
+    assert "ecp521" in answer.out
+    charon.close()
+    assert "ecp521" not in running.call(*words).out

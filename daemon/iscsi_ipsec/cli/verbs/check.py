@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from iscsi_ipsec.adapters import files, openiscsi
 from iscsi_ipsec.base.addresses import Address
-from iscsi_ipsec.base.errors import KernelUnavailable
+from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.keys import GroupKey, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.problem import Problem, Severity
@@ -138,13 +138,26 @@ def together(judged: Iterable[Judged], paths: Paths) -> tuple[Problem, ...]:
     )
     world = World(
         settings=world.settings, keys=world.keys, policies=world.policies, broken=world.broken, records=records,
-        sources=_sources(Lookup(world).wanted_sources),
+        sources=_sources(Lookup(world).wanted_sources), algorithms=_algorithms(paths.vici_socket or settings.vici_socket),
     )  # fmt: skip
     return check_together(world, {file.path: file.lines for file in judged})
 
 
 def _of(values: Iterable[object], kind: type[T]) -> tuple[T, ...]:
     return tuple(value for value in values if isinstance(value, kind))
+
+
+def _algorithms(socket: str) -> frozenset[str]:
+    """What this host's charon can do; without one nothing is said about that."""
+    from iscsi_ipsec.adapters.charon import Charon, default_socket  # noqa: PLC0415  # only this asks it
+
+    charon = Charon(socket or default_socket())
+    try:
+        return charon.observe().algorithms
+    except CharonUnavailable:
+        return frozenset()
+    finally:
+        charon.close()
 
 
 def _sources(wanted: Iterable[tuple[Address, str]]) -> Mapping[tuple[Address, str], Address | None]:

@@ -44,6 +44,12 @@ _LINE_KEYS = {
 }  # fmt: skip
 """The key of a file that a problem of this code is about; ``portals`` for all others."""
 
+NOBODYS: Mapping[int, Address] = {
+    4: ipaddress.IPv4Address("192.0.2.254"),
+    6: ipaddress.IPv6Address("2001:db8::fe"),
+}
+"""Addresses of documentation (RFC 5737, RFC 3849)."""
+
 _TRIED = 16
 """Addresses of a network that are tried for one that no narrower policy names."""
 
@@ -156,6 +162,11 @@ def _derived(world: World) -> Iterator[Problem]:
         ),
         local_addresses=world.local_addresses | {p.address for p in shown if p not in initiator},
     )
+    if not any(isinstance(key, PerIdKey) and key.id.is_address for key in world.keys):
+        # no key depends on the source address, so one of nobody's serves where there is no route from here
+        wanted = Lookup(whole).wanted_sources
+        here = {at: world.sources.get(at) or NOBODYS[at[0].version] for at in wanted}
+        whole = dataclasses.replace(whole, sources=here)
     for problem in derive(Lookup(whole)).problems:
         if problem.code not in OF_THE_MOMENT:
             yield _renamed(problem, shown)

@@ -260,6 +260,16 @@ def test_initiator_view_shows_the_missing_route_to_a_portal_behind_a_tunnel(key:
     assert "ip route add 10.0.0.20 via 10.0.0.254" in view.problem.hint
 
 
+def test_initiator_view_names_no_gateway_of_the_other_ip_version_in_its_hint() -> None:
+    remote, outer = address("fd00::20"), address("10.0.0.254")
+    desired = derived(group(), policy("fd00::20", tunnel_outer_remote=outer), sources={"fd00::20": None})
+    (view,) = [v for v in desired.portals if v.binding.portal.address == remote]
+    assert view.problem is not None
+    assert view.problem.code == "no-route"
+    assert "ip -6 route add fd00::20 dev" in view.problem.hint
+    assert str(outer) not in view.problem.hint
+
+
 def test_initiator_view_leaves_a_portal_at_this_hosts_own_address_alone() -> None:
     desired = derived(per_id(SOURCE), record(SOURCE))
     view = view_of(desired, SOURCE)
