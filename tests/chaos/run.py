@@ -42,7 +42,10 @@ class Run:
         self._watched.foreign_conn = stage.charon.connections()["foreign"]
         stage.hand.start_daemon()
         stage.guard_rules = checks.rules_of(stage.hand.run("nft", "list", "table", "inet", "iscsi_ipsec"))
-        assert stage.guard_rules.count("drop") == 16, "each set of closed portals has its rule in each chain"
+        # and what holds back IKE's deletes, on each of its ports
+        assert stage.guard_rules.count("drop") == 16 + 2, (
+            "each set of closed portals has its rule in each chain"
+        )
         self._settle(stage.lab.wire.mark(), frozenset(), tampered=False)
 
     def random_steps(

@@ -90,7 +90,7 @@ def test_a_guard_that_was_deleted_is_missing(managed: Daemon) -> None:
 
 def test_a_portal_that_somebody_took_out_of_the_guard_is_missing(managed: Daemon) -> None:
     managed.node.run(["nft", "flush", "set", "inet", "iscsi_ipsec", "portals4"])
-    listed = managed.node.run(["nft", "list", "table", "inet", "iscsi_ipsec"]).out
+    listed = managed.node.run(["nft", "list", "set", "inet", "iscsi_ipsec", "portals4"]).out
     assert PORTAL not in listed, listed
     assert "missing: the guard does not hold this portal" in failing(managed.cli("verify"))
 
@@ -110,8 +110,9 @@ def test_a_session_without_an_sa_is_not_proven_though_policy_and_guard_are_there
     out = failing(managed.cli("verify"))
     assert f"NOT PROVEN: session {INITIATOR}:" in out
     assert "the guard holds it" in out
-    assert "missing: out: no SA with reqid 1 is installed" in out
-    assert "missing: in: no SA with reqid 1 is installed" in out
+    reqid = managed.row(f"{PORTAL}:3260")["reqid"]
+    assert f"missing: out: no SA with reqid {reqid} is installed" in out
+    assert f"missing: in: no SA with reqid {reqid} is installed" in out
 
 
 def test_a_session_under_policies_of_the_other_mode_is_told(session: None, managed: Daemon) -> None:
@@ -127,3 +128,10 @@ def test_a_session_whose_policies_were_flushed_and_whose_guard_is_gone_is_in_cle
     managed.node.ip("xfrm", "policy", "flush")
     managed.node.run(["nft", "delete", "table", "inet", "iscsi_ipsec"])
     assert f"UNENCRYPTED: session {INITIATOR}:" in failing(managed.cli("verify"))
+
+
+def test_a_policy_that_leads_into_somebody_elses_sa_is_no_proof(session: None, managed: Daemon) -> None:
+    put_policies(managed.node, "transport")
+    out = failing(managed.cli("verify"))
+    reqid = managed.row(f"{PORTAL}:3260")["reqid"]
+    assert out.count(f"an SA with reqid 77, which is not the portal's own ({reqid})") == 2
