@@ -1,4 +1,4 @@
-"""``open-all``: nothing of ours is left in the way, and starting the daemon again closes what was closed."""
+"""``open-all``: nothing that the daemon loaded is left in the way, and starting the daemon again closes what was closed."""
 
 from __future__ import annotations
 

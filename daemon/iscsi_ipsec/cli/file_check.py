@@ -61,7 +61,7 @@ class FileCheck:
         self._folders = {*paths.psk_folders, *paths.portal_folders, paths.config_dir}
 
     def judge(self, path: str) -> Judged:
-        """One file; what kind it is, its folder or its content tells."""
+        """One file; what kind it is, its folder or its content says."""
         name = os.path.basename(path).removesuffix(files.SUFFIX)
         folder = os.path.dirname(os.path.abspath(path))
         trusted = folder in self._folders

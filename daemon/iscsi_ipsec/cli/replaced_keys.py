@@ -62,7 +62,7 @@ def kept(paths: Paths) -> tuple[Copy, ...]:
             for name in os.listdir(folder):
                 place = os.path.join(folder, name)
                 copy = _read(place)
-                # what is no copy of ours cannot be undone, and may hold a key
+                # what was not written here cannot be undone, and may hold a key
                 if copy is None or time.time() - copy.time > LIFETIME:
                     os.unlink(place)
                 else:

@@ -1,4 +1,4 @@
-"""Takes everything of ours out of charon and nftables: at uninstalling, and for ``open-all``.
+"""Takes out what the daemon loaded into charon and nftables: at uninstalling, and for ``open-all``.
 
 Law: touches only what carries our names; goes on where one part fails, and says what is left.
 """

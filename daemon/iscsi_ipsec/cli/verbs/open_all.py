@@ -1,8 +1,8 @@
-"""``open-all``: everything of ours out of the way, now: for 3 a.m., and for whoever must.
+"""``open-all``: everything that this program put in the way out of it, now: for 3 a.m., and for whoever must.
 
 Stops the daemon first, which would close everything again, and keeps it from
-being started, at the next boot too; then takes out what charon and nftables
-have of ours. Files and the memory of managed portals stay, so that starting
+being started, at the next boot too; then takes out what it loaded into charon
+and nftables. Files and the memory of managed portals stay, so that starting
 the daemon again closes what was closed.
 """
 
