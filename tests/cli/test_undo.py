@@ -213,6 +213,17 @@ def test_after_a_day_a_copy_is_gone(instance: Instance) -> None:
     assert instance.copies() == set()
 
 
+def test_the_next_change_of_any_key_deletes_copies_whose_day_is_over(instance: Instance) -> None:
+    for name in ("db1", "db2"):
+        instance.fine("psk", "set", "--id", name, "--stdin", stdin=KEY)
+    instance.fine("psk", "remove", "db1")
+    (copy,) = (instance.root / name for name in instance.copies())
+    record = json.loads(copy.read_text())
+    copy.write_text(json.dumps(record | {"time": time.time() - 86401}))
+    instance.fine("psk", "remove", "db2")
+    assert instance.copies() == {"lib/replaced/db2.toml.json"}
+
+
 def test_a_group_key_can_be_brought_back_too(instance: Instance) -> None:
     instance.fine("group-psk", "set", "--stdin", stdin=KEY)
     before = instance.key("group")

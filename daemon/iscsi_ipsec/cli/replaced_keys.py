@@ -35,6 +35,7 @@ class Copy:
 
 def keep(paths: Paths, path: str, credentials: Iterable[str]) -> None:
     """Keep a file, and the credentials' files, as they are now; of a file that is not there nothing."""
+    kept(paths)  # deletes those whose day is over
     if not os.path.isfile(path):
         return
     record = {
