@@ -10,11 +10,12 @@ login, only if something is to be closed and cannot be.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.adapters.openiscsi import OpenIscsi
-from iscsi_ipsec.base.errors import IscsiIpsecError
+from iscsi_ipsec.base.errors import IscsiIpsecError, KernelUnavailable
 from iscsi_ipsec.base.portal import PortalRange
 from iscsi_ipsec.core.decide.derive import derive
 from iscsi_ipsec.core.decide.lookup import Lookup
@@ -29,9 +30,10 @@ from iscsi_ipsec.service.ports import Firewall
 def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
     """Return 0 if logins may begin."""
     paths, guard = paths or Paths(), guard or Guard()
-    try:
+    with contextlib.suppress(KernelUnavailable):  # without nft only loading decides
         if guard.installed() is not None:
             return 0
+    try:
         text = read_text(paths.guard_file) or table_from_files(paths)
         if text:
             guard.load(text)

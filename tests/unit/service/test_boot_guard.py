@@ -100,6 +100,13 @@ def test_the_guard_of_the_last_run_is_taken_where_it_can_be_read(
     assert firewall.text == "the guard of the last run"
 
 
+def test_without_nft_logins_begin_where_nothing_is_to_be_closed(paths: Paths, firewall: FakeFirewall) -> None:
+    firewall.fail(KernelUnavailable("no nft"), "installed", "load")
+    assert main(paths, firewall) == 0
+    put(paths, "portal.d/san.toml", 'portals = ["10.0.0.20"]\n')
+    assert main(paths, firewall) == 1
+
+
 def test_no_login_begins_if_what_is_to_be_closed_cannot_be(
     paths: Paths, firewall: FakeFirewall, capsys: pytest.CaptureFixture[str]
 ) -> None:
