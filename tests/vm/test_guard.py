@@ -46,6 +46,11 @@ def opens(machine: Machine, address: str, port: int = 3260) -> bool:
     return machine.run(f"timeout 12 bash -c '</dev/tcp/{address}/{port}'", timeout=30).rc == 0
 
 
+def reach(machine: Machine, address: str, how: str, port: int = 3260) -> None:
+    """Return when a connection comes up: an SA may have to be negotiated, on an emulated CPU."""
+    wait_until(lambda: opens(machine, address, port), 60, f"{address}:{port} is reached {how}")
+
+
 @pytest.fixture(scope="module")
 def product(ready: Machine, target: Machine) -> Iterator[Machine]:
     """The initiator with a policy for the target's portal; the target has a guard and both connections."""
@@ -82,24 +87,24 @@ def test_a_vpn_between_the_same_hosts_is_no_substitute_for_the_portals_own_sa(
         target, farend.swanctl_conf(own, site(target, product, mode, ends=("site2", "site1")))
     )
     farend.configure_charon(product, farend.swanctl_conf(site(product, target, mode)))
-    assert opens(product, target.ip), "inside its own SA"
+    reach(product, target.ip, "inside its own SA")
     product.run(f"rm {CONFIG}/psk.d/own.toml", check=True)
     product.wait("swanctl --list-conns | grep -q '^iscsi-ipsec' && exit 1; exit 0")
     product.run("swanctl --initiate --child iscsi --ike site --timeout 30", timeout=60, check=True)
     mark = wire.mark()
 
-    assert opens(product, target.ip, 22), "the VPN carries everything else"
+    reach(product, target.ip, "inside the VPN", 22)
     assert not opens(product, target.ip)
     assert product.run("iscsi-ipsec verify", timeout=60).rc in (0, 1)
 
     # the control: without the guard the VPN carries the portal as well
     product.run("systemctl stop iscsi-ipsecd && nft delete table inet iscsi_ipsec", check=True)
-    assert opens(product, target.ip)
+    reach(product, target.ip, "inside the VPN")
     product.run("systemctl start iscsi-ipsecd", timeout=90, check=True)
     assert not opens(product, target.ip)
 
     write_key(product)
-    assert opens(product, target.ip), "its own SA beside the VPN"
+    reach(product, target.ip, "inside its own SA beside the VPN")
     proven = product.run("iscsi-ipsec verify", timeout=60)
     assert proven.rc == 0, proven
     assert not wire.tcp(3260, since=mark)
@@ -108,7 +113,7 @@ def test_a_vpn_between_the_same_hosts_is_no_substitute_for_the_portals_own_sa(
 def test_the_reqid_stays_through_rekeys_and_restarts(product: Machine, target: Machine) -> None:
     write_key(product)
     row = "iscsi-ipsec status --json | grep -oP '\"reqid\": \\K[0-9]+' | sort -u"
-    assert opens(product, target.ip)
+    reach(product, target.ip, "inside its own SA")
     (reqid,) = product.run(row, check=True).out.split()
     for change in (
         "swanctl --rekey --child $(swanctl --list-sas | grep -oP '^  \\Kiscsi-ipsec-[^:]+' | head -n1)",
@@ -117,7 +122,7 @@ def test_the_reqid_stays_through_rekeys_and_restarts(product: Machine, target: M
         "systemctl restart iscsi-ipsecd",
     ):
         product.run(change, timeout=90, check=True)
-        wait_until(lambda: opens(product, target.ip), 60, f"the portal is reached after: {change}")
+        reach(product, target.ip, f"after: {change}")
         shown = product.run("ip xfrm policy | grep -A3 'dport 3260'", check=True).out
         assert f"reqid {reqid} " in shown, change
 
@@ -130,7 +135,7 @@ def test_what_a_translation_sends_to_the_portal_is_judged_too(
         f" tcp dport 3999 dnat to {target.ip}:3260; }}; }}'",
         check=True,
     )
-    assert opens(product, target.ip, 3999), "inside its own SA"
+    reach(product, target.ip, "inside its own SA", 3999)
     product.run("systemctl stop strongswan", timeout=90, check=True)
     mark = wire.mark()
     assert not opens(product, target.ip, 3999)
@@ -245,4 +250,4 @@ def test_a_var_that_fails_to_mount_opens_nothing(product: Machine, target: Machi
     finally:
         product.run("sed -i /nowhere/d /etc/fstab && iscsiadm -m node -o update -n node.startup -v manual")
         product.reboot()
-    wait_until(lambda: opens(product, target.ip), 60, "with /var all is as before")
+    reach(product, target.ip, "with /var, as before")
