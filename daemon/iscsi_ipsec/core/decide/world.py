@@ -48,7 +48,7 @@ class World:
     kernel would use (None: unreachable); ``previously_managed`` are the portals that were
     managed before and have not been released, ``inherited`` as in :class:`ManagedBefore`;
     ``previous_key_first`` says between whom
-    the previous key of a rotation goes first (absent: as the role has it); ``reqids`` are
+    the previous key of a rotation is presented first (absent: as the role has it); ``reqids`` are
     those that connections were given before, ``foreign_reqids`` those of our range that others use;
     ``algorithms`` are charon's, by its names (empty: not known).
     """
