@@ -113,8 +113,15 @@ def reported(daemon: Daemon, code: str, *, timeout: float = 20.0) -> str:
     )
     answer = daemon.cli("status")
     assert answer.rc == 1
-    (line,) = [line for line in answer.out.splitlines() if line.startswith(f"error: {ROW}")]
-    return line
+    return printed(answer.out, f"error: {ROW}")
+
+
+def printed(out: str, words: str) -> str:
+    """The line of ``status`` that has these words, with the line below it that says what to do."""
+    lines = out.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if words in line]
+    below = lines[at + 1] if at + 1 < len(lines) and lines[at + 1].startswith(" ") else ""
+    return f"{lines[at]} ({below.strip()})"
 
 
 @pytest.mark.parametrize(("case", "ike"), RUNS)
@@ -263,7 +270,8 @@ def test_a_name_that_does_not_resolve_says_so(pair: Pair, daemon: Daemon) -> Non
     daemon.start()
 
     def line() -> str:
-        return next((p for p in daemon.cli("status").out.splitlines() if "san.invalid" in p), "")
+        out = daemon.cli("status").out
+        return printed(out, "san.invalid") if "san.invalid" in out else ""
 
     wait_until(line, "it is reported", timeout=30, detail=daemon.tail)
     assert "DNS" in line()
