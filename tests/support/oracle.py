@@ -171,7 +171,8 @@ def key_for(world: World, portal: Portal, policy: PolicyFile | None) -> tuple[Ke
     if policy and policy.psk:
         chosen = next((k for k in world.keys if k.name == policy.psk), None)
         if chosen not in usable:
-            raise _RefusedError("psk missing" if chosen is None else "psk not for it")
+            doubt = "unresolved" if chosen in doubtful else "psk not for it"
+            raise _RefusedError("psk missing" if chosen is None else doubt)
         return chosen, "psk"
     source = world.sources.get(portal[0], "")
     if not source and any(k.id and k.id[0] == "address" for k in usable):
