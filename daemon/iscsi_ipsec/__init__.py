@@ -5,4 +5,4 @@ The folders are the architecture, and imports go down only:
 ``core`` (pure decisions) > ``base`` (types).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
