@@ -12,11 +12,13 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import SECOND_IP, Peer
-from tests.vm.full import FULL
+from tests.vm.full import FULL, only_full
 from tests.vm.machine import Machine
 from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy
 from tests.vm.wire import Wire
+
+pytestmark = only_full
 
 KEY = "far end, not a secret: 0123456789abcdef"
 HOST, SAN = "db1.example.com", "san.example.com"

@@ -12,9 +12,12 @@ import pytest
 from tests.vm import farend, openiscsi
 from tests.vm.conftest import Tables
 from tests.vm.farend import Peer
+from tests.vm.full import only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.test_first_session import CONFIG, esp_spis, policy
 from tests.vm.wire import Wire
+
+pytestmark = only_full
 
 KEY = "the guard's portal, not a secret: 0123456789"
 SITE_KEY = "the site's VPN, not a secret: 9876543210"

@@ -11,10 +11,13 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import SECOND_IP, Peer
+from tests.vm.full import only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.stream import Stream
 from tests.vm.test_first_session import CONFIG, GROUP_KEY, KEY, assert_only_esp, policy, portal_status
 from tests.vm.wire import Wire
+
+pytestmark = only_full
 
 NAME = "test.example.com"
 OPEN = 'security_flags = ["VALID"]\n'
