@@ -67,7 +67,8 @@ def product(ready: Machine, target: Machine) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def paths(product: Machine, target: Machine) -> Iterator[tuple[Stream, ...]]:
     """I/O on both paths, from the first fault to the last."""
-    openiscsi.discover(product, target.ip)
+    for address in (target.ip, SECOND_IP):  # tgt names the address alone that it is asked at
+        openiscsi.discover(product, address)
     devices = [openiscsi.login(product, address) for address in (target.ip, SECOND_IP)]
     streams = tuple(Stream(product, device, number).start() for number, device in enumerate(devices))
     yield streams
