@@ -42,7 +42,7 @@ UNSETTLED_AT_MOST = 20.0
 """Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
 
 BULK = 100
-"""So many operations at once are told in one line, and charon's own lines about them are not listened to:
+"""So many operations at once are logged in one line, and charon's own lines about them are not listened to:
 journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
 
 

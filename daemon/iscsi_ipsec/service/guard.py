@@ -56,7 +56,7 @@ class GuardReconciler:
                 return
             self._load_again()
         except KernelUnavailable:
-            self._state = None  # keep() tries again, and tells
+            self._state = None  # reconcile() tries again, and reports it
 
     def reconcile(
         self,

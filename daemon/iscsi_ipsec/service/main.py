@@ -265,7 +265,7 @@ def _make_folders(paths: Paths) -> None:
 
 @contextlib.contextmanager
 def _only_instance(paths: Paths) -> Iterator[None]:
-    """Hold the lock that tells the command that we run; :class:`BlockingIOError` if another has it."""
+    """Hold the lock by which the command sees that we run; :class:`BlockingIOError` if another has it."""
     # opened without truncating: whoever does not get the lock must not empty the file of who has it
     fd = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(fd, "r+", encoding="ascii") as lock:

@@ -228,7 +228,7 @@ class Observer:
         )
 
     def _known_records(self, config: ConfigFiles, reasons: frozenset[str]) -> _Records:
-        """The records of its databases and of the firmware; the very same as long as they say the same."""
+        """The records of its databases and of the firmware; the same object as long as they say the same."""
         dirs = self.nodes_dirs(config)
         known = self._records
         if (

@@ -1,7 +1,7 @@
 """Keeps the SAs: brings up what is missing, replaces what is outdated, ends what nothing asks for.
 
 Law: what is to be done is decided in ``core.ike.sa_lifecycle`` and ``core.ike.kernel_drift``; here it is looked at
-and done. A refusal of charon's is told and waits for the next pass.
+and done. A refusal of charon's is reported and waits for the next pass.
 """
 
 from __future__ import annotations

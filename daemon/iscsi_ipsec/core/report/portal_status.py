@@ -269,7 +269,7 @@ def _failing_rekey(portal: str, cause: Cause) -> Problem:
 def _without_pfs(portal: str, connection: Connection, ike: IkeSa | None, child: ChildSa) -> Problem | None:
     """A rekeyed child whose keys rest on the IKE SA's alone, where that was left to the peer.
 
-    IKEv2's first child never has an exchange of its own (RFC 7296, 1.2): only one that is younger than its IKE SA tells.
+    IKEv2's first child never has an exchange of its own (RFC 7296, 1.2): only one that is younger than its IKE SA shows it.
     """
     rekeyed = ike is not None and ike.version == 2 and ike.age - child.age > FIRST_CHILD_WITHIN
     if not (connection.pfs and rekeyed and not child.dh_group):
