@@ -210,7 +210,9 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value.ljust((len(value) + 3) & ~3, b"\0")
 
 
-def a_state(*, spi: int = 0x1234, family: int = socket.AF_INET, added: int = 1000) -> bytes:
+def a_state(
+    *, spi: int = 0x1234, family: int = socket.AF_INET, added: int = 1000, cipher: bytes = b"cbc(aes)"
+) -> bytes:
     """An established ESP state as XFRM_MSG_NEWSA has it, key and all."""
     state = bytearray(224)
     struct.pack_into("!4s", state, 56, bytes([10, 0, 0, 2]))
@@ -218,8 +220,10 @@ def a_state(*, spi: int = 0x1234, family: int = socket.AF_INET, added: int = 100
     struct.pack_into("!4s", state, 80, bytes([10, 0, 0, 1]))
     struct.pack_into("=4Q", state, 160, 5000, 40, added, 0)
     struct.pack_into("=IHB", state, 208, 9, family, 1)
-    algorithm = struct.pack("=64sI", b"cbc(aes)", 8 * len(KEY)) + KEY
-    return bytes(state) + attribute(kernel.XFRMA_ALG_CRYPT, algorithm)
+    algorithm = struct.pack("=64sI", cipher, 8 * len(KEY)) + KEY
+    hash_of = struct.pack("=64sI", b"hmac(sha256)", 8 * len(KEY)) + KEY
+    kind = kernel.XFRMA_ALG_AEAD if cipher.startswith(b"rfc") else kernel.XFRMA_ALG_CRYPT
+    return bytes(state) + attribute(kernel.XFRMA_ALG_AUTH, hash_of) + attribute(kind, algorithm)
 
 
 NEWSA = message(kernel.XFRM_MSG_NEWSA, a_state())
@@ -235,6 +239,18 @@ def test_an_established_state_is_read_and_its_key_is_not() -> None:
     assert (str(state.src), str(state.dst)) == ("10.0.0.1", "10.0.0.2")
     assert (state.bytes, state.packets, state.age) == (5000, 40, 60)
     assert KEY.decode() not in repr(state)
+
+
+@pytest.mark.parametrize("cipher", ["cbc(aes)", "ecb(cipher_null)", "rfc4106(gcm(aes))", "rfc4543(gcm(aes))"])
+def test_the_cipher_of_a_state_is_read_by_its_name(cipher: str) -> None:
+    whole = a_state(cipher=cipher.encode())
+    state = kernel.parse_state(whole, now=0)
+    assert state is not None
+    assert state.cipher == cipher
+    for cut in range(4, len(KEY) + 80):  # padding aside; what is cut short names none
+        shorter = kernel.parse_state(whole[:-cut], now=0)
+        assert shorter is not None
+        assert shorter.cipher == ""
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:

@@ -301,5 +301,6 @@ def kernel_state(spi: str, reqid: int = 7, **more: Any) -> KernelState:
     fields: dict[str, Any] = {
         "src": address(SOURCE), "dst": address(TARGET), "spi": int(spi, 16), "proto": 50, "reqid": reqid,
         "mode": "transport", "bytes": 0, "packets": 0, "age": 10, "sel": None,
+        "cipher": "rfc4106(gcm(aes))",
     }  # fmt: skip
     return KernelState(**{**fields, **more})

@@ -26,5 +26,6 @@ def state(direction: str, **more: Any) -> KernelState:
     fields: dict[str, Any] = {
         "src": address("10.0.0.1" if out else "10.0.0.20"), "dst": address("10.0.0.20" if out else "10.0.0.1"),
         "spi": 0xC0FFEE01, "proto": 50, "reqid": 7, "mode": "transport", "bytes": 1, "packets": 1, "age": 1, "sel": None,
+        "cipher": "rfc4106(gcm(aes))",
     }  # fmt: skip
     return KernelState(**{**fields, **more})

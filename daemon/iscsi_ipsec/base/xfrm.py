@@ -58,6 +58,8 @@ class KernelState:
 
     While a larval state lives the kernel asks no more
     (net.core.xfrm_acq_expires). ``age`` is in seconds, from the wall clock.
+    ``cipher`` is the kernel's name of the algorithm, such as ``rfc4106(gcm(aes))``;
+    empty where the kernel names none.
     """
 
     src: Address
@@ -70,11 +72,19 @@ class KernelState:
     packets: int
     age: int
     sel: Selector | None
+    cipher: str = ""
 
     @property
     def larval(self) -> bool:
         """Whether it has no SPI yet."""
         return self.spi == 0
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether its cipher hides the data: the null cipher does not, and GMAC only authenticates (RFC 4543)."""
+        return (
+            bool(self.cipher) and "cipher_null" not in self.cipher and not self.cipher.startswith("rfc4543(")
+        )
 
     @property
     def spi_hex(self) -> str:

@@ -44,7 +44,7 @@ from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 XFRM_MSG_GETSA, XFRM_MSG_NEWSA = 0x12, 0x10
 XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY = 0x15, 0x13
 XFRM_MSG_UPDSA = 0x1A
-XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_TMPL, XFRMA_MARK, XFRMA_IF_ID = 1, 2, 5, 21, 31
+XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_TMPL, XFRMA_ALG_AEAD, XFRMA_MARK, XFRMA_IF_ID = 1, 2, 5, 18, 21, 31
 
 IPPROTO_ESP = 50
 
@@ -63,6 +63,7 @@ _STATE_TAIL = struct.Struct("=IIHBBB")
 _POLICY_TAIL = struct.Struct("=IIBBBB")
 _TEMPLATE = struct.Struct("=16s4sB3xH2x16sIBBBx12x")
 _LIMITS_BYTES, _STATS_BYTES = 64, 12
+_ALGORITHM_NAME_BYTES = 64
 
 _ALIGNMENT = struct.calcsize("@BQ") - 8  # of a __u64 inside a struct: 8, but 4 on i386
 
@@ -230,7 +231,7 @@ def parse_policy(payload: bytes, ends: _Ends | None = None) -> KernelPolicy | No
 def parse_state(payload: bytes, now: int) -> KernelState | None:
     """One XFRM_MSG_NEWSA without its header, at ``now`` (Unix time); None: not readable.
 
-    Reads the fixed part only: all attributes, keys among them, come after it.
+    Of the attributes, keys among them, only the cipher's name is read.
     """
     if len(payload) < _STATE_BYTES:
         return None
@@ -254,7 +255,23 @@ def parse_state(payload: bytes, now: int) -> KernelState | None:
         packets=packets,
         age=max(0, now - added) if added else 0,
         sel=_parse_selector(payload, family, _Ends()),
+        cipher=_cipher_name(payload),
     )
+
+
+def _cipher_name(payload: bytes) -> str:
+    """The name with which XFRMA_ALG_CRYPT or XFRMA_ALG_AEAD begins; the key behind it stays where it is."""
+    offset = _STATE_BYTES
+    while offset + ATTRIBUTE.size <= len(payload):
+        length, kind = ATTRIBUTE.unpack_from(payload, offset)
+        begin, end = offset + ATTRIBUTE.size, offset + length
+        if length < ATTRIBUTE.size or end > len(payload):
+            break
+        if kind in (XFRMA_ALG_CRYPT, XFRMA_ALG_AEAD) and end - begin >= _ALGORITHM_NAME_BYTES:
+            name = payload[begin : begin + _ALGORITHM_NAME_BYTES]
+            return name.partition(b"\0")[0].decode("ascii", "replace")
+        offset += (length + 3) & ~3
+    return ""
 
 
 def _parse_selector(payload: bytes, family: int, ends: _Ends) -> Selector | None:

@@ -82,6 +82,7 @@ def _expectations(rows: Iterable[Mapping[str, Any]]) -> dict[Portal, Expectation
         if row["role"] == Role.INITIATOR.value:
             portal = parse_portal(row["portal"])
             before = expected[portal].reqids if portal in expected else frozenset()
+            ciphers = expected[portal].ciphers if portal in expected else frozenset()
             expected[portal] = Expectation(
                 portal=portal,
                 managed=row["managed"],
@@ -89,6 +90,7 @@ def _expectations(rows: Iterable[Mapping[str, Any]]) -> dict[Portal, Expectation
                 mode=row["mode"] or "",
                 user_space_esp=row["user_space_esp"],
                 reqids=before | ({row["reqid"]} if row.get("reqid") else frozenset()),
+                ciphers=ciphers | ({row["sa"]["cipher"]} if row.get("sa") else frozenset()),
             )
     return expected
 

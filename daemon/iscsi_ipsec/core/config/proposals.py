@@ -73,6 +73,11 @@ def is_offered(name: str, bits: int, proposals: Iterable[str]) -> bool:
     return offered is None or bool({(name, bits), (name, 0)} & offered)
 
 
+def encrypts(cipher: str) -> bool:
+    """Whether an SA's cipher, as ``status`` shows it (``NULL/HMAC_SHA2_256_128``), hides the data."""
+    return re.split("[-/]", cipher, maxsplit=1)[0] not in UNENCRYPTED
+
+
 def unprotected_words(proposal: str) -> tuple[str, ...]:
     """The words with which anybody on the way could read the data."""
     return tuple(

@@ -2,9 +2,10 @@
 
 A TCP connection is protected if the policy that the kernel applies to it (the
 matching one with the lowest priority number) demands ESP, SAs for it exist in
-both directions in the mode that was asked for, these are the portal's own (by the
-reqid, as the guard has it), and the guard would stop it otherwise. User-space ESP leaves no policy: there, the connection must be
-routed into one of the guard's devices while charon has an SA.
+both directions in the mode that was asked for, each of these encrypts and is the portal's
+own (by the reqid, as the guard has it), and the guard would stop it otherwise. User-space
+ESP leaves no policy: there, the connection must be routed into one of the guard's devices
+while charon has an SA that encrypts.
 
 Law: pure; every fact comes in as a value.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
+from iscsi_ipsec.core.config import proposals
 
 IPPROTO_TCP, IPPROTO_ESP = 6, 50
 
@@ -41,7 +43,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What ``status`` says about a portal: to be compared with the facts. ``reqids``: its connections'."""
+    """What ``status`` says about a portal: to be compared with the facts.
+
+    ``reqids``: its connections'. ``ciphers``: those of its SAs by charon's word, which is all
+    that there is of user-space ESP.
+    """
 
     portal: Portal
     managed: bool
@@ -49,6 +55,7 @@ class Expectation:
     mode: str
     user_space_esp: bool
     reqids: frozenset[int]
+    ciphers: frozenset[str] = frozenset()
 
     @property
     def has_connection(self) -> bool:
@@ -82,6 +89,7 @@ def verify_flow(flow: Flow, expected: Expectation | None, facts: Facts) -> Verdi
             evidence.append(f"routed into {device}, behind which charon encrypts")
         else:
             failures.append(f"routed by {device or 'nothing'}, not into a device of user-space ESP")
+        failures += _unencrypted_in_user_space(expected)
     else:
         for direction in ("out", "in"):
             _judge_direction(flow, direction, expected, facts, evidence, failures)
@@ -111,11 +119,15 @@ def offloaded_session(session: IscsiSession) -> Verdict:
 
 
 def verify_portal(expected: Expectation, facts: Facts) -> Verdict:
-    """Judge a closed portal without a session: guard in place, and a policy that will ask for an SA."""
+    """Judge a closed portal without a session: guard in place, a policy that will ask for an SA, none that is no use."""
     evidence: list[str] = []
     failures: list[str] = []
     _judge_guard(expected.portal, facts, evidence, failures)
-    if expected.has_connection and not expected.user_space_esp:
+    if expected.user_space_esp:
+        failures += _unencrypted_in_user_space(expected)
+    elif expected.has_connection:
+        own = [s for s in facts.states if s.reqid in expected.reqids and not s.larval]
+        failures += [_unencrypted(state) for state in own if not state.encrypts]
         reaching = (p for p in facts.policies if _may_reach(p, expected.portal))
         first = min(reaching, key=lambda p: p.priority, default=None)
         if first and first.action == "allow" and first.tmpl_proto == IPPROTO_ESP:
@@ -155,11 +167,23 @@ def _judge_direction(
         failures.append(f"{direction}: the policy demands {policy.mode} mode, {expected.mode} was asked for")
     if expected and expected.closed:
         _judge_reqid(direction, policy, expected, facts, failures)
-    state = next((s for s in facts.states if _serves(s, policy, src, dst)), None)
-    if state is None:
+    serving = [s for s in facts.states if _serves(s, policy, src, dst)]
+    if not serving:
         failures.append(f"{direction}: no SA with reqid {policy.reqid} is installed")
-    else:
-        evidence.append(f"{direction}: SA {state.spi_hex} {state.mode}, reqid {policy.reqid}")
+        return
+    # while an SA is being replaced there are two, and the kernel takes packets of either
+    failures += [f"{direction}: {_unencrypted(state)}" for state in serving if not state.encrypts]
+    state = serving[0]
+    evidence.append(f"{direction}: SA {state.spi_hex} {state.mode} {state.cipher}, reqid {policy.reqid}")
+
+
+def _unencrypted(state: KernelState) -> str:
+    return f"SA {state.spi_hex} uses {state.cipher or 'no cipher'}: packets are not encrypted"
+
+
+def _unencrypted_in_user_space(expected: Expectation) -> list[str]:
+    bad = sorted(cipher for cipher in expected.ciphers if not proposals.encrypts(cipher))
+    return [f"charon's SA uses {cipher}: packets are not encrypted" for cipher in bad]
 
 
 def _judge_reqid(

@@ -88,6 +88,23 @@ def test_an_sa_that_does_not_serve_the_policy_proves_nothing(wrong: dict[str, An
     assert "no SA with reqid 7" in failures(facts(states=(state("out", **wrong), state("in"))))
 
 
+@pytest.mark.parametrize("direction", ["out", "in"])
+@pytest.mark.parametrize("cipher", ["ecb(cipher_null)", "cipher_null", "rfc4543(gcm(aes))", ""])
+def test_an_sa_that_does_not_encrypt_proves_nothing(direction: str, cipher: str) -> None:
+    states = [state(way, cipher=cipher) if way == direction else state(way) for way in ("out", "in")]
+    shown = cipher or "no cipher"
+    assert (
+        failures(facts(states=tuple(states)))
+        == f"{direction}: SA c0ffee01 uses {shown}: packets are not encrypted"
+    )
+
+
+def test_an_sa_that_does_not_encrypt_is_found_beside_one_that_does() -> None:
+    unencrypted = state("in", spi=0xBAD, cipher="ecb(cipher_null)")
+    found = failures(facts(states=(state("out"), state("in"), unencrypted)))
+    assert found == "in: SA 00000bad uses ecb(cipher_null): packets are not encrypted"
+
+
 THEIRS = {
     "policies": tuple(policy(way, reqid=1, proto=0, dport_mask=0, sport_mask=0) for way in ("out", "in")),
     "states": (state("out", reqid=1), state("in", reqid=1)),
@@ -228,6 +245,18 @@ def test_user_space_esp_is_proven_by_the_route_into_its_device() -> None:
 # -- portals without a session
 
 
+@pytest.mark.parametrize(
+    ("cipher", "proven"),
+    [("AES_GCM_16-256", True), ("NULL/HMAC_SHA2_256_128", False), ("NULL_AES_GMAC-256", False)],
+)
+def test_user_space_esp_that_does_not_encrypt_is_not_proven(cipher: str, proven: bool) -> None:
+    expected = dataclasses.replace(EXPECTED, user_space_esp=True, ciphers=frozenset({cipher}))
+    given = facts(policies=(), states=(), devices=frozenset({"ipsec0"}), routed_via={SAN: "ipsec0"})
+    verdict = verify_flow(FLOW, expected, given)
+    assert verdict.proven is proven
+    assert proven or verdict.failures == (f"charon's SA uses {cipher}: packets are not encrypted",)
+
+
 def test_a_portal_with_policy_and_guard_is_proven() -> None:
     assert verify_portal(EXPECTED, facts()).proven
 
@@ -248,6 +277,14 @@ def test_a_portal_with_policy_and_guard_is_proven() -> None:
 )
 def test_a_portal_that_lacks_anything_is_not_proven(given: Facts) -> None:
     assert not verify_portal(EXPECTED, given).proven
+
+
+def test_a_portal_whose_sa_does_not_encrypt_is_not_proven_before_there_is_a_session() -> None:
+    given = facts(
+        states=(state("out"), state("in", cipher="ecb(cipher_null)"), state("in", spi=0, cipher=""))
+    )
+    found = verify_portal(EXPECTED, given).failures
+    assert found == ("SA c0ffee01 uses ecb(cipher_null): packets are not encrypted",)
 
 
 def test_a_blocked_portal_needs_no_policy() -> None:
