@@ -10,6 +10,7 @@ import ipaddress
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,6 +39,10 @@ EVERY_RULE = frozenset(
         *(f"covered by the {how} in a {file}" for how in ("address", "name", "network", "any") for file in ("policy", "key")),
         "served: own key", "served: group", "served: group and own key", "served: nobody", "served: held", "served: broken",
         "served: refused: our identity is an initiator's", "served: refused: two group keys",
+        "policy: the narrower", "policy: the first name of equals", "policy: before a file with a mistake",
+        "flags: the policy's before the key's", "flags: the key's before the default's", "flags: the policy's before the default's",
+        "key: psk before another", "key: source address before a name", "key: source address before the group's",
+        "key: only name before the group's", "key: an address before a name in it",
     )
 )  # fmt: skip
 """Each decides in at least one world of a hundred."""
@@ -61,6 +66,37 @@ def knows_as(identity: str, connection: Connection) -> bool:
     return kind == "address" and ipaddress.ip_address(text) in peer
 
 
+def precedences(world: oracle.World, portal: oracle.Portal, verdict: oracle.Verdict) -> Iterator[str]:
+    """What had a rival here that gave way."""
+    policy, role = oracle.policy_for(world, portal, oracle.INITIATOR), oracle.INITIATOR
+    ranks = [oracle.rank(world, p.portals, portal) for p in world.policies if p.role == role]
+    rivals = sorted((rank for rank in ranks if rank != oracle.NOWHERE), reverse=True)[:2]
+    if len(rivals) == 2:
+        yield "policy: the narrower" if rivals[0] != rivals[1] else "policy: the first name of equals"
+    broken = [
+        b for b in world.broken if b.role == role and oracle.rank(world, b.portals, portal) != oracle.NOWHERE
+    ]
+    if policy and broken and not oracle.broken_decides(world, portal, role, policy):
+        yield "policy: before a file with a mistake"
+    if not (key := verdict.key):
+        return
+    if policy and policy.flags and key.flags not in ("", policy.flags):
+        yield "flags: the policy's before the key's"
+    used = (policy.flags if policy else "") or key.flags
+    if used and world.default not in ("", used):
+        yield f"flags: the {'policy' if policy and policy.flags else 'key'}'s before the default's"
+    others = [k for k in world.keys if k is not key and oracle.applies(world, k, portal)]
+    if verdict.rule == "psk" and others:
+        yield "key: psk before another"
+    if verdict.rule in ("source address", "only name"):
+        for kind, shown in (("name", "a name"), ("group", "the group's")):
+            if kind != key.kind and any(k.kind == kind for k in others):
+                yield f"key: {verdict.rule} before {shown}"
+    aside = (k for k in world.keys if k.kind == key.kind and k not in others and k is not key)
+    if any(oracle.rank(world, k.portals, portal) == oracle.BY_NAME for k in aside):
+        yield "key: an address before a name in it"
+
+
 def compare(world: oracle.World, rules: Counter[str]) -> None:
     desired = derive(Lookup(core_world(world)))
     reached: set[str] = set()
@@ -71,6 +107,7 @@ def compare(world: oracle.World, rules: Counter[str]) -> None:
         closed = verdict.closed if verdict else oracle.unknown_is_closed(world, portal)
         if verdict:
             reached.add(oracle.covered_by(world, portal))
+            reached |= set(precedences(world, portal, verdict))
         reached.add(verdict.rule if verdict else f"unknown: {'closed' if closed else 'open'}")
         assert is_closed(desired, portal) is closed, (portal, verdict)
         connection = by_portal.get(core_portal(portal))

@@ -72,7 +72,7 @@ def random_world(rng: random.Random) -> World:
     policies = [
         PolicyFile(
             name, some(PATTERNS, 2), INITIATOR, rng.choice(FLAGS),
-            psk=rng.choice(("k1", "g1", "k2", "missing")) if chance(20) else "",
+            psk=rng.choice(("k1", "g1", "k2", "missing")) if chance(26) else "",
             target_id=rng.choice(("san", "SAN")) if chance(25) else "",
         )
         for name in rng.sample(("a", "b", "c"), rng.choice((0, 0, 1, 1, 1, 2, 3)))
@@ -111,14 +111,14 @@ def random_world(rng: random.Random) -> World:
         ),
         inherited=frozenset(rng.sample(UNIVERSE[:8], 4)) if chance(25) else frozenset(),
         require=chance(12),
-        default=rng.choice(FLAGS) if chance(20) else "",
+        default=rng.choice(FLAGS) if chance(45) else "",
     )  # fmt: skip
 
 
 def _with_identities_that_meet(
     rng: random.Random, keys: list[KeyFile], policies: list[PolicyFile]
 ) -> tuple[list[KeyFile], list[PolicyFile]]:
-    """Now and then what chance alone seldom makes: two keys between two identities, a target that could pose as another."""
+    """Now and then what chance alone seldom makes: two keys between two identities, a target that could pose as another, a name beside an address."""
     luck = rng.random()
     first = KeyFile("k1", "secret 1", ("name", "db1"), (("10.0.0.20", 3260),))
     policy = PolicyFile(
@@ -130,6 +130,8 @@ def _with_identities_that_meet(
     if luck < 0.07:
         second = KeyFile("k2", "secret 2", ("address", HERE[0]), (("10.0.0.20", 3261),))
         return [first, second, KeyFile("k3", "secret 3", ("name", "db1"), (("10.0.0.21", 3260),))], [policy]
+    if luck < 0.13:
+        return [first, KeyFile("k2", "secret 2", ("name", "db2"), (("san.lab", 3260),))], policies
     return keys, policies
 
 
