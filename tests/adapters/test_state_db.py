@@ -20,7 +20,7 @@ import pytest
 import iscsi_ipsec
 from iscsi_ipsec.adapters import state_db
 from iscsi_ipsec.adapters.files import FileStat
-from iscsi_ipsec.adapters.state_db import LastGood, ManagedRecord, Store
+from iscsi_ipsec.adapters.state_db import UNREADABLE_VERSION, LastGood, ManagedRecord, Store
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
@@ -485,6 +485,32 @@ def test_a_database_of_a_newer_release_is_used_and_keeps_its_version(path: str, 
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (7,)
     db.close()
+
+
+def test_a_database_in_a_form_of_the_future_is_refused_with_a_sentence_and_left_alone(
+    path: str, store: Store
+) -> None:
+    store.put_last_good([good()])
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {UNREADABLE_VERSION}")
+        db.execute("DROP TABLE managed")  # "no such table" is damage in a database of our own
+    db.close()
+    before = Path(path).read_bytes()
+    sentence = r"a newer version of iscsi-ipsecd wrote it, in a form \(100\) that this one cannot read"
+    for read_only in (False, True):
+        with pytest.raises(StateUnavailable, match=sentence):
+            Store(path, read_only=read_only)
+    in_memory = Store(path, or_memory=True)
+    assert in_memory.fresh
+    in_memory.set_managed([managed()])
+    assert in_memory.managed()
+    with pytest.raises(StateUnavailable, match=sentence):
+        in_memory.mend()
+    assert in_memory.managed(), "what is in memory stays there"
+    in_memory.close()
+    assert Path(path).read_bytes() == before
+    assert not Path(f"{path}.broken").exists()
 
 
 # --- readers, locks, full disks ---------------------------------------------

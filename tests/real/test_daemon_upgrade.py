@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from iscsi_ipsec.adapters.state_db import UNREADABLE_VERSION
 from tests.real.test_daemon_mistakes import known_to_open_iscsi
 from tests.support.admin import PORTAL, ROW, group_file, our_connections, wait_for_connection
 from tests.support.ike import KEY_GROUP
@@ -67,3 +68,31 @@ def test_a_key_without_portals_keeps_what_an_older_release_managed_and_manages_n
         detail=daemon.tail,
     )
     assert daemon.row(ROW)["closed"]
+
+
+def test_a_state_of_a_newer_release_in_an_unknown_form_is_named_and_left_alone_and_nothing_opens(
+    managed: Daemon,
+) -> None:
+    daemon = managed
+    daemon.terminate()
+    with closing(sqlite3.connect(daemon.state / "state.db")) as db:
+        db.executescript(
+            f"DROP TABLE managed_roles; DROP TABLE managed; PRAGMA user_version = {UNREADABLE_VERSION};"
+        )
+    before = (daemon.state / "state.db").read_bytes()
+    (daemon.portal / "san.toml").unlink()  # only what is remembered closes the portal now
+    daemon.start()
+    problem = wait_until(
+        lambda: [p for p in daemon.status()["problems"] if p["code"] == "state-unsaved"],
+        "the state is named",
+        detail=daemon.tail,
+    )[0]
+    assert "a newer version of iscsi-ipsecd wrote it" in problem["message"]
+    daemon.settle()
+    assert daemon.row(ROW)["closed"], "the guard's file says so"
+    assert daemon.cli("status").rc == 1
+    assert (daemon.state / "state.db").read_bytes() == before
+    assert not (daemon.state / "state.db.broken").exists()
+    refused = daemon.cli("plan")
+    assert refused.rc == 5
+    assert "a newer version of iscsi-ipsecd wrote it" in refused.err

@@ -32,6 +32,8 @@ from iscsi_ipsec.base.secret import Secret
 
 SCHEMA_VERSION = 4
 """A newer schema may only add: an older program names its columns and goes on working."""
+UNREADABLE_VERSION = 100
+"""The first number for a schema that does more than add: what is stored so is refused, and left as it is."""
 
 DIGEST_KEY_BYTES = 32
 _BUSY_SECONDS = 5.0
@@ -161,6 +163,7 @@ class Store:
         self._connection = self._in_memory = sqlite3.connect(":memory:", isolation_level=None)
         with contextlib.suppress(OSError, sqlite3.Error):
             with contextlib.closing(_open_to_read(self.path)) as on_disk:
+                _refuse_newer(on_disk)
                 on_disk.backup(self._in_memory)
             self._memory_holds_all = True
         self._note_columns(self._in_memory)
@@ -372,6 +375,7 @@ class Store:
             f"file:{_quoted(self.path)}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
         )
         self._connection = db
+        _refuse_newer(db)
         db.execute("PRAGMA temp_store = MEMORY")  # no spill of keys into /var/tmp
         db.execute("PRAGMA cache_size = -256")  # KiB; thousands of rows are written in order, and read once
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()
@@ -465,6 +469,15 @@ class Store:
             db.execute("PRAGMA shrink_memory")
 
         self._run(work)
+
+
+def _refuse_newer(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version >= UNREADABLE_VERSION:
+        raise OSError(
+            f"a newer version of iscsi-ipsecd wrote it, in a form ({version}) that this one cannot read:"
+            " install that version again, or move the file away"
+        )
 
 
 def _open_to_read(path: str) -> sqlite3.Connection:
