@@ -99,41 +99,33 @@ def fake_systemctl(tmp_path: Path, script: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("states", "settled"),
-    [
-        ("active inactive inactive", True),
-        ("inactive failed", True),
-        ("inactive activating", False),
-        ("reloading inactive", False),
-        ("deactivating", True),
-    ],
-)
-def test_charon_is_unsettled_while_a_unit_of_it_starts_or_reloads(
-    booted: Path, tmp_path: Path, states: str, settled: bool
-) -> None:
-    # systemctl separates the units' values by an empty line
-    fake = fake_systemctl(tmp_path, "printf '%s\\n\\n' " + states)
-    assert systemd.charon_settled(systemctl=fake, root=str(booted)) is settled
+def test_two_names_of_one_unit_count_once(booted: Path, tmp_path: Path) -> None:
+    shown = "Id=strongswan.service\nActiveState=active\n"
+    other = "Id=strongswan-starter.service\nActiveState=inactive\n"
+    (tmp_path / "shown").write_text(f"{shown}\n{shown}\n{other}")
+    fake = fake_systemctl(tmp_path, f"cat {tmp_path}/shown")
+    assert systemd.charon_units(systemctl=fake, root=str(booted)) == {
+        "strongswan.service": "active",
+        "strongswan-starter.service": "inactive",
+    }
     asked = (tmp_path / "argv").read_text().split()
     assert asked[asked.index("--") + 1 :] == list(systemd.CHARON_UNITS)
 
 
-@pytest.mark.parametrize("script", ["echo activating; exit 1", "exec sleep 60"])
+@pytest.mark.parametrize("script", ["echo Id=strongswan.service; exit 1", "exec sleep 60"])
 def test_a_systemctl_that_fails_or_hangs_holds_nobody_up(booted: Path, tmp_path: Path, script: str) -> None:
     fake = fake_systemctl(tmp_path, script)
-    assert systemd.charon_settled(systemctl=fake, root=str(booted), timeout=0.5)
+    assert systemd.charon_units(systemctl=fake, root=str(booted), timeout=0.5) == {}
 
 
-def test_without_systemd_charon_is_settled_and_nobody_is_asked(tmp_path: Path) -> None:
-    fake = fake_systemctl(tmp_path, "echo activating")
-    assert systemd.charon_settled(systemctl=fake, root=str(tmp_path))
+def test_without_systemd_nobody_is_asked_about_units(tmp_path: Path) -> None:
+    fake = fake_systemctl(tmp_path, "echo Id=strongswan.service")
+    assert systemd.charon_units(systemctl=fake, root=str(tmp_path)) == {}
     assert not (tmp_path / "argv").exists()
-    assert systemd.charon_settled(systemctl=f"{tmp_path}/none", root=str(tmp_path))
 
 
 def test_a_missing_systemctl_holds_nobody_up(booted: Path, tmp_path: Path) -> None:
-    assert systemd.charon_settled(systemctl=f"{tmp_path}/none", root=str(booted))
+    assert systemd.charon_units(systemctl=f"{tmp_path}/none", root=str(booted)) == {}
 
 
 # --- journal ----------------------------------------------------------------

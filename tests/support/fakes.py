@@ -463,7 +463,7 @@ class FakeServiceManager(Fake):
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
-        self.settled = True
+        self.units = {"strongswan.service": "active"}
         self.interval: float | None = None
         self.said: list[tuple[str, str]] = []
         self.pings: list[float] = []
@@ -483,9 +483,9 @@ class FakeServiceManager(Fake):
     def watchdog_interval(self) -> float | None:
         return self.interval
 
-    def charon_settled(self) -> bool:
-        self._call("charon_settled")
-        return self.settled
+    def charon_units(self) -> Mapping[str, str]:
+        self._call("charon_units")
+        return self.units
 
 
 def silences(pings: Iterable[float], until: float) -> Iterator[float]:

@@ -81,35 +81,37 @@ def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
 # --- questions --------------------------------------------------------------
 
 
-def charon_settled(
+def charon_units(
     units: Sequence[str] = CHARON_UNITS,
     *,
     systemctl: str = "systemctl",
     timeout: float = 2.0,
     root: str = "/",
-) -> bool:
-    """Whether no unit of strongSwan is starting or reloading.
+) -> Mapping[str, str]:
+    """The ActiveState of each unit of strongSwan, by the unit's own name: two names of one unit count once.
 
-    charon answers before ``ExecStartPost=swanctl --load-all`` has run, which
-    throws away what was loaded before it; the unit is ``activating`` or
-    ``reloading`` meanwhile. True where systemd does not run or does not
-    answer in ``timeout`` seconds: what is lost is then loaded again later.
+    Empty where systemd does not run or does not answer in ``timeout`` seconds.
     """
     if not os.path.isdir(os.path.join(root, "run/systemd/system")):  # as sd_booted(3)
-        return True
+        return {}
     try:
         done = subprocess.run(
-            [systemctl, "show", "--property=ActiveState", "--value", "--", *units],
+            [systemctl, "show", "--property=Id,ActiveState", "--", *units],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
-        return True
-    return done.returncode != 0 or not {"activating", "reloading"} & set(
-        done.stdout.decode("ascii", "replace").split()
-    )
+        return {}
+    if done.returncode != 0:
+        return {}
+    states: dict[str, str] = {}
+    for block in done.stdout.decode("ascii", "replace").split("\n\n"):
+        shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in shown:
+            states[shown["Id"]] = shown.get("ActiveState", "")
+    return states
 
 
 # --- journal ----------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import is_
 
@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 UNSETTLED_AT_MOST = 20.0
 """Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
+
+STARTING = frozenset({"activating", "reloading"})
+"""systemd's ActiveState of a unit whose ``swanctl --load-all`` may be still to come."""
 
 BULK = 100
 """So many operations at once are logged in one line, and charon's own lines about them are not listened to:
@@ -82,6 +85,7 @@ class CharonReconciler:
         self._accepted = AcceptedConnections(clock)
         self._confirmed: frozenset[str] = frozenset()
         self._unsettled_since: float | None = None
+        self._units: Mapping[str, str] | None = None
         self._agreed: tuple[object, ...] = ()
         self._held: frozenset[str] = frozenset()
         self._asked_by: dict[str, AskedBy] = {}
@@ -128,6 +132,7 @@ class CharonReconciler:
         if settled:
             self._accepted.note_accepted(in_force, state, self._held)
         problems.extend(self._refused_problems(snapshot))
+        problems.extend(self._second_charon())
         problems.extend(held_back_problems(self._held))
         return Agreement(
             state=state, in_force=in_force, operations=operations, held=self._held, settled=settled
@@ -154,14 +159,32 @@ class CharonReconciler:
         return replace(state, secrets=self._confirmed)
 
     def _has_settled(self) -> bool:
-        """Whether charon's unit is done with starting or reloading, or takes longer than we wait."""
-        if self._service_manager.charon_settled():
+        """Whether charon's unit is done with starting or reloading, or takes longer than we wait.
+
+        charon answers before ``ExecStartPost=swanctl --load-all`` has run, which throws away what was loaded
+        before it; the unit is ``activating`` or ``reloading`` meanwhile.
+        """
+        self._units = self._service_manager.charon_units()
+        if not STARTING & set(self._units.values()):
             self._unsettled_since = None
             return True
         now = self._clock.monotonic()
         if self._unsettled_since is None:
             self._unsettled_since = now
         return now - self._unsettled_since > UNSETTLED_AT_MOST
+
+    def _second_charon(self) -> Iterator[Problem]:
+        """The problem that two units of strongSwan run, each with a charon: they take UDP 500 from each other."""
+        if self._units is None:
+            self._units = self._service_manager.charon_units()
+        running = sorted(unit for unit, state in self._units.items() if state == "active")
+        if len(running) > 1:
+            yield Problem(
+                code="two-charons",
+                message=f"{' and '.join(running)} both run, each with a charon: which of them answers a peer is a"
+                " matter of chance",
+                hint=f"keep one, as: systemctl disable --now {running[0]}, if your own connections are not in it",
+            )
 
     def _hold_back(
         self, operations: tuple[Operation, ...], snapshot: Snapshot, reasons: frozenset[str]

@@ -299,8 +299,8 @@ class ServiceManager(Protocol):
         """Seconds between two :meth:`watchdog`; None: nobody expects any."""
         ...
 
-    def charon_settled(self) -> bool:
-        """Whether no unit of strongSwan is starting or reloading."""
+    def charon_units(self) -> Mapping[str, str]:
+        """The ActiveState of each unit of strongSwan by its name; empty if systemd does not say."""
         ...
 
 

@@ -213,13 +213,24 @@ def test_only_names_with_the_prefix_are_ever_unloaded(up: Host) -> None:
 
 
 def test_a_unit_that_is_still_starting_is_waited_for_and_not_for_ever(host: Host) -> None:
-    host.service_manager.settled = False
+    host.service_manager.units = {"strongswan.service": "activating"}
     outcome = host.run()
     assert (outcome.settled, outcome.recheck_in) == (False, CHARON_STARTING_RECHECK)
     assert host.charon.log == []
     host.clock.advance(UNSETTLED_AT_MOST + 1)
     host.run("due")
     assert "load-conn" in host.charon.commands()
+
+
+def test_two_running_units_of_strongswan_are_reported_at_the_first_pass_and_after_a_change(
+    host: Host,
+) -> None:
+    host.service_manager.units = {"strongswan.service": "active", "strongswan-starter.service": "active"}
+    (problem,) = [p for p in host.run().problems if p.code == "two-charons"]
+    assert "strongswan-starter.service and strongswan.service both run" in problem.message
+    host.service_manager.units = {"strongswan.service": "active", "strongswan-starter.service": "inactive"}
+    host.charon.conns.clear()
+    assert "two-charons" not in host.codes(host.run("charon-up"))
 
 
 def test_a_refused_secret_is_reported_with_its_key(host: Host) -> None:
