@@ -38,8 +38,6 @@ ELSEWHERE = {
     "cli.status_view": "cli/test_status.py",
     "cli.verbs.group_psk": "cli/test_psk.py",
     "cli.waiting": "cli/test_wait.py",
-    # needs a charon and nftables
-    "service.unload": "cli/test_open_all.py",
     # plan's
     "core.report.portal_changes": "cli/test_plan.py",
     # its scripts are read through the importer's choice of a format

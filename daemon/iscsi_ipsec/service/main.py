@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unload(paths: Paths) -> int:
     """Take everything of ours out of charon and nftables; what stays is logged."""
     socket = FileReader(paths, None).read_settings().vici_socket
-    left = unload_all(_with_socket(paths, socket))
+    paths = _with_socket(paths, socket)
+    left = unload_all(paths, Charon(paths.vici_socket), Guard())
     for text in left:
         _log.error("%s", text)
     _log.info("every portal is open; iSCSI sessions go on unencrypted")

@@ -9,20 +9,18 @@ import contextlib
 import logging
 import os
 
-from iscsi_ipsec.adapters.charon import Charon
-from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.service.paths import Paths
+from iscsi_ipsec.service.ports import Charon, Firewall
 from iscsi_ipsec.service.problems import unlisted_problem
 
 _log = logging.getLogger(__name__)
 
 
-def unload_all(paths: Paths) -> tuple[str, ...]:
+def unload_all(paths: Paths, charon: Charon, firewall: Firewall) -> tuple[str, ...]:
     """Take it out, with what says that portals are closed; what could not be taken out, in words."""
     left: list[str] = []
-    charon = Charon(paths.vici_socket)
     try:
         state = charon.observe()
         sas = charon.sas()
@@ -40,7 +38,7 @@ def unload_all(paths: Paths) -> tuple[str, ...]:
     finally:
         charon.close()
     try:
-        Guard().delete()
+        firewall.delete()
     except KernelUnavailable as err:
         left.append(str(err))
     for file in (paths.guard_file, paths.earlier_file):

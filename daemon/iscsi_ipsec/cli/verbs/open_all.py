@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.cli import confirm
@@ -55,9 +54,11 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     socket = ((last_status(paths) or {}).get("charon") or {}).get("socket") or ""
     _stop(paths)
     # after the question: it loads what only this needs
+    from iscsi_ipsec.adapters.charon import Charon  # noqa: PLC0415
+    from iscsi_ipsec.adapters.nft import Guard  # noqa: PLC0415
     from iscsi_ipsec.service.unload import unload_all  # noqa: PLC0415
 
-    left = unload_all(replace(paths, vici_socket=paths.vici_socket or socket))
+    left = unload_all(paths, Charon(paths.vici_socket or socket), Guard())
     sys.stdout.write("every portal is open\n")
     for session in openiscsi.read_sessions(paths.sysfs_dir):
         sys.stdout.write(
