@@ -17,9 +17,11 @@ from iscsi_ipsec.base.netlink_framing import attributes, messages
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.guard.ruleset import guard_table, parse_elements
+from iscsi_ipsec.core.ike.ike_failures import classify, doubts_key
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from tests.fuzz.target import Target
 from tests.support.fake_charon import CONFIRM, CONN, UNKNOWN_COMMAND, UNKNOWN_EVENT, event, response
+from tests.support.hostile_log import IMITATIONS, SLOTS
 
 # --- charon -------------------------------------------------------------------------------------
 
@@ -257,7 +259,40 @@ NAMES_SEEDS = (
     b"address ::ffff:10.0.0.20\naddress fe80::1\n",
 )
 
+# --- charon's log -------------------------------------------------------------------------------
+
+_OWN_LINE = "received AUTHENTICATION_FAILED notify error"
+
+
+def run_charon_log(data: bytes) -> None:
+    """What a peer calls itself, in each of charon's lines that hold an identity; and the same as a whole line."""
+    # charon prints an identity with what is not printable replaced (identification.c, chunk_printable)
+    text = "".join(c if 32 <= ord(c) < 127 else "?" for c in data.decode("latin-1"))
+    woken: list[str] = []
+    log = IkeFailureLog(woken.append)
+    log.nameless = True
+    for conn in (f"{OWN_PREFIX}x", "(unnamed)", None):
+        for slot in SLOTS:
+            line = slot.format(text)
+            assert not classify(line), line
+            assert not doubts_key(line), line
+            log.on_event("log", {"msg": line, "ikesa-name": conn, "ikesa-uniqueid": "1"})
+    assert (woken, dict(log.causes()), dict(log.doubts()), log.aggressive_off()) == ([], {}, {}, False), text
+    log.on_event("log", {"msg": _OWN_LINE, "ikesa-name": f"{OWN_PREFIX}x", "ikesa-uniqueid": "2"})
+    assert woken == ["doubt", "cause"], "charon's own words are still heard"
+    log.on_event("log", {"msg": data.decode("utf-8", "replace"), "ikesa-name": f"{OWN_PREFIX}x"})
+
+
+CHARON_LOG_SEEDS = (*(text.encode() for text in IMITATIONS), b"a.lab", b"%s%n", b"x' - 'y", b"\n\r\x1b[2J")
+
 WIRES = (
+    Target(
+        name="charonlog",
+        run=run_charon_log,
+        seeds=CHARON_LOG_SEEDS,
+        words=(OWN_PREFIX, "' ", "[", "]...", " successful", ", received", " due to ", "initiating ", "unloaded shared key with id '"),
+        max_len=400,
+    ),
     Target(
         name="vici",
         run=run_vici,
