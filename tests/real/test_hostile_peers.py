@@ -47,12 +47,14 @@ class Listener:
         )  # fmt: skip
 
 
-def knock(pair: Pair, ident: str, ike: Ike) -> tuple[list[str], dict[str, str], dict[str, int], bool]:
+def knock(
+    pair: Pair, ident: str, ike: Ike, key: bytes
+) -> tuple[list[str], dict[str, str], dict[str, int], bool]:
     """What the served charon's log makes the daemon believe when a stranger of this name knocks."""
     served, peer = pair.initiator, pair.target
     listener = Listener(str(served.socket))
     try:
-        peer.load_psk("held", KEY_B, [f"fqdn:{ident}", TARGET])
+        peer.load_psk("held", key, [f"fqdn:{ident}", TARGET])
         peer.load_conn(
             "c", connection(ike, local=PEER, remote=SERVED, local_id=f"fqdn:{ident}", remote_id=TARGET)
         )
@@ -68,10 +70,19 @@ def knock(pair: Pair, ident: str, ike: Ike) -> tuple[list[str], dict[str, str], 
     return listener.said
 
 
-@pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
-def test_a_stranger_is_heard_the_same_whatever_it_calls_itself(pair: Pair, ike: Ike) -> None:
+@pytest.mark.parametrize(
+    ("ike", "key"),
+    [
+        pytest.param(Ike.V2, KEY_B, id="v2-wrong-key"),
+        pytest.param(Ike.V2, KEY_A, id="v2-anothers-key"),
+        pytest.param(Ike.AGGRESSIVE, KEY_B, id="aggressive-wrong-key"),
+        # in main mode an identity can only be read of who has the key
+        pytest.param(Ike.MAIN, KEY_A, id="main-anothers-key"),
+    ],
+)
+def test_a_stranger_is_heard_the_same_whatever_it_calls_itself(pair: Pair, ike: Ike, key: bytes) -> None:
     pair.initiator.load_psk(f"{PREFIX}00", KEY_A, [A])
     pair.initiator.load_conn(NAME, connection(ike, local=SERVED, remote=PEER, local_id=TARGET, remote_id=A))
-    expected = knock(pair, "stranger.lab", ike)
+    expected = knock(pair, "stranger.lab", ike, key)
     for ident in IMITATIONS:
-        assert knock(pair, ident, ike) == expected, ident
+        assert knock(pair, ident, ike, key) == expected, ident
