@@ -16,6 +16,7 @@ from iscsi_ipsec.base.portal import parse_portal
 from iscsi_ipsec.core.guard.ruleset import guard_table
 from tests.support.netlab import Lab, Namespace, Node
 
+PORTAL6 = "fd00:10::2"
 OWN, PORTAL, OTHER = "10.10.0.1", "10.10.0.2", "10.10.0.99"
 GUEST, GATEWAY = "10.30.0.2", "10.30.0.1"
 NAT = "table ip nat { chain out { type nat hook output priority -100; %s; }; chain post { type nat hook postrouting priority 100; %s; }; }"
@@ -24,13 +25,15 @@ WAYS = {
     "direct": ("", PORTAL, 3260),
     "another address": (NAT % (f"ip daddr {OTHER} dnat to {PORTAL}", ""), OTHER, 3260),
     "another port": (NAT % (f"tcp dport 3999 dnat to {PORTAL}:3260", ""), PORTAL, 3999),
-    "IPv6": ("", "fd00:10::2", 3260),
+    "IPv6": ("", PORTAL6, 3260),
 }
 
 
-def load(node: Node, *, forward: bool = True) -> None:
-    portals = [parse_portal(PORTAL), parse_portal("fd00:10::2")]
-    text = guard_table(portals, [], sas=[(portal, 0x49000001) for portal in portals], forward=forward)
+def load(node: Node, *, forward: bool = True, rdma: bool = False) -> None:
+    portals = [parse_portal(PORTAL), parse_portal(PORTAL6)]
+    text = guard_table(
+        portals, [], sas=[(portal, 0x49000001) for portal in portals], forward=forward, rdma=rdma
+    )
     node.inside(lambda: Guard().load(text))
 
 
@@ -123,3 +126,37 @@ def test_other_ports_of_the_portal_are_left_alone(initiator: Node, guest: Namesp
     with lab.node("target").inside(lambda: socket.create_server((PORTAL, 22))):
         assert opens(initiator, PORTAL, 22)
         assert opens(guest, PORTAL, 22)
+
+
+@pytest.mark.parametrize("address", [PORTAL, PORTAL6])
+def test_rdma_over_udp_is_dropped_both_ways_where_the_settings_say_so(
+    lab: Lab, initiator: Node, address: str
+) -> None:
+    """UDP 4791 stands for soft-RoCE, which sends its packets through the same hooks (rxe_net.c, ip_local_out)."""
+
+    def bound(port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        end = socket.socket(family, socket.SOCK_DGRAM)
+        end.bind(("", port))
+        end.settimeout(0.5)
+        return end
+
+    def arrives(sender: socket.socket, receiver: socket.socket, to: str, port: int) -> bool:
+        try:
+            sender.sendto(b"rdma", (to, port))
+            return receiver.recv(16) == b"rdma"
+        except (PermissionError, TimeoutError):  # dropped on its way out, or in
+            return False
+
+    target, own = lab.node("target"), "fd00:10::1" if ":" in address else OWN
+    with (
+        initiator.inside(lambda: bound(4791)) as near, target.inside(lambda: bound(4791)) as far,
+        initiator.inside(lambda: bound(4790)) as other, target.inside(lambda: bound(4790)) as far_other,
+    ):  # fmt: skip
+        load(initiator)
+        assert arrives(near, far, address, 4791), "it is left alone unless the settings say so"
+        assert arrives(far, near, own, 4791)
+        load(initiator, rdma=True)
+        assert not arrives(near, far, address, 4791)
+        assert not arrives(far, near, own, 4791)
+        assert arrives(other, far_other, address, 4790), "another port"

@@ -71,6 +71,7 @@ def table_from_files(paths: Paths) -> str:
         networks=(*desired.networks, *of_keys),
         clear_exceptions=desired.clear_exceptions,
         forward=settings.guard_forward,
+        rdma=settings.guard_rdma,
     )
 
 

@@ -74,12 +74,9 @@ class GuardReconciler:
         if not settings.guard:
             self._drop(reasons, problems)
             return None
-        for_boot = self._wanted(desired, settings.guard_devices, settings.guard_forward, frozenset())
-        text = (
-            self._with_earlier(desired, settings.guard_devices, settings.guard_forward, earlier)
-            if earlier
-            else for_boot
-        )
+        said = (settings.guard_devices, settings.guard_forward, settings.guard_rdma)
+        for_boot = self._wanted(desired, *said, frozenset())
+        text = self._with_earlier(desired, *said, earlier) if earlier else for_boot
         try:
             self._load(text, len(desired.guarded) + len(desired.local_portals), reasons)
         except KernelUnavailable as err:
@@ -145,7 +142,11 @@ class GuardReconciler:
 
 
 def _table(
-    desired: Desired, devices: tuple[str, ...], forward: bool, earlier: frozenset[tuple[Portal, int]]
+    desired: Desired,
+    devices: tuple[str, ...],
+    forward: bool,
+    rdma: bool,
+    earlier: frozenset[tuple[Portal, int]],
 ) -> str:
     return ruleset.guard_table(
         desired.guarded,
@@ -155,4 +156,5 @@ def _table(
         networks=desired.networks,
         clear_exceptions=desired.clear_exceptions,
         forward=forward,
+        rdma=rdma,
     )

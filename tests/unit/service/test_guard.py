@@ -49,6 +49,14 @@ def test_kernel_and_file_hold_the_same_closed_portals(guarded: Guarded) -> None:
     assert guarded.file.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_settings_decide_about_rdma_over_udp(guarded: Guarded) -> None:
+    guarded.run()
+    assert "udp dport 4791" not in guarded.firewall.text
+    guarded.run(settings=Settings(guard_rdma=True))
+    assert "udp dport 4791" in guarded.firewall.text
+    assert guarded.file.read_text() == guarded.firewall.text
+
+
 def test_nothing_is_loaded_or_asked_while_nothing_differs(guarded: Guarded) -> None:
     for _ in range(5):
         guarded.run()

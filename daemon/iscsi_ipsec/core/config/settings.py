@@ -16,7 +16,7 @@ T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 KNOWN_KEYS = (
-    "require_ipsec", "guard", "guard_devices", "guard_forward", "resync_interval", "settle_time",
+    "require_ipsec", "guard", "guard_devices", "guard_forward", "guard_rdma", "resync_interval", "settle_time",
     "log_level", "vici_socket", "nodes_dirs", "defaults",
 )  # fmt: skip
 DEFAULTS_KEYS = ("security_flags", *fields.TUNING_KEYS)
@@ -34,6 +34,7 @@ class Settings:
     guard: bool = True
     guard_devices: tuple[str, ...] = ()
     guard_forward: bool = True
+    guard_rdma: bool = False
     resync_interval: float = 30.0
     settle_time: float = 0.05
     log_level: str = "info"
@@ -75,6 +76,7 @@ def parse_settings(text: str, path: str, warnings: list[Problem] | None = None) 
         guard=_or(source.truth("guard"), base.guard),
         guard_devices=devices,
         guard_forward=_or(source.truth("guard_forward"), base.guard_forward),
+        guard_rdma=_or(source.truth("guard_rdma"), base.guard_rdma),
         resync_interval=_or(source.real("resync_interval", 1, 3600), base.resync_interval),
         settle_time=_or(source.real("settle_time", 0, 5), base.settle_time),
         log_level=level or base.log_level,

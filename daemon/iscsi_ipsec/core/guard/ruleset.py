@@ -20,13 +20,16 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from iscsi_ipsec.base.addresses import Network
+from iscsi_ipsec.base.addresses import Address, Network
 from iscsi_ipsec.base.networks import merged
 from iscsi_ipsec.base.portal import Portal, PortalRange
 
 FAMILY, TABLE = "inet", "iscsi_ipsec"
 PRIORITY = -150
 """Before the usual filter chains (0), behind connection tracking (-200)."""
+
+ROCE_PORT = 4791
+"""UDP port of RoCEv2 (IANA)."""
 
 LAST = 300
 """Behind source NAT (100), which may give a packet the address that a policy asks for."""
@@ -75,6 +78,7 @@ def guard_table(
     networks: Iterable[PortalRange] = (),
     clear_exceptions: Iterable[PortalRange] = (),
     forward: bool = True,
+    rdma: bool = False,
 ) -> str:
     """The text of the table.
 
@@ -83,13 +87,15 @@ def guard_table(
     portals that nobody has named yet (the very first discovery), but for those
     in ``clear_exceptions``. Traffic through one of ``devices`` counts as protected:
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
-    ``forward``: what is routed for others is judged as well.
+    ``forward``: what is routed for others is judged as well. ``rdma``: RDMA over UDP (RoCEv2, whose port is 4791)
+    to and from the portals' addresses is dropped; soft-RoCE sends it through the host's IP stack, outside IPsec.
     """
+    guarded, local_portals = frozenset(guarded), frozenset(local_portals)
     elements: dict[str, list[str]] = {name: [] for name in SETS}
     for portal, reqid in sorted(set(sas), key=lambda pair: (pair[0].sort_key, pair[1])):
         elements[f"sas{portal.address.version}"].append(f"{portal.address} . {portal.port} . {reqid}")
     for kind, portals in (("portals", guarded), ("served", local_portals)):
-        for portal in sorted(set(portals), key=lambda p: p.sort_key):
+        for portal in sorted(portals, key=lambda p: p.sort_key):
             elements[f"{kind}{portal.address.version}"].append(f"{portal.address} . {portal.port}")
     for network, port in _by_port(clear_exceptions):
         elements[f"open{network.version}"].append(f"{network} . {port}")
@@ -107,9 +113,13 @@ def guard_table(
             lines.append("\t\telements = { " + ", ".join(elements[name]) + " }")
         lines.append("\t}")
     lines += [f"\tset {HELD} {{", "\t\ttypeof @th,64,64", "\t\tflags timeout", "\t}"]
+    addresses = sorted(
+        {portal.address for portal in guarded | local_portals}, key=lambda a: (a.version, int(a))
+    )
+    no_rdma = tuple(_rdma_rules(addresses)) if rdma else ()
     names = ", ".join(f'"{device}"' for device in ("lo", *devices))  # packets to oneself never leave the host
     closed = tuple(_by_port(networks))
-    outgoing, incoming = _rules("out", closed), _rules("in", closed)
+    outgoing, incoming = (*_rules("out", closed), *no_rdma), (*_rules("in", closed), *no_rdma)
     leaving, entering = f"oifname {{ {names} }} accept", f"iifname {{ {names} }} accept"
     # what has come in by an interface is not this host's own
     routed = () if forward else ("meta iif != 0 accept",)
@@ -184,3 +194,11 @@ def _rules(direction: str, networks: tuple[tuple[Network, int], ...]) -> tuple[s
                 )
                 lines.append(f"{inside} tcp {remote[1]} {port} counter drop")
     return tuple(lines)
+
+
+def _rdma_rules(addresses: Iterable[Address]) -> Iterator[str]:
+    """The rules that drop RoCEv2, which has the same destination port in both directions."""
+    for family, version in (("ip", 4), ("ip6", 6)):
+        if some := ", ".join(str(address) for address in addresses if address.version == version):
+            for end in ("saddr", "daddr"):
+                yield f"{family} {end} {{ {some} }} udp dport {ROCE_PORT} counter drop"

@@ -41,6 +41,7 @@ TEXTS = {
         [V4, V6], [SERVED], sas=[(SERVED, 0x49000003), (V4, 0x49000001), (V6, 2**32 - 1), (V4, 1)]
     ),
     "not what is routed": guard_table([V4, V6], [SERVED], sas=[(V4, 0x49000001)], forward=False),
+    "no RDMA": guard_table([V4, V6], [SERVED], rdma=True),
     "devices": guard_table([V4], [], ["ipsec0", "tun-1.2"]),
     "ports of one address": guard_table([portal(f"10.0.0.20:{port}") for port in (1, 3260, 65535)], []),
     "a thousand portals": guard_table([portal(f"10.0.{n // 250}.{n % 250 + 1}") for n in range(1000)], []),
