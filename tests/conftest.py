@@ -5,4 +5,4 @@ from __future__ import annotations
 from hypothesis import settings
 
 # for `make unit`: every law, with fewer examples (--hypothesis-profile=quick)
-settings.register_profile("quick", max_examples=10)
+settings.register_profile("quick", max_examples=5)

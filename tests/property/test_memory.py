@@ -60,6 +60,7 @@ def previously_managed(folder: Path, keys: int, portals: int) -> int:
     return bytes_held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fewer", "more", "limit"),
     [((100, 0), (300, 0), 1_900), ((100, 25), (100, 100), 5_700)],

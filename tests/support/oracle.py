@@ -7,6 +7,7 @@ they decide how a connection is made, not whether and with which key.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -108,15 +109,26 @@ def rank(world: World, patterns: Iterable[Pattern], portal: Portal) -> int:
     return max((_rank(world, pattern, portal) for pattern in patterns), default=NOWHERE)
 
 
+_address = functools.cache(ipaddress.ip_address)  # a few dozen texts, asked for by the hundred thousand
+
+
+@functools.cache
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """None: a name."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
+
+
 def _rank(world: World, pattern: Pattern, portal: Portal) -> int:
-    (text, port), address = pattern, ipaddress.ip_address(portal[0])
+    (text, port), address = pattern, _address(portal[0])
     if port != portal[1]:
         return NOWHERE
     if text == "any":
         return 0
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
+    network = _network(text)
+    if network is None:
         return BY_NAME if portal[0] in world.names.get(text, ()) else NOWHERE
     if network.version != address.version or address not in network:
         return NOWHERE
@@ -387,7 +399,7 @@ def _covers(entry: str, identity: str) -> bool:
     kind, _, text = identity.partition(":")
     if "/" in entry:
         network = ipaddress.ip_network(entry)
-        return kind == "address" and ipaddress.ip_address(text) in network
+        return kind == "address" and _address(text) in network
     return identity == folded("name" if _is_name(entry) else "address", entry)
 
 

@@ -115,7 +115,7 @@ def test_a_burst_is_one_pass_with_all_its_reasons(running: Running) -> None:
 
 
 def test_an_endless_burst_is_cut_by_time_however_many_wakeups_it_has(running: Running) -> None:
-    for number in range(20_000):
+    for number in range(5_000):
         running.wakeups.at(5.0 + number / 1000, FILES)
     moment, _ = running.run(10.0)[1]
     assert moment == pytest.approx(5.0 + GATHER_AT_MOST, abs=0.01)

@@ -1,30 +1,30 @@
-"""Which routes are asked again, and when: the kernel answers, on the loopback interface."""
+"""Which routes are asked again, and when, by the questions that a fake kernel hears."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
-from iscsi_ipsec.adapters.netlink import RouteMonitor, Routes
+from iscsi_ipsec.adapters.netlink import RouteMonitor
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.service.resync_schedule import ROUTES
 from iscsi_ipsec.service.source_addresses import AT_LEAST, SourceAddresses
+from tests.support.fakes import FakeClock, FakeRouting
 
 MANY = frozenset((ip_address(f"127.0.{n // 250}.{n % 250 + 1}"), "") for n in range(640))
 
 
-class Counting(Routes):
-    """The kernel's answers, and what it was asked."""
+class Counting(FakeRouting):
+    """Remembers what it was asked."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(FakeClock())
         self.asked: list[Address] = []
 
-    def source_for(self, address: Address, oif_name: str = "") -> Address | None:
-        self.asked.append(address)
-        return super().source_for(address, oif_name)
+    def source_for(self, address_: Address, oif_name: str = "") -> Address | None:
+        self.asked.append(address_)
+        return super().source_for(address_, oif_name)
 
     def take(self) -> list[Address]:
         asked, self.asked = self.asked, []
@@ -32,10 +32,8 @@ class Counting(Routes):
 
 
 @pytest.fixture
-def routes() -> Iterator[Counting]:
-    routes = Counting()
-    yield routes
-    routes.close()
+def routes() -> Counting:
+    return Counting()
 
 
 def test_an_answer_is_remembered_and_only_what_is_new_is_asked(routes: Counting) -> None:

@@ -147,6 +147,7 @@ def test_wmi_member_with_an_escaped_name_is_known_without_its_line() -> None:
     assert harvest.portals == [portal(0, "10.0.0.20:3261", X27)]
 
 
+@pytest.mark.slow
 def test_wmi_objects_by_the_twenty_thousand_are_reported_each_with_its_line() -> None:
     """PowerShell writes a list with each byte on a line; counted from the top for each, the lines would take minutes."""
     count = 20_000

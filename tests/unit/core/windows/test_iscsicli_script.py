@@ -100,6 +100,7 @@ def test_commands_doubts_what_only_cmd_could_replace(word: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["a", "a b ", "a>b", "2>&1 ", '"', '" "', "\\", "^", "%%", "a&"])
 def test_commands_takes_a_line_of_200_000_characters_apart_in_linear_time(piece: str) -> None:
     """A file may have 64 MiB; in time by the square of its length this line alone takes two minutes, which is the limit of a test."""
