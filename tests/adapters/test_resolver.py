@@ -116,6 +116,19 @@ def test_an_answer_is_asked_for_again_only_when_it_is_old(world: World) -> None:
     assert world.get("san") == addresses("10.0.0.21")
 
 
+def test_an_answer_that_is_not_old_is_asked_for_again_by_who_wants_it_anew(world: World) -> None:
+    world.get("san")
+    world.answer("san", "10.0.0.20")
+    assert world.woken()
+    world.now += 1
+    assert world.resolver.lookup(["san"], anew=True)["san"] == addresses("10.0.0.20")
+    world.resolver.lookup(["san"], anew=True)  # one is in flight
+    world.answer("san", "10.0.0.21")
+    assert world.woken()
+    assert world.get("san") == addresses("10.0.0.21")
+    assert world.asked.empty()
+
+
 def test_the_same_answer_in_another_order_wakes_nobody(world: World) -> None:
     world.get("san")
     world.answer("san", "10.0.0.20", "10.0.0.21")

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.support.pair import charon, daemon, lab, managed, pair  # noqa: F401  # fixtures, found by their names here
+from tests.support.pair import charon, daemon, hosts, lab, managed, pair  # noqa: F401  # fixtures, found by their names here

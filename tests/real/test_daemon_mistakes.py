@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -162,18 +161,6 @@ def test_a_policy_that_names_a_missing_key_says_so_and_closes_its_portal(
 
 
 # -- names
-
-
-@pytest.fixture
-def hosts(lab: Lab) -> Iterator[Path]:
-    """The initiator's /etc/hosts, which `ip netns exec` puts in the place of the machine's."""
-    folder = Path("/etc/netns") / lab.node("initiator").name
-    folder.mkdir(parents=True)
-    path = folder / "hosts"
-    path.write_text("127.0.0.1 localhost\n")
-    yield path
-    path.unlink()
-    folder.rmdir()
 
 
 def test_a_name_that_does_not_resolve_keeps_the_group_key_from_standing_in_for_its_key(

@@ -283,8 +283,8 @@ class FakeNames(Fake):
         self.answers: dict[str, Answer] = {}
         self.failed: tuple[ResolveFailure, ...] = ()
 
-    def lookup(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        self._call("lookup")
+    def lookup(self, names: Iterable[str], *, anew: bool = False) -> Mapping[str, Answer]:
+        self._call("lookup anew" if anew else "lookup")
         return {name: self.answers.get(name) for name in names}
 
     def failures(self) -> tuple[ResolveFailure, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +111,15 @@ def managed(charon: Charon, daemon: Daemon) -> Daemon:
     wait_for_connection(charon, daemon)
     daemon.settle()
     return daemon
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> Iterator[Path]:
+    """The initiator's /etc/hosts, which `ip netns exec` puts in the place of the machine's."""
+    folder = Path("/etc/netns") / lab.node("initiator").name
+    folder.mkdir(parents=True)
+    path = folder / "hosts"
+    path.write_text("127.0.0.1 localhost\n")
+    yield path
+    path.unlink()
+    folder.rmdir()

@@ -134,8 +134,8 @@ class Resolver:
         self._idle = 0
         self._stopped = False
 
-    def lookup(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        """What is known of ``names`` now; what is unknown or old is asked for.
+    def lookup(self, names: Iterable[str], *, anew: bool = False) -> Mapping[str, Answer]:
+        """What is known of ``names`` now; what is unknown or old (with ``anew``: everything) is asked for.
 
         Give all names that matter: the others are forgotten. A changed answer
         wakes with ``names``.
@@ -150,8 +150,10 @@ class Resolver:
                 if entry.asked is not None:
                     if now - entry.asked >= self._timeout and entry.failure is None:
                         entry.failure = ResolveFailure(name, f"no answer within {self._timeout:g} s")
-                elif entry.answered is None or now - entry.answered >= (
-                    self._retry if entry.failure else self._ttl
+                elif (
+                    anew
+                    or entry.answered is None
+                    or now - entry.answered >= (self._retry if entry.failure else self._ttl)
                 ):
                     self._ask(name, entry, now)
             return {name: entry.addresses or entry.failure for name, entry in self._names.items()}

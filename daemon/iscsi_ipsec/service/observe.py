@@ -39,7 +39,7 @@ from iscsi_ipsec.service.decryption import PENDING
 from iscsi_ipsec.service.paths import NODES_DIRS, Paths
 from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
-from iscsi_ipsec.service.resync_schedule import FILES, ROUTES
+from iscsi_ipsec.service.resync_schedule import FILES, RELOAD, ROUTES
 from iscsi_ipsec.service.source_addresses import SourceAddresses
 
 ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})
@@ -202,7 +202,7 @@ class Observer:
             reqids=self._reqids.known,
             foreign_reqids=self._reqids.foreign,
         )
-        world = dataclasses.replace(world, names=self._names(world, problems))
+        world = dataclasses.replace(world, names=self._names(world, problems, anew=RELOAD in reasons))
         before, lookup = self._decided, None
         if before and before.generation == config.generation and before.told_apart == _decision_inputs(world):
             # the same questions; the kernel's answers may still have changed
@@ -324,9 +324,11 @@ class Observer:
             self._bound_doubtful = True
         return dataclasses.replace(record, net_ifacename=self._interfaces.get(record.hwaddress, ""))
 
-    def _names(self, world: World, problems: list[Problem]) -> Mapping[str, tuple[Address, ...]]:
+    def _names(
+        self, world: World, problems: list[Problem], *, anew: bool
+    ) -> Mapping[str, tuple[Address, ...]]:
         files = self._wanted_names(world.records, world.broken, world.policies, world.keys)
-        answers = self._resolver.lookup(files)
+        answers = self._resolver.lookup(files, anew=anew)
         for name, answer in answers.items():
             if isinstance(answer, ResolveFailure):
                 problems.append(

@@ -133,8 +133,8 @@ class Firewall(Protocol):
 class Names(Protocol):
     """Names to addresses. No method blocks or raises: a look-up runs elsewhere and wakes the loop."""
 
-    def lookup(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        """What is known of these names now; names that are not asked for are forgotten."""
+    def lookup(self, names: Iterable[str], *, anew: bool = False) -> Mapping[str, Answer]:
+        """What is known of these names now; names that are not asked for are forgotten. ``anew``: none is taken for fresh."""
         ...
 
     def failures(self) -> tuple[ResolveFailure, ...]:

@@ -2,7 +2,8 @@
 
 Makes the daemon look at everything again: files, open-iscsi's database,
 routes, the guard in the kernel, and what charon has; whatever differs is put
-right. Nothing that is right is reloaded, and no SA ends. It is the SIGHUP of
+right. Host names are looked up anew, and a later answer that differs is acted on
+when it comes. Nothing that is right is reloaded, and no SA ends. It is the SIGHUP of
 ``systemctl reload iscsi-ipsecd``, and returns when that has been done.
 """
 
