@@ -39,7 +39,7 @@ help:
 	@echo 'make demo       a real iSCSI login through ESP in network namespaces, and its proof'
 	@echo 'make test       every test that needs no VM: lint, types, unit, wire, real charon, package'
 	@echo 'make unit       the tests of pure code and of the loop, in seconds; nothing installed but .venv'
-	@echo 'make test-vm    the end-to-end suite on two virtual machines'
+	@echo 'make test-vm    the end-to-end suite on two virtual machines; test-vm-full: with every combination and fault'
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make oracle     100,000 random worlds against a second opinion (ORACLE_SEED=, ORACLE_WORLDS=)'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
@@ -165,8 +165,9 @@ test: lint
 	@$(NEED) $(TEST_PACKAGES)
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: test-vm
-test-vm: $(VENV_STAMP) deb
+.PHONY: test-vm test-vm-full
+test-vm-full: export VM_FULL = 1
+test-vm test-vm-full: $(VENV_STAMP) deb
 	VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run
 
 .PHONY: bench-vm
