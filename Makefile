@@ -43,7 +43,7 @@ help:
 	@echo 'make chaos      a thousand faults in a row (CHAOS_SEED=, CHAOS_STEPS=); make test has a few'
 	@echo 'make oracle     100,000 random worlds against a second opinion (ORACLE_SEED=, ORACLE_WORLDS=)'
 	@echo 'make bench      benchmarks, as ratios against swanctl and a bare VICI client'
-	@echo 'make bench-vm   throughput of iSCSI in clear, by hand and through us, on two virtual machines'
+	@echo 'make bench-vm   throughput of iSCSI, and how long it stands still after restarts and kills, on two virtual machines'
 	@echo 'make fuzz       a million inputs for everything that reads what others wrote (hours)'
 	@echo 'make coverage   the tests once more, counting; fails under 100 % of the core, 95 % of all'
 	@echo 'make mutants    changes what decides in thousands of places; a fast test falls each time (MODULES=)'
@@ -172,7 +172,7 @@ test-vm test-vm-full: $(VENV_STAMP) deb
 
 .PHONY: bench-vm
 bench-vm: $(VENV_STAMP) deb
-	VM_BENCH=1 VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run tests/vm/test_throughput.py
+	VM_BENCH=1 VM_DEB="$$(ls -t dist/iscsi-ipsec_*_all.deb | head -n 1)" tests/vm/run tests/vm/test_throughput.py tests/vm/test_gaps.py
 
 # --- packages ---------------------------------------------------------------
 

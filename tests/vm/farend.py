@@ -99,6 +99,11 @@ def configure_charon(machine: Machine, conf: str) -> None:
     machine.write("/etc/swanctl/conf.d/by-hand.conf", conf, 0o600)
     machine.run("systemctl start strongswan", timeout=90, check=True)
     machine.run("swanctl --load-all --noprompt", check=True)
+    end_sas(machine)
+
+
+def end_sas(machine: Machine) -> None:
+    """End all IKE SAs of the machine's charon."""
     for ike in sas(machine):
         machine.run(f"swanctl --terminate --ike-id {ike} --force --timeout 5")
 

@@ -66,6 +66,15 @@ class Fault:
         return self.name
 
 
+# What dpkg runs of the package's scripts when it unpacks and configures the next version.
+UPGRADED_CHARON = (
+    "version=$(dpkg-query -W -f '${Version}' charon-systemd)"
+    " && was=$(systemctl show -p MainPID strongswan)"
+    " && { [ ! -e /var/lib/dpkg/info/charon-systemd.prerm ] || /var/lib/dpkg/info/charon-systemd.prerm upgrade $version; }"
+    " && /var/lib/dpkg/info/charon-systemd.postinst configure $version"
+    " && [ $(systemctl show -p MainPID strongswan) != $was ]"
+)
+
 FAULTS = (
     Fault("the daemon crashes", "systemctl kill -s SEGV iscsi-ipsecd", spares=True, rare=True),
     Fault("charon is stopped and started", "systemctl stop strongswan && systemctl start strongswan"),
@@ -75,16 +84,7 @@ FAULTS = (
         " && until systemctl -q is-active strongswan && [ $(systemctl show -p MainPID strongswan) != $was ];"
         " do sleep 0.2; systemctl start strongswan; done",
     ),
-    Fault(
-        "charon is upgraded",
-        # what dpkg runs of the package's scripts when it unpacks and configures the next version
-        "version=$(dpkg-query -W -f '${Version}' charon-systemd)"
-        " && was=$(systemctl show -p MainPID strongswan)"
-        " && { [ ! -e /var/lib/dpkg/info/charon-systemd.prerm ] || /var/lib/dpkg/info/charon-systemd.prerm upgrade $version; }"
-        " && /var/lib/dpkg/info/charon-systemd.postinst configure $version"
-        " && [ $(systemctl show -p MainPID strongswan) != $was ]",
-        rare=True,
-    ),
+    Fault("charon is upgraded", UPGRADED_CHARON, rare=True),
     Fault("charon is reloaded", "systemctl reload strongswan", spares=True, rare=True),
     Fault("swanctl loads all", "swanctl --load-all --noprompt", spares=True, rare=True),
     Fault("swanctl loads credentials", "swanctl --load-creds --clear --noprompt", spares=True, rare=True),
