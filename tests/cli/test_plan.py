@@ -37,7 +37,7 @@ def test_a_portal_that_a_new_policy_closes_is_shown_with_its_sessions(charon: Ch
     new = outside(daemon, "open", portal_file("10.10.0.9", psk="a"))
     sysfs = f"--sysfs-dir={daemon.folder}/sys"
     answer = daemon.cli("plan", "--with", new, sysfs, check=True)
-    assert "10.10.0.9:3260 is closed: nothing passes outside of IPsec" in answer.out
+    assert "10.10.0.9:3260 is closed: nothing passes outside IPsec" in answer.out
     assert "session 7, iqn.2026-01.com.example:disk: sdx" in answer.out
     assert ROW not in answer.out
     shown = json.loads(daemon.cli("plan", "--json", "--with", new, sysfs, check=True).out)

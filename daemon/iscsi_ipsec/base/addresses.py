@@ -14,7 +14,7 @@ _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 def parse_address(host: str) -> Address | None:
-    """The address that a text is; None for a name, and for one with a zone, which no policy can hold."""
+    """The address that a text is; None for a name, and for an address with a zone, which no policy can hold."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -25,12 +25,12 @@ def parse_address(host: str) -> Address | None:
 
 
 def has_zone(address: Address) -> bool:
-    """Whether it names a link as well. Python takes any text for that, and addresses become text that others read."""
+    """Whether the address has a zone. Python accepts any text as a zone, and addresses become text that other programs read."""
     return getattr(address, "scope_id", None) is not None
 
 
 def parse_literal(text: str) -> Address | None:
-    """The address that a text spells, whatever kind of address it is; None for anything else."""
+    """The address that a text is, of any kind; None for anything else."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -38,7 +38,7 @@ def parse_literal(text: str) -> Address | None:
 
 
 def why_not_of_one_host(address: Address) -> str:
-    """What an address is that no single host can have, as a predicate; empty for one that a host can have."""
+    """Says why no single host can have an address, as a predicate; empty for an address that a host can have."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if mapped:
         return f"is an IPv4 address written as IPv6: write {mapped}"

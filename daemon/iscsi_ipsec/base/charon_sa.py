@@ -1,4 +1,4 @@
-"""What charon holds and negotiated, as frozen values.
+"""Secrets, connections and SAs of charon, as frozen values.
 
 Law: values only. ``adapters.charon`` fills them from VICI; the field names
 follow strongSwan's ``list_ike`` and ``list_child`` (vici_query.c).

@@ -1,11 +1,11 @@
 """The error tree, divided by who must act.
 
 * :class:`ConfigError`: the admin; carries :class:`~iscsi_ipsec.base.problem.Problem` rows.
-* :class:`CharonRefused`: charon read our message and said no; trying again alone won't help.
-* :class:`Unavailable`: something we need is away (charon, netlink); trying again will.
+* :class:`CharonRefused`: charon read our message and refused it; retrying alone does not help.
+* :class:`Unavailable`: something we need cannot be reached (charon, netlink); retrying helps.
 * :class:`NotPermitted`: the caller lacks a right.
 
-Anything else that is raised is a bug of ours: traceback, exit, restart.
+Any other exception is a bug in this program: traceback, exit, restart.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class NotPermitted(IscsiIpsecError):
 
 
 class StateUnavailable(Unavailable):
-    """A file of ours could not be written or read now: disk full, read-only, I/O error, locked.
+    """A file of this program could not be written or read now: disk full, read-only, I/O error, locked.
 
-    What was there before is still there.
+    Its previous content is still there.
     """
 
     def __init__(self, path: str, reason: str) -> None:

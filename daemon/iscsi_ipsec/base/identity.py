@@ -1,7 +1,7 @@
-"""IKE identities: whom a key belongs to, and who a peer says it is.
+"""IKE identities: a key's owner, and the identity that a peer claims.
 
-Law: values only; an identity that IKE could not carry, or that more than one host could have,
-cannot be built. How one is spelled for charon is ``core.ike.vici_messages``' business.
+Law: values only; an identity that IKE could not carry, or that more than one host could have, cannot be
+built. ``core.ike.vici_messages`` encodes identities for charon.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_ID_BYTES = 255
 _SWANCTL_PREFIX = re.compile(
     r"(?:ipv[46](?:net|range)?|rfc822|email|userfqdn|fqdn|dns|asn1[dg]n|xmppaddr|keyid):", re.IGNORECASE
 )
-"""What makes strongSwan read the rest as another type (create_from_string_with_prefix_type, identification.c)."""
+"""Prefixes that make strongSwan read the rest as another type (create_from_string_with_prefix_type, identification.c)."""
 
 _MEANINGFUL = "\"'\\#{}=,"
 """Characters to which charon's parsers of identities and lists give a meaning of their own."""
@@ -122,7 +122,7 @@ def _parse_address(type: IdType, text: str) -> Address:
 
 
 def _check_name(text: str) -> None:
-    """Refuse what cannot be the name of one host or user, or would not reach charon as that name."""
+    """Refuse a text that cannot be the name of one host or user, or that charon would read as another name."""
     if not text:
         raise ValueError("the id is empty")
     if len(text.encode()) > MAX_ID_BYTES:
@@ -163,4 +163,4 @@ def _is_network(text: str) -> bool:
 
 
 Peer = IkeId | Network
-"""Whom a connection is for: one identity, or all address identities of a network."""
+"""The identities that a connection is for: one identity, or all address identities of a network."""

@@ -1,4 +1,4 @@
-"""What open-iscsi and the kernel know of iSCSI: records and sessions.
+"""iSCSI records of open-iscsi and sessions of the kernel.
 
 Law: values only; CHAP secrets are in none of them.
 """

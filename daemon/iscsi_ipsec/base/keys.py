@@ -18,7 +18,7 @@ MAX_KEY_FILE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousKey:
-    """The key before this one, which is valid beside it until then (a time with its zone)."""
+    """The previous key, which is valid beside the new one until ``until`` (a time with its zone)."""
 
     secret: Secret
     until: datetime
@@ -41,7 +41,7 @@ class PerIdKey:
     portals: tuple[PortalPattern, ...] = ()
     previous: PreviousKey | None = None
     id_as_written: str = field(init=False, repr=False)
-    """Makes it another key where only the case of the id differs: ids compare as IKE compares, but are sent as written."""
+    """The id as written: keys whose ids differ only in case are different keys, since ids are compared as IKE compares them but sent as written."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id_as_written", self.id.text)

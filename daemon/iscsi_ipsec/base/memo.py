@@ -1,8 +1,8 @@
 """Memoises a function's last result; calls it again when an argument changes.
 
-Law: what goes in is immutable and all that the result depends on, so that equal parts give an
-equal result. Parts that are the very same objects are equal without being looked into: where
-nothing changed, comparing 10,000 keys costs as much as comparing one.
+Law: the arguments are immutable and the result depends on nothing else, so equal arguments give an equal
+result. Arguments that are the same objects are equal without a look inside: where nothing changed, comparing
+10,000 keys costs as much as comparing one.
 """
 
 from __future__ import annotations

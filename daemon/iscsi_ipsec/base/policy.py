@@ -69,7 +69,7 @@ class Tuning:
     start: Start | None = None
 
     def with_fallback(self, below: Tuning) -> Tuning:
-        """This one where it says something, else ``below``."""
+        """These settings, with ``below`` for each that is not set here."""
         if self == _SILENT:
             return below
         if below == _SILENT:
@@ -105,7 +105,7 @@ class PortalPolicy:
     preset: str | None = None
     tuning: Tuning = Tuning()
     ids_as_written: tuple[str, ...] = field(init=False, repr=False)
-    """Makes it another policy where only the case of an identity differs, as for keys."""
+    """The identities as written: policies whose identities differ only in case are different policies, as for keys."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids_as_written", tuple(map(str, (self.target_id, *self.initiators))))

@@ -139,7 +139,7 @@ def patterns_overlap(one: tuple[PortalPattern, ...], other: tuple[PortalPattern,
 
 
 def refuse_misread(text: str) -> None:
-    """:class:`ValueError` for what people write as a portal and what would be taken for another thing."""
+    """:class:`ValueError` for texts that people write as a portal and that would be read as something else."""
     bare = text.strip()
     if "://" in bare:
         raise ValueError(f"{text!r} is a URL: write its address, and a port where it is not 3260")

@@ -1,8 +1,8 @@
 """Escapes text from outside before a terminal or a log shows it.
 
-Law: whatever came from a peer, a file's name or a program passes through here before a
-terminal or a log gets it: a name may hold what a terminal obeys, a line break that makes
-a second line of log, or a mark that turns the direction of writing.
+Law: text from a peer, a file's name or a program passes through here before a terminal or a log gets it. It
+may hold a terminal's control sequences, a line break that would make a second log line, or a mark that
+reverses the direction of writing.
 """
 
 from __future__ import annotations

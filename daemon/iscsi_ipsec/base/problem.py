@@ -1,4 +1,4 @@
-"""Problems: what an admin is shown.
+"""Problems that are shown to the admin.
 
 Law: values only; no key is ever in one.
 """
@@ -24,7 +24,7 @@ class Problem:
 
     ``code`` is stable and short (``bad-id``, ``wrong-key``); ``line`` counts
     from 1, 0 means the whole file; ``portal`` names the portal it concerns.
-    No text in it ever holds a key, nor what a terminal would obey: others' names may be quoted in it.
+    No text in it ever holds a key or a terminal's control characters, although it may quote names that others chose.
     """
 
     code: str

@@ -35,8 +35,7 @@ class Secret:
         """Return 64 bits of HMAC-SHA-256 over ``context`` and the key, as 16 hex digits.
 
         Each part is length-prefixed, so ``(b"ab", b"c")`` and ``(b"a", b"bc")``
-        differ. Safe to show: without ``key`` it tells nothing about a weak
-        secret, which a bare hash would.
+        differ. Safe to show: without ``key`` it reveals nothing about a weak secret, unlike a bare hash.
         """
         mac = hmac.new(key, digestmod=hashlib.sha256)
         for part in (*context, self.__data):

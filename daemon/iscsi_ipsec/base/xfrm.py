@@ -12,7 +12,7 @@ from iscsi_ipsec.base.addresses import Address, Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Which packets. ``proto`` 0 means any; a port matches where its mask has bits set (mask 0: any)."""
+    """Selects packets. ``proto`` 0 means any; a port matches where its mask has bits set (mask 0: any)."""
 
     src: Network
     dst: Network

@@ -335,7 +335,7 @@ class Observer:
                     Problem(
                         code="name-not-resolved",
                         message=f"the name {name} does not resolve ({answer.reason}): its portals cannot be protected yet",
-                        hint="write the address, or mend DNS or /etc/hosts",
+                        hint="write the address, or fix DNS or /etc/hosts",
                         file=files[name],
                     )
                 )

@@ -109,9 +109,7 @@ def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
 def _shown(paths: Paths, portal: Portal, text: str) -> list[str]:
     """What is up at the portal, whose SA is replaced by one with the new addresses."""
     touched = Impact(paths, lambda row: row["portal"] == str(portal))
-    return (
-        [f"{text}; a new SA takes the place of the one of now:", *touched.lines()] if touched.is_live else []
-    )
+    return [f"{text}; a new SA replaces the present one:", *touched.lines()] if touched.is_live else []
 
 
 def file_of(paths: Paths, portal: Portal, *, runtime: bool) -> str:

@@ -62,7 +62,7 @@ def parse_choice(source: Source) -> IpsecChoice | None:
 
 
 def _warn_about_flags(source: Source, flags: SecurityFlags, choice: IpsecChoice | None) -> None:
-    """Flags that do less than they seem to say: without VALID nothing, without IKE_IPSEC_ENABLED no IPsec."""
+    """Warn about flags without effect: without VALID all are ignored, without IKE_IPSEC_ENABLED there is no IPsec."""
     if choice is None and flags:
         meant = flags | SecurityFlags.VALID
         try:
@@ -129,9 +129,9 @@ def parse_id_type(source: Source, key: str) -> IdType | None:
 
 
 def guess_id(text: str) -> IkeId:
-    """The identity that a text without a type most plainly is; raise :class:`ValueError` where none.
+    """Guess the identity that a text without a type means; raise :class:`ValueError` where it is not clear.
 
-    What is not plainly a name is refused, since a mistyped address would become a name, and a
+    A text that is not plainly a name is refused, since a mistyped address would become a name, and a
     key of a name serves all portals.
     """
     if address := parse_literal(text):
@@ -147,7 +147,7 @@ def guess_id(text: str) -> IkeId:
 
 
 def looks_like_address(text: str) -> bool:
-    """Whether a text is an address, or would be taken for one that was mistyped."""
+    """Whether a text is an address or looks like a mistyped one."""
     if parse_literal(text):
         return True
     numeric = text.count(":") > 1 and re.fullmatch(r"\[?[0-9A-Fa-f:.]+\]?(?:[:%].*)?", text)
@@ -258,12 +258,12 @@ def _parse_proposals(source: Source, key: str) -> tuple[str, ...] | None:
             continue
         if words := proposals.unprotected_words(text):
             source.problem(
-                key, "no-encryption", f'"{text}" offers {", ".join(words)}: anybody on the way could read the data',
+                key, "no-encryption", f'"{text}" offers {", ".join(words)}: anybody on the path could read the data',
                 "take it out; for clear text on purpose unset IKE_IPSEC_ENABLED",
             )  # fmt: skip
         elif key == "esp_proposals" and proposals.lacks_integrity(text):
             source.problem(
-                key, "no-integrity", f'"{text}" encrypts without authenticating: packets could be changed on the way',
+                key, "no-integrity", f'"{text}" encrypts without authenticating: packets could be changed on the path',
                 "add an algorithm such as -sha256, or use aes256gcm16",
             )  # fmt: skip
         elif words := proposals.weak_words(text):

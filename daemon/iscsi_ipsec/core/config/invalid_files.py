@@ -1,7 +1,7 @@
-"""Reads what closes portals from a file with mistakes, as far as that can be read.
+"""Reads from a file with mistakes which portals it closes, as far as that can be read.
 
-Nothing else of such a file is in force. But whoever wrote it wants these portals
-protected, so they must not be reached unencrypted meanwhile.
+Nothing else of such a file is in force. But its author wants these portals protected, so they must not be
+reached unencrypted meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BrokenFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenSettings:
-    """What a settings file with a mistake says that closes portals; None where it does not say it."""
+    """The settings of a file with a mistake that close portals; None for each that the file does not set."""
 
     require_ipsec: bool | None = None
     guard: bool | None = None
@@ -55,7 +55,7 @@ def read_broken(kind: str, text: str, path: str) -> tuple[BrokenFile, ...]:
 
 
 def read_broken_settings(text: str) -> BrokenSettings | None:
-    """What of a settings file with a mistake closes portals; None where nothing does."""
+    """The settings of a settings file with a mistake that close portals; None where there are none."""
     data = readable_part(text)
     below = data.get("defaults")
     defaults: Mapping[str, object] = below if isinstance(below, dict) else {}

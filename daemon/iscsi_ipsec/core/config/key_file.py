@@ -33,14 +33,14 @@ _PREVIOUS = "previous_"
 _PREVIOUS_SOURCES = tuple(_PREVIOUS + key for key in _KEY_SOURCES)
 
 PLACEHOLDER = b"CHANGE-ME"
-"""What the keys in the samples begin with."""
+"""The keys in the sample files begin with this."""
 
 _PLACEHOLDERS = tuple(
     form.encode()
     for word in ("change-me", "changeme", "change_me", "change me")
     for form in (word, word.upper(), word.capitalize())
 )
-"""The same as people write it into templates of their own."""
+"""The same placeholder as people write it into templates of their own."""
 
 WEAK_KEY_BYTES = 16
 """Shorter keys are warned about: fewer than 128 bits even if they were random (RFC 3723, 5.8.3)."""
@@ -65,7 +65,7 @@ KeySource = Secret | KeyFileRef | CredentialRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousDraft:
-    """The key before this one: where its bytes are, and until when it is valid."""
+    """The previous key: where its bytes are, and until when it is valid."""
 
     source: KeySource
     until: datetime
@@ -116,7 +116,7 @@ class KeyDraft:
 def parse_key_file(text: str, path: str, name: str, warnings: list[Problem] | None = None) -> KeyDraft:
     """Parse and check a whole key file; raise :class:`ConfigError` with every problem in it.
 
-    What is only warned about is added to ``warnings``.
+    Warnings are added to ``warnings``.
     """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)
@@ -150,7 +150,7 @@ def weak_key_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
 
 
 def placeholder_problem(draft: KeyDraft, secret: Secret) -> Problem | None:
-    """The error that the key is still the one of the samples, which everybody knows; or None."""
+    """The error that the key is still the sample's, which everybody knows; or None."""
     if not any(map(secret.starts_with, _PLACEHOLDERS)):
         return None
     return Problem(
@@ -189,7 +189,7 @@ def previous_over_problem(path: str, line: int, until: datetime) -> Problem:
     """The warning that the time of the previous key is over."""
     return Problem(
         code="previous-key-over",
-        message=f"the previous key is out of use since {moment_text(until)}",
+        message=f"the previous key is no longer used, since {moment_text(until)}",
         hint="remove the lines that begin with previous_",
         file=path,
         line=line,

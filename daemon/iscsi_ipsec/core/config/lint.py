@@ -1,6 +1,6 @@
-"""Warns of what a file says rightly but hardly means: ``check`` shows it, the daemon does as the file says.
+"""Warns about settings that are valid but probably a mistake: ``check`` shows the warnings, the daemon does as the file says.
 
-Law: pure; no key is ever repeated. Mistakes that make a file unusable are the parsers'.
+Law: pure; no key is ever repeated. The parsers report mistakes that make a file unusable.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ KNOWN_KEYS = (
 def parse_portal_file(text: str, path: str, name: str, warnings: list[Problem] | None = None) -> PortalPolicy:
     """Parse and check a whole portal file; raise :class:`ConfigError` with every problem in it.
 
-    What is only warned about is added to ``warnings``.
+    Warnings are added to ``warnings``.
     """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)

@@ -108,7 +108,7 @@ PRESETS: dict[str, Preset] = {
 
 @functools.cache
 def default_ike_proposals(ike: IkeMode, *, fast_aes: bool) -> tuple[str, ...]:
-    """What phase 1 offers by default.
+    """The default proposals of phase 1.
 
     ``fast_aes``: whether the CPU has AES instructions; without them
     ChaCha20-Poly1305 comes first.
@@ -123,7 +123,7 @@ def default_ike_proposals(ike: IkeMode, *, fast_aes: bool) -> tuple[str, ...]:
 
 @functools.cache
 def default_esp_proposals(ike: IkeMode, *, pfs: bool, fast_aes: bool, esn: bool) -> tuple[str, ...]:
-    """What ESP offers by default; the groups are those of phase 1, so PFS is never weaker than it.
+    """The default proposals of ESP; the groups are those of phase 1, so PFS is never weaker than it.
 
     ``esn``: whether extended sequence numbers may be offered (RFC 7146 asks
     for them at 1 Gbit/s and above; user-space ESP has none).

@@ -1,4 +1,4 @@
-"""Reads strongSwan's proposals: which algorithms their words name, and which of these protect nothing or little.
+"""Reads strongSwan's proposals: the algorithms that they name, and which of these are weak or protect nothing.
 
 The words are those of proposal_keywords_static.txt, the names of ciphers those that charon
 lists (encryption_algorithm_names in crypter.c); both are the same in strongSwan 5.9 and 6.0.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 Cipher = tuple[str, int]
-"""A cipher by charon's name, and the bits of its key (0 where it has but one size)."""
+"""A cipher by charon's name, and the bits of its key (0 where it has only one size)."""
 
 _SINGLE = {
     "null": "NULL", "des": "DES_CBC", "3des": "3DES_CBC",
@@ -79,7 +79,7 @@ def encrypts(cipher: str) -> bool:
 
 
 def unprotected_words(proposal: str) -> tuple[str, ...]:
-    """The words with which anybody on the way could read the data."""
+    """The words of algorithms that leave the data readable to anybody on the path."""
     return tuple(
         word
         for word in proposal.split("-")
@@ -96,7 +96,7 @@ def lacks_integrity(proposal: str) -> bool:
 
 
 def weak_words(proposal: str) -> tuple[str, ...]:
-    """The words that RFC 8221 and RFC 8247 advise against: short blocks, MD5, SHA-1, groups below 2048 bits."""
+    """The words of algorithms that RFC 8221 and RFC 8247 advise against: short blocks, MD5, SHA-1, groups below 2048 bits."""
     return tuple(word for word in proposal.split("-") if _WEAK.fullmatch(word))
 
 

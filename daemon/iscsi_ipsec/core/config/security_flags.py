@@ -1,4 +1,4 @@
-"""ISCSI_SECURITY_FLAGS: names, numbers and what they ask of IKE and ESP.
+"""ISCSI_SECURITY_FLAGS: names, numbers and meaning for IKE and ESP.
 
 The bits are those of Windows' iscsidsc.h, which took them from the iSNS
 Portal Security Bitmap (RFC 4171, section 6.3.9). RFC 4174, section 2.4, says
@@ -38,7 +38,7 @@ DEFAULT_FLAGS = (
     | SecurityFlags.TRANSPORT_MODE_PREFERRED
     | SecurityFlags.PFS_ENABLED
 )
-"""What holds where nobody specified flags: IKEv2, transport mode, PFS."""
+"""The flags where nobody specified any: IKEv2, transport mode, PFS."""
 
 
 def parse_flags(value: int | str | Iterable[str]) -> SecurityFlags:

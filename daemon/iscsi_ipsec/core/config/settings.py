@@ -24,7 +24,7 @@ DEFAULTS_KEYS = ("security_flags", *fields.TUNING_KEYS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the settings file says; the defaults here are those of an absent file.
+    """The content of the settings file; the defaults here are those of an absent file.
 
     ``resync_interval`` and ``settle_time`` are in seconds. ``vici_socket``
     empty and ``nodes_dirs`` empty mean: where this system has them.
@@ -47,7 +47,7 @@ class Settings:
 def parse_settings(text: str, path: str, warnings: list[Problem] | None = None) -> Settings:
     """Parse and check the settings file; raise :class:`ConfigError` with every problem in it.
 
-    What is only warned about is added to ``warnings``.
+    Warnings are added to ``warnings``.
     """
     source = parse_toml(text, path)
     source.refuse_unknown(KNOWN_KEYS)

@@ -1,4 +1,4 @@
-"""Explains what TOML's parser stumbled over, in the words of whoever wrote the file.
+"""Explains TOML syntax errors in terms of the usual mistakes.
 
 Law: pure, and no value of the file is ever repeated: it may be a piece of a key.
 """
@@ -16,7 +16,7 @@ _STRING = re.compile(r"""\"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE)
 
 
 def explain(message: str, text: str, line: int) -> str:
-    """A sentence about a mistake that people make, empty where it is none of those."""
+    """A sentence about a common mistake; empty where it is not one of those."""
     lines = text.split("\n")
     written = lines[line - 1] if 0 < line <= len(lines) else ""
     if "overwrite a value" in message:
@@ -35,7 +35,7 @@ def explain(message: str, text: str, line: int) -> str:
 
 
 def _twice(lines: list[str], line: int) -> str:
-    """Which key stands in two lines of one table."""
+    """Name the key that stands in two lines of one table."""
     match = _ASSIGNED.match(lines[line - 1]) if 0 < line <= len(lines) else None
     if match is None:
         return "a key is set twice"

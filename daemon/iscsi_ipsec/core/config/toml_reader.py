@@ -1,7 +1,7 @@
 """Parses TOML with line numbers, through typed getters that collect problems.
 
 Law: a wrong value never raises here; it becomes a :class:`Problem` and the
-getter returns None, so that a file's mistakes are all told at once. No value
+getter returns None, so that all mistakes of a file are reported at once. No value
 is ever quoted in a message unless the getter's caller says that it may be.
 """
 
@@ -27,22 +27,22 @@ _TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""", re.VERBOSE
 _QUOTED = re.compile(r"""\s*(['"])(.*)\1""")
 _SYNTAX = frozenset(("=", "[", "]", "[[", "]]", "{", "}", ",", "'", '"', "\\"))
 MAX_KEY_PARTS = 100
-"""tomllib takes time by the square of them: 20 s for 64 KiB of ``a.a.a``."""
+"""tomllib's time grows with the square of the parts: 20 s for 64 KiB of ``a.a.a``."""
 # where a key may stand: at a line's start, in a table's head, in an inline table
 _DEEP_KEY = re.compile(rf"(?m:^|[\[{{,])[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_KEY_PARTS}}}")
 MAX_PROBLEMS = 100
-"""What is told of one file; 64 KiB have room for 10,000 mistakes, and each is kept and shown."""
+"""Problems that are reported of one file; 64 KiB have room for 10,000 mistakes, and each is kept and shown."""
 MAX_LEFT_OUT = 20
 """Lines that :func:`readable_part` leaves out at most."""
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 MEANT = {"flags": "security_flags", "type": "id_type", "portal": "portals", "proposals": "ike_proposals"}
-"""Keys that people write, and what they are called."""
+"""Wrong names of keys that people write, with the right names."""
 ELSEWHERE = {
     "key": ("key", "keys belong in a file of psk.d; psk names one here"),
     "psk": ("psk", "psk belongs in a policy (portal.d)"),
 }
-"""Keys of the other kind of file: what that kind has, and what to do."""
+"""Keys that belong in the other kind of file, with what to do."""
 
 _TYPE_NAMES = {
     str: "a text in quotes",
@@ -95,7 +95,7 @@ def _left_open(line: str, open_quote: str) -> str:
 
 
 class KeyLines:
-    """Where each key of a text stands; not looked for before it is asked, since most files have nothing to tell."""
+    """Where each key of a text stands; the text is scanned on the first question only, since most files have no problem."""
 
     __slots__ = ("_found", "_text")
 
@@ -152,7 +152,7 @@ class Source:
                 )
 
     def _hint_for(self, key: str, known: list[str]) -> str:
-        """What whoever wrote a key that does not exist most plainly meant."""
+        """A hint for an unknown key: the key that was most probably meant."""
         if isinstance(self.data[key], dict):
             return f"the keys stand without a section: remove the line [{self._prefix}{key}]"
         if key in MEANT and MEANT[key] in known:
@@ -163,7 +163,7 @@ class Source:
         return f'did you mean "{close[0]}"?' if close else "known keys: " + ", ".join(sorted(known))
 
     def raise_if_wrong(self, warnings: list[Problem] | None = None) -> None:
-        """Raise :class:`ConfigError` with what was noted so far; warnings alone don't raise, but are added to the list."""
+        """Raise :class:`ConfigError` with the problems noted so far; warnings alone don't raise, but are added to the list."""
         if not any(p.severity is Severity.ERROR for p in self.problems):
             if warnings is not None:
                 warnings.extend(self.problems[:MAX_PROBLEMS])
@@ -174,7 +174,7 @@ class Source:
                 Problem(
                     code="more-problems",
                     message=f"{left} more problems",
-                    hint="mend these first",
+                    hint="fix these first",
                     file=self.file,
                 )
             )
@@ -245,7 +245,7 @@ class Source:
         try:
             return value.astimezone(UTC)
         except OverflowError:
-            self.problem(key, "out-of-range", f"{key} is no time that can be reckoned with")
+            self.problem(key, "out-of-range", f"{key} is outside the supported date range")
             return None
 
     def texts(self, key: str) -> tuple[str, ...] | None:
@@ -269,7 +269,7 @@ class Source:
 
 
 def readable_part(text: str) -> Mapping[str, object]:
-    """What a text with mistakes still says: it is parsed without the lines that are no TOML, as far as that leads."""
+    """Parse a text with mistakes as far as possible: without the lines that are not TOML."""
     if _DEEP_KEY.search(text):
         return {}
     lines = text.split("\n")
@@ -288,7 +288,7 @@ def readable_part(text: str) -> Mapping[str, object]:
 
 
 def parse_toml(text: str, file: str) -> Source:
-    """Parse a whole file; raise :class:`ConfigError` where it is no TOML."""
+    """Parse a whole file; raise :class:`ConfigError` where it is not TOML."""
     if deep := _DEEP_KEY.search(text):
         line = text.count("\n", 0, deep.start()) + 1
         raise _bad_toml(f"a key of more than {MAX_KEY_PARTS} parts", file, line)

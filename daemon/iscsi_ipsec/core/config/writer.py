@@ -1,8 +1,7 @@
 """Writes keys and portal policies as TOML that ``key_file`` and ``portal_file`` read back.
 
-Law: pure, and exact: parsing what is made here gives what it was made of. A
-:class:`Secret` leaves only through :func:`make_key_text`; what is for the
-screen comes from :func:`shown_key_text`.
+Law: pure, and exact: parsing a text that was made here gives the same values back. A :class:`Secret` leaves
+only through :func:`make_key_text`; :func:`shown_key_text` makes the text for the screen.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from iscsi_ipsec.core.config.security_flags import encode, flag_names
 from iscsi_ipsec.core.config.toml_reader import parse_toml
 
 GROUP_NAME = "group"
-"""The file name of a group key for which nobody asked for another."""
+"""The default file name of a group key."""
 
 _MAX_STEM = 180
 """Characters of an id that a file name takes over; 255 bytes is what file systems take for all of it."""
 
 _HEX_LIMIT = 64
-"""Longer keys that are no text are written in base64, which is shorter."""
+"""Longer binary keys are written in base64, which is shorter than hexadecimal."""
 
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9._@-]*")
 _DIGESTED = re.compile(r".*-[0-9a-f]{16}")
@@ -157,7 +156,7 @@ def _escaped(character: str) -> str:
 
 
 def description_of(text: str, path: str) -> str:
-    """What a file that has been parsed before says of itself."""
+    """The ``description`` of a file that has been parsed before."""
     return parse_toml(text, path).text("description") or ""
 
 

@@ -1,8 +1,8 @@
-"""Proposals, cut to the algorithms that this host's charon has.
+"""Cuts proposals down to the algorithms that this host's charon has.
 
-Law: pure. A charon that lacks an algorithm of a proposal's fails at it, whatever else is offered: without
-X25519 (a build, FIPS) it cannot even begin. What ESP is encrypted with the kernel has, so only the groups of
-ESP proposals are charon's.
+Law: pure. A charon that lacks one algorithm of a proposal fails, whatever else is offered: without X25519 (a
+build option, FIPS) it cannot even begin. The kernel does the ciphers of ESP, so of ESP proposals only the
+groups depend on charon.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CIPHERS = (
 
 
 def lacking(proposal: str, algorithms: frozenset[str], *, groups_only: bool) -> tuple[str, ...]:
-    """The parts of a proposal that charon has no algorithm for; none where it did not say what it has."""
+    """The parts of a proposal that charon has no algorithm for; empty where charon did not list its algorithms."""
     if not algorithms:
         return ()
     return tuple(
@@ -43,7 +43,7 @@ def lacking(proposal: str, algorithms: frozenset[str], *, groups_only: bool) -> 
 def cut(
     proposals: tuple[str, ...], algorithms: frozenset[str], *, groups_only: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The proposals without what charon lacks, and that; a proposal of which a kind is lacking as a whole goes."""
+    """The proposals without the parts that charon lacks, and these parts; a proposal that lacks a whole kind of algorithm is dropped."""
     kept: list[str] = []
     lost: list[str] = []
     for proposal in proposals:
@@ -56,7 +56,7 @@ def cut(
 
 
 def _name_of(part: str, *, groups_only: bool) -> str:
-    """Charon's name of a part's algorithm; empty for what is not known here."""
+    """Charon's name of a part's algorithm; empty for an unknown part."""
     if part in _GROUPS:
         return _GROUPS[part]
     if groups_only:

@@ -1,4 +1,4 @@
-"""Decides where portals that no file names one by one stay closed, and which of them are exempt.
+"""Decides in which networks unknown portals stay closed, and which addresses are exempt.
 
 Law: pure; the guard's rules for networks follow from this and from nothing else.
 """
@@ -21,9 +21,9 @@ from iscsi_ipsec.core.decide.setting_precedence import pick_choice
 def closed_networks(
     settings: Settings, policies: Iterable[PortalPolicy], broken: Iterable[BrokenFile], keys: Iterable[Key]
 ) -> tuple[PortalRange, ...]:
-    """Where portals that nobody has named yet stay closed.
+    """The networks in which portals that nobody has named yet stay closed:
 
-    Networks of policies and of keys' own ``portals``, those of files with mistakes, and everywhere if IPsec is required.
+    networks of policies and of keys' own ``portals``, those of files with mistakes, and everywhere if IPsec is required.
     """
     if settings.require_ipsec:
         return EVERYWHERE
@@ -43,7 +43,7 @@ def clear_exceptions(
     broken: Iterable[BrokenFile],
     views: Iterable[PortalView],
 ) -> tuple[PortalRange, ...]:
-    """What may be reached unencrypted although it lies in a closed network: the narrower policy decides, and a policy over keys."""
+    """The exceptions in closed networks that may be reached unencrypted: the narrower policy decides, and a policy takes precedence over keys."""
     exceptions = [
         PortalRange(ipaddress.ip_network(view.binding.portal.address), view.binding.portal.port)
         for view in views

@@ -1,4 +1,4 @@
-"""Builds what the connections of both roles share: names, ESP mode, traffic selectors."""
+"""Builds the settings that connections of both roles share: names, ESP mode, traffic selectors."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def derive(lookup: Lookup) -> Desired:
 
 
 class Deriver:
-    """:func:`derive` again and again: what would be equal to what was derived last is the very same, and made once.
+    """Derives in each pass, and returns the same objects for parts that did not change.
 
     A view of a portal as an initiator is made anew when anything that :func:`initiator_view` looks
     at differs (:meth:`_view_inputs`); all keys count where any may be chosen, one where the policy names it.
@@ -119,7 +119,7 @@ class Deriver:
         )
 
     def _literal_inputs(self, lookup: Lookup, binding: PortalBinding) -> tuple[object, object, object]:
-        """What counts besides for a portal that a host name stands for: it is decided without names too."""
+        """Further inputs of a portal that a file names by a host name: such a portal is decided without names too."""
         if binding.portal not in lookup.portals_by_name:
             return None, None, None
         policy = lookup.without_names().policies.policy_for(binding.portal, Role.INITIATOR)
@@ -138,7 +138,7 @@ def _decide(
     reqids: Mapping[str, int],
     foreign_reqids: frozenset[int],
 ) -> tuple[Desired, Owned]:
-    """Everything but the secrets, and what they are made of."""
+    """The outcome without the secrets, and the material for the secrets."""
     views = tuple(_share_connections(_refuse_crossed(_refuse_shared_pairs(views))))
     connections = tuple({v.connection.name: v.connection for v in views if v.connection}.values())
     owned = tuple(with_owners(connections))
@@ -164,7 +164,7 @@ def _refuse_shared_pairs(views: tuple[PortalView, ...]) -> list[PortalView]:
     """Close portals whose connections have the same two ids but different keys.
 
     IKE knows no ports and no portals: towards one pair of ids charon would
-    take either key. The two keys of a rotation are meant so, and one key.
+    take either key. The two keys of a rotation are intended, and count as one key.
     """
     keys: dict[tuple[Peer, ...], dict[Secret, str]] = {}
     for view in views:
@@ -214,7 +214,7 @@ def _refuse_crossed(views: list[PortalView]) -> list[PortalView]:
 def _refuse(
     views: Iterable[PortalView], why: Callable[[Connection], tuple[str, str] | None]
 ) -> list[PortalView]:
-    """The views, without the connections for which there is a reason: what is wrong, and what to do."""
+    """The views without the connections in ``reasons``, which has for each the message and the hint."""
     return [
         _without_connection(view, *refusal) if view.connection and (refusal := why(view.connection)) else view
         for view in views
@@ -228,7 +228,7 @@ def _without_connection(view: PortalView, message: str, hint: str) -> PortalView
 
 
 def _share_connections(views: list[PortalView]) -> list[PortalView]:
-    """One connection for bindings of a portal that differ in nothing but the interface's name.
+    """Merge bindings of a portal that differ only in the interface's name into one connection.
 
     The traps of two would have the same selectors, and charon can only hold one.
     """

@@ -1,7 +1,7 @@
-"""The types of what must be in charon and nftables, with the reasons for people.
+"""Types of the desired state of charon and nftables, with the reasons for people.
 
-Law: types only. ``core.decide.derive`` fills them, ``core.ike.vici_messages`` spells them for
-charon, ``core.guard.ruleset`` for nftables.
+Law: types only. ``core.decide.derive`` fills them, ``core.ike.vici_messages`` encodes them for charon,
+``core.guard.ruleset`` for nftables.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Connection:
 class SecretEntry:
     """One secret that charon shall have: the key's bytes and exactly whose they are.
 
-    ``over``: another secret of the same owners, which this one goes before.
+    ``over``: another secret of the same owners, over which this one takes precedence.
     """
 
     owners: tuple[Peer, ...]
@@ -75,12 +75,12 @@ class SecretEntry:
 
 
 RotationId = tuple[tuple[Peer, ...], Secret, Secret]
-"""Owners, their new key and their previous one: what a rotation is known by from pass to pass."""
+"""Identifies a rotation from pass to pass: the owners, their new key and their previous one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """Two keys that are valid side by side for these owners; ``previous_key_first``: the previous one goes first."""
+    """Two keys that are valid side by side for these owners; ``previous_key_first``: the previous key takes precedence."""
 
     owners: tuple[Peer, ...]
     secret: Secret
@@ -91,19 +91,19 @@ class Rotation:
 
     @property
     def rotation_id(self) -> RotationId:
-        """What it is known by."""
+        """The rotation's identity."""
         return (self.owners, self.secret, self.previous.secret)
 
     @property
     def in_order(self) -> tuple[Secret, Secret]:
-        """The key that goes first, and the one behind it."""
+        """The key that takes precedence, and the other one."""
         both = (self.secret, self.previous.secret)
         return both[::-1] if self.previous_key_first else both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalView:
-    """What was decided about a portal, and why: a row of ``status`` and the text of ``explain``.
+    """The decision about a portal and its reasons: a row of ``status`` and the text of ``explain``.
 
     ``closed``: packets pass only inside IPsec. ``connection`` None with
     ``closed`` true means that nothing passes at all. ``own_address``: the portal is at an address of
@@ -134,8 +134,8 @@ class Desired:
     """The outcome: what must be in charon and in nftables, and what to report.
 
     ``reqids`` are the connections' by name (:mod:`core.decide.reqids`).
-    ``networks``: where a portal that nothing has named yet must not be
-    reached in clear; ``clear_exceptions``: what of them may.
+    ``networks``: where a portal that nothing has named yet must not be reached unencrypted;
+    ``clear_exceptions``: the parts of them that may.
     """
 
     portals: tuple[PortalView, ...]
@@ -163,7 +163,7 @@ class Refused(Exception):
         self.code, self.message, self.hint, self.file = code, message, hint, file
 
     def problem(self, portal: Portal) -> Problem:
-        """The same for the admin."""
+        """The refusal as a problem for the admin."""
         return Problem(
             code=self.code, message=self.message, hint=self.hint, file=self.file, portal=str(portal)
         )

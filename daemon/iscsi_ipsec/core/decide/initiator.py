@@ -41,7 +41,7 @@ def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, .
 
 
 def _own_address(view: PortalView) -> PortalView:
-    """No connection, since packets to oneself never leave the host; but what was closed stays so for when the address goes."""
+    """The view of a portal at an own address: no connection, since packets to oneself never leave the host; but a closed portal stays closed for when the address moves away."""
     reasons = (*view.reasons, "the address is this host's own at present: no connection is needed")
     return dataclasses.replace(
         view, connection=None, identity=None, problem=None, own_address=True, reasons=reasons
@@ -154,7 +154,7 @@ def broken_view(
 ) -> PortalView:
     """The view of a portal that a file with a mistake closes. Closed, but not remembered when the file goes."""
     portal = str(view.binding.portal)
-    reasons.append(f"{broken.path} names it, but has a mistake: closed until that is fixed")
+    reasons.append(f"{broken.path} names it, but has a mistake: closed until the file is fixed")
     problem = Problem(
         code="broken-file",
         message=f"{broken.path} names {portal}, but has a mistake, so {portal} stays closed",
@@ -183,7 +183,7 @@ def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView
     reasons.append("IKE_IPSEC_ENABLED is unset: clear text is allowed")
     problem = Problem(
         code="clear-allowed",
-        message=f"the flags of {portal} don't ask for IPsec: it runs in clear",
+        message=f"the flags of {portal} don't ask for IPsec: its traffic is unencrypted",
         hint="set IKE_IPSEC_ENABLED to protect it",
         file=view.policy or view.key_path,
         portal=portal,

@@ -11,8 +11,7 @@ iscsi-ipsec.toml(5), "Which key"):
 A key applies to the portals that its ``portals`` name, one without ``portals`` to all
 managed ones. Within one rule a key that names the address beats one that names it by a
 host name. An explicit key therefore always beats the group key; one that may apply, since
-a name in its ``portals`` has no address yet, keeps a lesser key from standing in
-for it. Each rule that decided leaves a sentence in ``reasons``.
+a name in its ``portals`` has no address yet, keeps a lesser key from being used instead. Each rule that decided leaves a sentence in ``reasons``.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ _NAMED_AT_MOST = 5
 
 
 class KeyIndex:
-    """The keys of one world by what they are asked for, and which of them apply to a portal.
+    """Indexes the keys of one world, and answers which of them apply to a portal.
 
-    Not ``by_name``: as if what a key's ``portals`` name by a host name had no address.
+    Not ``by_name``: as if the host names in keys' ``portals`` had no address.
     """
 
     def __init__(self, world: World, *, by_name: bool = True) -> None:
@@ -109,7 +108,7 @@ class KeyIndex:
 
 
 def _rivals(key: Key) -> str:
-    """Equal for keys of which a portal may have only one."""
+    """A value that is equal for keys of which a portal may have only one."""
     if isinstance(key, GroupKey):
         return "group"
     return key.id.text if key.id.is_address else "name"
@@ -149,18 +148,18 @@ def pick_key(
 
 
 def _refuse_in_doubt(doubts: list[tuple[PerIdKey, str]], portal: Portal) -> None:
-    """While an explicit key may apply, a lesser one must not stand in for it, nor its flags open the portal."""
+    """Refuse while an explicit key may still apply: a lesser key must not be used instead, nor its flags open the portal."""
     if doubts:
         key, host = doubts[0]
         raise Refused(
             "name-not-resolved",
             f"the key {key.path} is for {host}, which does not resolve yet and may be {portal}",
-            "write the address into the key's portals, or mend DNS or /etc/hosts", key.path,
+            "write the address into the key's portals, or fix DNS or /etc/hosts", key.path,
         )  # fmt: skip
 
 
 def _refuse_without_route(keys: KeyIndex, portal: Portal, policy: PortalPolicy | None) -> None:
-    """Without a source address an address key may or may not be the right one: no other key may stand in for it."""
+    """Refuse to choose while the source address is unknown: an address key may be the right one, so no other may be used instead."""
     if any(keys.applies(key, portal) for found in keys.by_address.values() for key in found):
         raise Refused(
             "no-route",
@@ -170,15 +169,15 @@ def _refuse_without_route(keys: KeyIndex, portal: Portal, policy: PortalPolicy |
 
 
 def route_hint(portal: Portal, policy: PortalPolicy | None) -> str:
-    """How to mend a missing route; charon makes none where a traffic selector names a port."""
+    """The hint for a missing route; charon installs none where a traffic selector names a port."""
     outer = policy.tunnel_outer_remote if policy else None
     if outer and outer.version == portal.address.version:
         return (
-            "a tunnel needs a route to what is behind it too, such as: "
+            "a tunnel also needs a route to the portal behind it, such as: "
             f"ip route add {portal.address} via {outer}, or via the router towards that"
         )
     if outer:  # a gateway is of the same version as what is behind it
-        return f"a tunnel needs a route to what is behind it too: ip -{portal.address.version} route add {portal.address} dev INTERFACE"
+        return f"a tunnel also needs a route to the portal behind it: ip -{portal.address.version} route add {portal.address} dev INTERFACE"
     return f"check with: ip route get {portal.address}"
 
 

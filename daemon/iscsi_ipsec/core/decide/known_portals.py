@@ -46,10 +46,10 @@ def kept_names(
     sessions: Iterable[IscsiSession],
     records: Iterable[NodeRecord],
 ) -> Mapping[str, tuple[Address, ...]]:
-    """What the names stand for: their present addresses, and those before that a session or a record uses.
+    """The addresses of the names: the present ones, and earlier ones that a session or a record still uses.
 
-    Otherwise an answer that changes (one of several in turn, another view of DNS, a forged one)
-    would take policy and key, and with them the SA, from a session that is up.
+    Otherwise a changed DNS answer (round robin, another view of DNS, a forged answer) would take policy and
+    key, and with them the SA, from a session that is up.
     """
     used = {parse_address(record.host) for record in records}
     for session in sessions:
@@ -79,7 +79,7 @@ def wanted_sources(
 
 
 def candidates(world: World) -> Mapping[PortalBinding, tuple[str, ...]]:
-    """Every portal that anything names, reached as an initiator, with what names it."""
+    """Every portal that this host reaches as an initiator, with the sources that name it."""
     found: dict[PortalBinding, dict[str, None]] = {}
 
     def add(portal: Portal, oif: str, origin: str) -> None:

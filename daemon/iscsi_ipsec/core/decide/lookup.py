@@ -1,6 +1,6 @@
 """Indexes one world for the questions that are asked about each portal.
 
-Law: an index. What the answers mean is decided in ``policy_match``, ``key_choice`` and ``known_portals``.
+Law: an index only. The decisions are made in ``policy_match``, ``key_choice`` and ``known_portals``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 
 class Lookup:
-    """``before``: an earlier one; what depends on nothing that differs is taken from there."""
+    """``before``: the index of an earlier world; its parts are reused where their inputs did not change."""
 
     def __init__(self, world: World, before: Lookup | None = None) -> None:
         self.world = world
@@ -52,7 +52,7 @@ class Lookup:
 
 
 def _portals_from(world: World) -> tuple[object, ...]:
-    """All that the candidates and the policies' arrangement depend on."""
+    """Everything that the index of keys and policies depends on."""
     return (
         world.records, world.policies, world.broken, world.names, world.sessions, world.previously_managed,
         world.local_addresses, [key.portals for key in world.keys if key.portals],

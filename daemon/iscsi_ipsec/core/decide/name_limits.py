@@ -1,8 +1,8 @@
-"""How far a host name may decide: whoever answers DNS must not be able to open or weaken a portal.
+"""Limits the effect of host names: whoever answers DNS must not be able to open or weaken a portal.
 
-A portal that a name resolves to is decided twice, with names and without. What literal
-addresses, networks and an earlier management close, stays closed and as strong as they make
-it; a name may add protection, and may choose among keys and settings that are as strong.
+A portal that a name resolves to is decided twice, with names and without. Portals closed by literal
+addresses, by networks or because they were managed before stay closed, and as strongly protected; a name may
+add protection, and may choose among equally strong keys and settings.
 
 Law: pure; two decisions in, one out.
 """
@@ -31,7 +31,7 @@ def overruled(literal: PortalView, origins: tuple[str, ...], file: str, fault: s
     """The decision without names, saying which file's host name would have weakened it, and how."""
     portal = str(literal.binding.portal)
     message = (
-        f"{file} names {portal} by a host name and {fault}: what closed it without the name stays in force"
+        f"{file} names {portal} by a host name and {fault}: the decision without the name stays in force"
     )
     reasons = (*literal.reasons, message)
     if literal.problem and literal.problem.code != "orphaned":
@@ -47,9 +47,9 @@ def overruled(literal: PortalView, origins: tuple[str, ...], file: str, fault: s
 
 
 def weaker_flags(named: IpsecChoice, literal: IpsecChoice) -> str:
-    """What the first choice gives up of the second, in words; empty for nothing."""
+    """Says in words what the first choice gives up of the second; empty for nothing."""
     if not literal.required:
-        return ""  # it is closed for another reason, and how it would negotiate counts for nothing
+        return ""  # the portal is closed for another reason, so its IKE settings do not matter
     if not named.required:
         return "would allow unencrypted traffic"
     if literal.pfs and not named.pfs:
@@ -60,7 +60,7 @@ def weaker_flags(named: IpsecChoice, literal: IpsecChoice) -> str:
 
 
 def _fault(named: PortalView, literal: PortalView) -> str:
-    """In what the decision with names is weaker, in words; empty where it is not."""
+    """Says in words how the decision with names is weaker; empty where it is not."""
     if not literal.closed:
         return ""
     if not named.closed:

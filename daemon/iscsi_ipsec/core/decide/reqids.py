@@ -1,4 +1,4 @@
-"""The reqid of each connection: what ties its policies and SAs in the kernel together, and what the guard asks for.
+"""Assigns each connection its reqid, which links its policies and SAs in the kernel and which the guard checks.
 
 Law: pure. A reqid depends on the connection's name (portal, and interface or peer) alone,
 so a changed key, mode or setting keeps it, and so does a lost state folder: the one that the
@@ -41,7 +41,7 @@ def assign_reqids(
 
 
 def foreign_reqids(policies: Iterable[KernelPolicy]) -> frozenset[int]:
-    """Reqids of our range in policies that are not for one TCP port at either end, as all of ours are."""
+    """Reqids in our range whose policies another program made: our own policies are all for one TCP port at one end."""
     return frozenset(
         p.reqid
         for p in policies

@@ -1,8 +1,8 @@
 """Assigns each secret its owner identities in charon; loads unused keys ready for use.
 
 Law: pure. charon ranks the match on the other end's id before one's own (get_shared in
-credential_manager.c) and an IKEv2 peer is believed with any key that matches either id; so
-nothing is loaded under an id that would make another key than the chosen one do.
+credential_manager.c) and an IKEv2 peer is believed with any key that matches either id; so no key is loaded
+under an id for which charon would accept it in place of the chosen one.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def accepted_secrets(key: Key) -> tuple[Secret, ...]:
 
 
 def rotations_of(known: Mapping[RotationId, bool], owned: Owned) -> tuple[Rotation, ...]:
-    """The owners with two valid keys, and which of the two goes first.
+    """The owners with two valid keys, and which of the two takes precedence.
 
-    An initiator shows the new key unless it has learned that the far end does
-    not have it; a target the previous one, which all have in the beginning.
+    An initiator presents the new key unless it has learned that the far end does not have it; a target
+    presents the previous one, which all initiators have at first.
     """
     groups: dict[tuple[Peer, ...], list[Connection]] = {}
     for connection, owners in owned:
@@ -78,14 +78,14 @@ def rotations_of(known: Mapping[RotationId, bool], owned: Owned) -> tuple[Rotati
 
 
 class Secrets:
-    """One entry per pair of ids that is in use (two in a rotation), and one for each key that waits for a use.
+    """One entry per pair of ids that is in use (two in a rotation), and one for each key that is not used yet.
 
     A key that no connection uses is loaded under its own id, so that charon
     holds it ready; but only if that id is no end of any of our connections
     and no other file has it. Otherwise an IKEv2 peer could prove itself with
     that key, since charon tries every key that matches either id.
 
-    Remembers the entries: what would be equal is the very same.
+    Remembers the entries, and returns the same objects for those that did not change.
     """
 
     def __init__(self) -> None:

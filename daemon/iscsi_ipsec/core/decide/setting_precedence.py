@@ -1,7 +1,7 @@
 """Decides which flags and which settings a portal gets.
 
 The order, for flags and for each strongSwan setting alone: the policy, its preset,
-for flags the key, the settings file's ``[defaults]``, what is built in. A settings file with a
+for flags the key, the settings file's ``[defaults]``, the built-in value. A settings file with a
 mistake leaves the last good one in force, but what it says that closes portals counts at once.
 
 Law: pure. Whoever needs a flag or a setting in force asks here; no other module compares two sources of one.
@@ -26,7 +26,7 @@ BUILT_IN = dataclasses.replace(default_choice(), esp=None)
 
 
 def settings_in_force(good: Settings, broken: BrokenSettings | None) -> Settings:
-    """The last good settings, with what closes in the present file although that has a mistake."""
+    """The last good settings, with those of the present file that close portals although it has a mistake."""
     if broken is None:
         return good
     built_in = good.default_choice or BUILT_IN
@@ -67,7 +67,7 @@ def tuning_of(world: World, policy: PortalPolicy | None) -> Tuning:
 def _wanted_esp_proposals(
     world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
 ) -> tuple[str, ...]:
-    """What ESP would offer or accept; :class:`Refused` where given proposals contradict the flags."""
+    """The ESP proposals to offer or accept; :class:`Refused` where given proposals contradict the flags."""
     if tuning.esp_proposals is None:
         return presets.default_esp_proposals(
             choice.ike,
@@ -102,7 +102,7 @@ def _wanted_esp_proposals(
 def esp_proposals(
     world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
 ) -> tuple[str, ...]:
-    """What ESP offers or accepts, less what charon lacks; :class:`Refused` where given proposals contradict the flags."""
+    """The ESP proposals to offer or accept, without algorithms that charon lacks; :class:`Refused` where given proposals contradict the flags."""
     wanted = _wanted_esp_proposals(world, policy, choice, tuning)
     return _with_algorithms(wanted, world, policy, groups_only=not world.user_space_esp)
 
@@ -110,7 +110,7 @@ def esp_proposals(
 def ike_proposals(
     world: World, policy: PortalPolicy | None, choice: IpsecChoice, tuning: Tuning
 ) -> tuple[str, ...]:
-    """What phase 1 offers or accepts, less what charon lacks."""
+    """The IKE proposals to offer or accept, without algorithms that charon lacks."""
     wanted = tuning.ike_proposals or presets.default_ike_proposals(choice.ike, fast_aes=world.fast_aes)
     return _with_algorithms(wanted, world, policy, groups_only=False)
 
@@ -130,7 +130,7 @@ def _with_algorithms(
 
 
 def proposal_reasons(world: World, policy: PortalPolicy | None) -> tuple[str, ...]:
-    """Whose the proposals are, for people."""
+    """The source of the proposals, for people."""
     sources: list[tuple[str, Tuning]] = []
     if policy:
         sources.append((f"the policy {policy.path}", policy.tuning))

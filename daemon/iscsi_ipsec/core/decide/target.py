@@ -197,7 +197,7 @@ def _check_peer(key: PerIdKey, ours: Iterable[Connection]) -> None:
 def _check_portal(portal: Portal, policy: PortalPolicy, taken: list[IkeId], *, again: bool) -> None:
     if again:
         raise Refused(
-            "served-twice", f"{portal.address} already serves another port, and charon cannot tell the two apart",
+            "served-twice", f"{portal.address} already serves another port, and charon cannot distinguish the two",
             "serve one port on each address", policy.path,
         )  # fmt: skip
     local_id = _local_id(portal, policy)
@@ -224,7 +224,7 @@ def _explicit_peers(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> dic
 
 
 def _is_alone(lookup: Lookup, policy: PortalPolicy, peers: dict[IkeId, list[PerIdKey]]) -> bool:
-    """Whether at most one peer with a name would come in by main mode, which hides the identity until too late."""
+    """Whether at most one peer with a name would use main mode, in which charon learns the identity too late to choose by it."""
     names = [
         keys[0]
         for keys in peers.values()
@@ -349,7 +349,7 @@ def _remote_address(
 
     In main mode charon must find the key before it hears the identity, and
     takes the first connection whose addresses match (ike_sa_manager.c,
-    get_shared in phase1.c): addresses must then tell the peers apart.
+    get_shared in phase1.c): the peers must then differ in their addresses.
     """
     if choice.ike is not IkeMode.MAIN:
         return None
@@ -360,7 +360,7 @@ def _remote_address(
     if not alone:
         raise Refused(
             "main-mode-names",
-            f"{portal} has several initiators with names as identities, which main mode cannot tell apart",
+            f"{portal} has several initiators with names as identities, which main mode cannot distinguish",
             "use IKEv2 or AGGRESSIVE_MODE_ENABLED for them", policy.path,
         )  # fmt: skip
     return None

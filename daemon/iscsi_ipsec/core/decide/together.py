@@ -1,7 +1,7 @@
-"""Judges all files together, offline: what the daemon would refuse or decide by a rule that nobody means.
+"""Checks all files together, offline: finds what the daemon would refuse or decide against the admin's intent.
 
 Law: pure. The daemon's own :func:`~iscsi_ipsec.core.decide.derive.derive` decides, about the portals that are known and one of each
-network and name; only what depends on this moment (routes, DNS, what was managed before) is left out.
+network and name; only inputs of the moment (routes, DNS, portals managed before) are left out.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class PortalBinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedBefore:
-    """What was managed before and has not been released.
+    """Portals that were managed before and have not been released.
 
     ``portals`` with this host's role; ``inherited`` those portals that were managed by a version in which
     a key without ``portals`` managed every portal, and that no file has covered since.
@@ -41,7 +41,7 @@ class ManagedBefore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """All that deriving may depend on.
+    """Everything that :func:`derive` may depend on.
 
     ``names`` maps host names to their addresses (absent: not resolved yet);
     ``sources`` maps ``(destination, oif)`` to the source address that the

@@ -6,8 +6,8 @@ at all, in both directions, whatever charon or this program is doing. An SA is k
 of the state which the packet came out of (nft(8)). Any other ESP is none of the portal's own.
 
 Packets are judged where they begin or end on this host, and where they enter and leave it:
-a translation of addresses between the two hooks hides nothing, and what is routed for
-others (guests, containers) is judged as well.
+address translation between the two hooks hides nothing, and packets routed for others (guests, containers)
+are judged as well.
 
 Law: pure text. The text replaces the table as a whole in one transaction and
 may be loaded any number of times.
@@ -121,7 +121,7 @@ def guard_table(
     closed = tuple(_by_port(networks))
     outgoing, incoming = (*_rules("out", closed), *no_rdma), (*_rules("in", closed), *no_rdma)
     leaving, entering = f"oifname {{ {names} }} accept", f"iifname {{ {names} }} accept"
-    # what has come in by an interface is not this host's own
+    # a packet that came in by an interface is not this host's own
     routed = () if forward else ("meta iif != 0 accept",)
     lines += _chain("output", PRIORITY, (leaving, *_HOLDING_IKE, *outgoing))
     lines += _chain("postrouting", LAST, (leaving, *routed, *outgoing))
@@ -154,7 +154,7 @@ def held_portals(sets: Mapping[str, frozenset[Portal]]) -> frozenset[Portal]:
 
 
 def parse_elements(text: str) -> tuple[tuple[Portal, ...], tuple[Portal, ...]]:
-    """The remote and the served portals of a text made by :func:`guard_table`; what cannot be read is passed over."""
+    """The remote and the served portals of a text made by :func:`guard_table`; unreadable elements are skipped."""
     found: dict[str, list[Portal]] = {name: [] for name in HOLDING}
     for name, elements in _SET.findall(text):
         for element in elements.split(","):

@@ -1,4 +1,4 @@
 """Turns desired connections into VICI messages, and charon's answers into what to do next.
 
-Law: charon's spelling, names and log lines are known here only. No decision about portals or keys.
+Law: only this package knows charon's syntax, names and log lines. It decides nothing about portals or keys.
 """

@@ -1,8 +1,7 @@
-"""Compares what must be in charon with what it lists; the result is a tuple of operations.
+"""Compares the wanted names with the names that charon lists; the result is a tuple of operations.
 
-Law: pure. A plan is the difference between the names that are wanted and the
-names that charon lists; nothing is remembered, so a wiped or meddled charon
-gives the right plan as well. No operation touches a name without our prefix.
+Law: pure. Nothing is remembered, so the plan is also right for a charon that somebody wiped or changed. No
+operation touches a name without our prefix.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ class Operation:
 
     @property
     def message(self) -> Message:
-        """What the command takes."""
+        """The command's VICI message."""
         if self.wanted is not None:
             return self.wanted.message
         return {"id" if self.command == "unload-shared" else "name": self.item}
 
     @property
     def text(self) -> str:
-        """What it does and why, for people."""
+        """The operation and its reason, for people."""
         verb, _, kind = self.command.partition("-")
         what = "secret" if kind == "shared" else "connection"
         owners = f" of {', '.join(self.wanted.owners)}" if isinstance(self.wanted, EncodedSecret) else ""
@@ -94,8 +93,8 @@ PROBE = f"{PREFIX}probe"
 def probes(operations: Iterable[Operation]) -> tuple[tuple[str, Operation], ...]:
     """For each connection that is to be replaced, its name and an operation that loads its new settings as :data:`PROBE`.
 
-    What is to be replaced must be unloaded first (:func:`plan`), and what charon then refuses would leave
-    nothing. The probe has no trap and no address that a packet could have, so it is nobody's connection.
+    The old connection must be unloaded first (:func:`plan`), so if charon then refused the new one, nothing
+    would be left. The probe has no trap and no address that a packet could have, so no negotiation can use it.
     """
     operations = tuple(operations)
     replaced = {op.item for op in operations if op.command == "unload-conn"}
@@ -107,19 +106,19 @@ def probes(operations: Iterable[Operation]) -> tuple[tuple[str, Operation], ...]
 
 
 def without_connections(operations: Iterable[Operation], names: Container[str]) -> tuple[Operation, ...]:
-    """The operations but for those that replace these connections."""
+    """The operations without those that replace these connections."""
     return tuple(op for op in operations if not (op.command.endswith("-conn") and op.item in names))
 
 
 def superfluous_connections(operations: Iterable[Operation]) -> frozenset[str]:
-    """The connections that go because nothing asks for them."""
+    """The connections that are unloaded because nothing asks for them."""
     return frozenset(op.item for op in operations if op.command == "unload-conn" and op.why == _SUPERFLUOUS)
 
 
 def without_ends(
     operations: tuple[Operation, ...], held: frozenset[str], secrets: frozenset[str] | None
 ) -> tuple[Operation, ...]:
-    """The operations but for the end of these connections and their secrets; None: which they are is unknown."""
+    """The operations without those that unload these connections and their secrets; None: it is unknown which secrets are theirs."""
     if not held:
         return operations
     return tuple(

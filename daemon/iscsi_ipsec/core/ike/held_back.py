@@ -1,7 +1,7 @@
-"""Which connections stay in charon although nothing asks for them: a session uses their SA, and nobody said so.
+"""Selects connections that stay in charon although nothing asks for them: a session uses their SA, and no admin ended them.
 
-Law: pure. A connection ends because a file, a record or a command says so. What else makes it vanish is
-an input that fails or answers otherwise (a route, an address, a name), and that never ends an SA which is in use.
+Law: pure. A connection ends because a file, a record or a command says so. An input that fails or changes by
+itself (a route, an address, a name) never ends an SA that is in use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Record: TypeAlias = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedBy:
-    """What asked for a connection: as long as all of it is there, nobody has asked for its end."""
+    """The files and records that asked for a connection: as long as all of them are there, nobody has asked for its end."""
 
     portal: Portal
     role: Role
@@ -41,7 +41,7 @@ class AskedBy:
 
 
 def asked_by(desired: Desired, world: World) -> dict[str, AskedBy]:
-    """What asks for each connection."""
+    """The files and records that ask for each connection."""
     policies = {policy.path: policy for policy in world.policies}
     return {
         view.connection.name: AskedBy(
@@ -66,8 +66,8 @@ def held_back(
 ) -> frozenset[str]:
     """The connections of ``going``, which nothing asks for any more, that stay all the same.
 
-    ``before`` says what asked for them when they were last wanted; after a start it is not known, and
-    only what the environment denies is held.
+    ``before`` says what asked for them when they were last wanted; after a start that is unknown, and only
+    connections that the environment took away are kept.
     """
     in_use = _in_use(sas, world)
     views = {connection_name(v.binding.portal, v.binding.oif): v for v in desired.portals}

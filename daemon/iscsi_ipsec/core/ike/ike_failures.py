@@ -4,8 +4,7 @@
 events carry the connection's name). The patterns are the messages of
 strongSwan 5.9, each provoked once against a real peer.
 
-Law: pure. A line that is not known means nothing. Peers choose their identities, and these stand in
-the log: every pattern begins where the line begins, and its words are charon's own, before any text of a
+Law: pure. An unknown line is ignored. Peers choose their identities, and the log quotes them: every pattern begins where the line begins, and its words are charon's own, before any text of a
 peer. No message of charon's begins with such a text, and newlines in it are replaced (identification.c).
 """
 
@@ -19,9 +18,9 @@ from iscsi_ipsec.base.policy import IkeMode
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause with a short stable ``code``; ``weight`` decides which of several told is shown.
+    """A cause with a short stable ``code``; of several causes the one with the highest ``weight`` is shown.
 
-    ``passing``: it may be over by itself in a moment, so it is told as a warning.
+    ``passing``: the failure may end by itself in a moment, so it is reported as a warning.
     """
 
     code: str
@@ -33,7 +32,7 @@ class Cause:
 
 WRONG_KEY = Cause(
     "wrong-key", "the peer and this host have different keys",
-    "write the same key on both ends: iscsi-ipsec explain PORTAL tells the file", 5,
+    "write the same key on both ends: iscsi-ipsec explain PORTAL names the file", 5,
 )  # fmt: skip
 NO_KEY = Cause(
     "no-key-in-charon",
@@ -98,7 +97,7 @@ REFUSED_HINT = "compare the proposals and addresses in the policy with what this
 
 
 def negotiation_failed(line: str) -> Cause:
-    """Attempts came to nothing, and charon's log has no line that is known here; ``line``: its last one."""
+    """The cause where attempts failed and no line of charon's log is known here; ``line``: its last line."""
     said = f"; charon's last line: {line}" if line else ""
     return Cause(
         "negotiation-failed",
@@ -144,7 +143,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
 
 
 def classify(line: str) -> Cause | None:
-    """The cause that a line of charon's log tells, or None."""
+    """The cause that a line of charon's log shows, or None."""
     for pattern, cause in _PATTERNS:
         if pattern.match(line):
             return cause
@@ -152,7 +151,7 @@ def classify(line: str) -> Cause | None:
 
 
 def in_mode(cause: Cause, ike: IkeMode) -> Cause:
-    """What the cause means in an IKE mode: a peer refuses aggressive mode in the words of a wrong key."""
+    """The cause as it applies to an IKE mode: a peer that refuses aggressive mode sends the same error as for a wrong key."""
     return REFUSED_AGGRESSIVE if cause is REFUSED and ike is IkeMode.AGGRESSIVE else cause
 
 
@@ -163,7 +162,7 @@ def as_passing(cause: Cause) -> Cause:
 
 _DOUBTS = re.compile(
     r"received AUTHENTICATION_FAILED"
-    # a target whose peer turns away from its proof
+    # on a target: the peer refuses the target's proof
     r"|parsed INFORMATIONAL request \d+ \[ N\(AUTH_FAILED\) \]"
     r"|calculated HASH does not match"
     r"|could not decrypt payloads"
@@ -182,5 +181,5 @@ def doubts_key(line: str) -> bool:
 
 
 def heavier(old: Cause | None, new: Cause) -> Cause:
-    """Of two causes told for one attempt, the one that says more."""
+    """Of two causes reported for one attempt, the more specific one."""
     return new if old is None or new.weight >= old.weight else old

@@ -1,11 +1,10 @@
 """Finds connections whose policies or SAs the kernel lost although charon still counts on them.
 
 Law: pure. charon installs the policy of a trap when the connection is loaded,
-and those of an SA when it comes up, and never looks at them again. So after
-`ip xfrm policy flush` nothing asks for an SA any more, and on a target nothing
-is sent through one: the guard keeps the portal closed, and it stays closed. The other way
-round, a charon that was killed leaves SAs that the next one knows nothing of, and
-`ip xfrm state flush` leaves one that believes in SAs which are gone.
+and those of an SA when it comes up, and never looks at them again. So after `ip xfrm policy flush` nothing
+asks for an SA any more, and on a target nothing is sent through one: the guard keeps the portal closed for
+good. Conversely, a killed charon leaves SAs that the next charon does not know, and after `ip xfrm state
+flush` charon still counts on SAs that are gone.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def orphaned_sas(
 ) -> frozenset[str]:
     """Names of the connections whose packets go through an SA in the kernel that charon does not know.
 
-    A charon that is killed leaves them, and the next one gives its trap the same reqid. Nobody
-    renews them, and when the far end has let go of them they lead nowhere until they expire.
+    A charon that is killed leaves them, and the next one gives its trap the same reqid. Nobody renews them,
+    and once the far end has dropped them, packets in them are lost until they expire.
     """
     sending: dict[object, set[int]] = {}
     for state in states:

@@ -6,15 +6,15 @@ of two that match, with the one that was loaded last. An IKEv2 peer's proof it
 compares with both, in IKEv1 the key goes into all other keys, so that both
 ends must have chosen the same.
 
-- An initiator shows the new key. Refused, it shows the previous one, and does so
-  while that has an SA up, but for a try of the new one now and then. When that
-  SA is lost, the new key is tried first: the far end may have ended it for it.
-- A target shows the previous key until peers turn away from it, and back if
-  they turn away from the new one. In IKEv1 it takes two, since an initiator
-  that has both keys as well changes its mind at each: never both at once.
+- An initiator presents the new key. If refused, it presents the previous key and, while that key's SA is up,
+  retries the new one every five minutes. When that SA is lost, it tries the new key first: the far end may
+  have ended the SA because of the new key.
+- A target presents the previous key until peers refuse it, and goes back to it if they refuse the new one. In
+  IKEv1 it changes only after two refusals: an initiator that also has both keys changes after each, so both
+  ends never change at once.
 
-An SA is never ended here. Doubts are what charon's log says of negotiations that
-came to nothing over a key (:mod:`causes`); losing one costs a try.
+This module never ends an SA. Doubts are the negotiations that, by charon's log, may have failed because of the
+key (``core.ike.ike_failures``); a lost doubt costs one attempt.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TRY_AGAIN = 300.0
 """Seconds after which an initiator with an SA of the previous key tries the new one again."""
 
 UNNAMED = ""
-"""Where doubts are counted of a negotiation that no connection has been found for yet: main mode's responder."""
+"""The name under which doubts are counted while charon has found no connection for a negotiation yet: main mode's responder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresentedKey:
-    """Which key goes first between two ends, since when (monotonic seconds), and how many doubts there were then.
+    """The key that is presented between two ends, since when (monotonic seconds), and how many doubts there were then.
 
     ``settled``: the previous key has an SA up. ``rounds``: how often both were refused.
     """
@@ -56,7 +56,7 @@ def choose_presented_key(
     doubts: Mapping[str, int],
     now: float,
 ) -> tuple[dict[RotationId, PresentedKey], float | None]:
-    """Return the fronts from now on, and when to look again if nothing happens."""
+    """Return the keys to present from now on, and when to decide again if nothing happens."""
     by_conn: dict[str, list[IkeSa]] = {}
     for ike in sas:
         by_conn.setdefault(ike.conn, []).append(ike)

@@ -1,6 +1,6 @@
 """Pairs desired connections with what charon holds: which are loaded, and which SAs to keep up.
 
-Law: pure functions of immutable values, so that a pass in which nothing differs need not ask them again.
+Law: pure functions of immutable values, so that a pass in which nothing changed need not call them again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _NONE: frozenset[str] = frozenset()
 
 
 def children_by_name(connections: tuple[EncodedConnection, ...]) -> Mapping[str, str]:
-    """The children that are wanted."""
+    """The names of the wanted children."""
     return {c.name: c.child for c in connections}
 
 
 def rotations_by_name(connections: tuple[EncodedConnection, ...]) -> Mapping[str, EncodedRotation]:
-    """What the children's names mean of those with two valid keys."""
+    """The meaning of the children's names for connections with two valid keys."""
     return {c.name: c.rotation for c in connections if c.rotation}
 
 
@@ -34,7 +34,7 @@ def loaded_connections(
     connections: tuple[EncodedConnection, ...],
     state: CharonState,
 ) -> frozenset[str]:
-    """Connections that charon holds as they shall be, with their secret."""
+    """Connections that charon holds in the wanted version, with their secret."""
     loaded = frozenset(c.name for c in connections if state.conns.get(c.name) == frozenset({c.child}))
     if missing := {s.id for s in secrets} - (state.secrets or frozenset()):
         pairs = {s.entry.owners for s in secrets if s.id in missing}

@@ -1,8 +1,7 @@
 """Decides which SAs to start, replace and end.
 
 Law: pure. The only memory is :class:`RetryState`, which the caller keeps, and
-time comes in as a number. A child's name tells the settings and key under
-which it was negotiated (``core.ike.vici_messages``), so an outdated SA is one whose
+time comes in as a number. A child's name identifies the settings and key under which it was negotiated (``core.ike.vici_messages``), so an outdated SA is one whose
 name is not the wanted one.
 
 Replacing is make-before-break: the new SA is negotiated beside the old one,
@@ -130,7 +129,7 @@ def plan_sas(
             continue
         current = [ike for ike in mine if any(child.child_name == wanted.child for child in carrying(ike))]
         if current and not wanted.initiator:
-            # many peers may share a served connection: one that came anew says nothing of the others
+            # many peers may share a served connection: a new SA of one says nothing about the others
             came = {ike.remote_id.lower() for ike in current}  # a name is the same in any case
             operations += _end_outdated(wanted, [ike for ike in mine if ike.remote_id.lower() in came])
             mine = [ike for ike in mine if ike.remote_id.lower() not in came]
@@ -165,7 +164,7 @@ def _under(ike: IkeSa, key_parts: frozenset[str]) -> bool:
 
 
 def _has_waited(ike: IkeSa, wanted: SaTarget, known: RetryState | None, now: float) -> bool:
-    """Whether an SA of an earlier key has had its time of grace: an attempt for each delay, and none under way."""
+    """Whether the grace period of an SA with an earlier key is over: an attempt for each delay was made, and none is under way."""
     if known is None or known.child != wanted.child:
         return False
     if known.count < len(RETRY_DELAYS) or now < known.due:
@@ -213,7 +212,7 @@ def _beside(
     known: RetryState | None,
     now: float,
 ) -> tuple[list[SaOperation], RetryState | None]:
-    """What is done where an SA is as it shall be: end outdated ones, and replace one that the far end may have lost."""
+    """The operations where an SA has the wanted settings: end outdated SAs, and replace one that the far end may have lost."""
     begun = known if known and known.child == wanted.child and known.instead_of else None
     suspected = frozenset(ike.unique_id for ike in mine if ike.unique_id in suspects)
     dead = suspected | (begun.instead_of if begun else frozenset())
@@ -236,11 +235,11 @@ def _beside(
 def _attempt(
     wanted: SaTarget, mine: list[IkeSa], last: RetryState | None, now: float
 ) -> tuple[list[SaOperation], RetryState]:
-    """Initiate when it is due.
+    """Initiate when the next attempt is due.
 
     An IKE_SA without children may be an attempt under way or one that
-    wedged (IKEv1 stays REKEYING and ignores acquires): it gets one delay,
-    then it is dropped, because ``initiate`` would queue behind it for ever.
+    wedged (IKEv1 stays REKEYING and ignores acquires): the IKE_SA gets one delay, then it is dropped, because
+    ``initiate`` would queue behind it for ever.
     """
     if last is None or last.child != wanted.child:
         last = RetryState(wanted.child, 0, now)

@@ -1,4 +1,4 @@
-"""Which SAs the far end may have lost: what we send in them grows, and nothing comes back.
+"""Detects SAs that the far end may have lost: our sent bytes grow, and nothing comes back.
 
 Law: pure. The only memory is :class:`Traffic`, which the caller keeps, and time comes in as a number. A far end
 that crashed, failed over or was paused says nothing; charon would believe in its SA for 165 s, longer than
@@ -19,7 +19,7 @@ SILENT_FOR = 7.0
 12.6 s after which TCP sends again what it sent 6.4 s before."""
 
 GROWN = 2
-"""Looks in which what we sent had grown meanwhile: one may have been the acknowledgement of the last answer."""
+"""Looks at which our sent bytes had grown since the one before: the first may have been the acknowledgement of the last answer."""
 
 SILENT_AT_MOST = 300.0
 """Each new SA that stays unanswered as well doubles the time, up to this."""
@@ -33,7 +33,7 @@ LOOK, CLOSER_LOOK = 2.0, 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What passed through the SAs of a connection at the last look.
+    """The traffic of a connection's SAs at the last look.
 
     ``answered``: when what came in had grown last (monotonic seconds); ``grown``: in how many looks since then what
     went out had grown; ``fruitless``: how many SAs in a row were suspected; ``active``: when either had grown last.

@@ -2,8 +2,8 @@
 
 VICI lists names only, never a secret's data. So a secret's id carries a keyed
 digest of its owners and data, and a connection's only child carries one of
-everything that was set: what charon lists is then enough to know whether it
-holds what is wanted, also after a restart of either side.
+everything that was set: charon's list of names is then enough to know whether everything wanted is loaded,
+also after a restart of either side.
 
 Law: messages hold :class:`Secret` values unopened; only the VICI adapter
 reveals them.
@@ -24,7 +24,7 @@ from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.decide.desired import Connection, Rotation, SecretEntry
 
 PREFIX = "iscsi-ipsec-"
-"""What every name of ours in charon begins with."""
+"""The prefix of all our names in charon."""
 
 Message = Mapping[str, "str | Secret | Sequence[str] | Message"]
 
@@ -64,7 +64,7 @@ class EncodedSecret:
 
     @property
     def message(self) -> Message:
-        """What ``load-shared`` takes."""
+        """The ``load-shared`` message."""
         return {"id": self.id, "type": "IKE", "data": self.entry.secret, "owners": list(self.owners)}
 
 
@@ -85,7 +85,7 @@ class EncodedConnection:
 
     @property
     def message(self) -> Message:
-        """What ``load-conn`` takes, made when it is asked for."""
+        """The ``load-conn`` message, made when it is asked for."""
         rekey, over = self.ike_times
         ike = {**_ike_settings(self.connection), "rekey_time": f"{rekey}s", "over_time": f"{over}s"}
         return {self.name: {**ike, "children": {self.child: _child_settings(self.connection, self.reqid)}}}
@@ -94,7 +94,7 @@ class EncodedConnection:
         """The same with another IKE lifetime, which each ``turn`` moves on.
 
         charon begins a negotiation inside an IKE SA whose settings are equal (checkout_by_config), even if that
-        is dead. Names don't tell lifetimes, so this is the wanted version as well.
+        is dead. Names do not depend on lifetimes, so charon's list shows this as the wanted version too.
         """
         rekey, over = self.ike_times
         base = self.connection.tuning.ike_rekey_time or IKE_REKEY_TIME
@@ -104,7 +104,7 @@ class EncodedConnection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedRotation:
-    """What the names of a connection's children say while two keys are valid.
+    """Prefixes of the names of a connection's children while two keys are valid.
 
     Below ``staged`` this host showed the new key, or as a target accepted
     either; below ``previous`` only the previous key was used, below
@@ -155,7 +155,7 @@ def encode_secret(entry: SecretEntry, digest_key: bytes) -> EncodedSecret:
 
 
 def presented_ids(rotation: Rotation, digest_key: bytes) -> tuple[str, str]:
-    """The id of the secret that goes first if it is the new key, and if it is the previous one."""
+    """The id of the secret that charon uses first: if that is the new key, and if it is the previous one."""
 
     def id_of(first: Secret, behind: Secret) -> str:
         entry = SecretEntry(owners=rotation.owners, secret=first, keys=(), over=behind)
@@ -206,14 +206,14 @@ def _encode_rotation(connection: Connection, digest_key: bytes, rotation: Rotati
 
 
 def key_part_of(child: str) -> str:
-    """What the names of children under the same key begin with, from the name of one."""
+    """The prefix of the names of all children under the same key, from the name of one."""
     return child[: len(PREFIX) + _KEY_DIGITS + 1]
 
 
 def _key_part(
     connection: Connection, digest_key: bytes, secret: Secret, *, beside: Secret | None = None
 ) -> str:
-    """What a child's name begins with under this key; ``beside``: another one that is accepted too."""
+    """The prefix of a child's name under this key; ``beside``: another key that is accepted too."""
     context = [b"key of", connection.name.encode()]
     if beside is not None:
         context += [b"beside", beside.keyed_digest(digest_key, *context).encode()]

@@ -1,8 +1,7 @@
 """Parses one record of open-iscsi's database.
 
 Law: pure text in, values out. Only the keys in ``_NODE_KEYS`` and its
-siblings are ever split from their values, so that a CHAP password never
-becomes a value of ours. Names of keys: open-iscsi ``usr/idbm_fields.h``.
+siblings are ever split from their values, so that a CHAP password never becomes a value in this program. Names of keys: open-iscsi ``usr/idbm_fields.h``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _NODE_KEYS = frozenset(
     }
 )
 # An iSNS record spells its server's address discovery.sendtargets.* as well (usr/idbm_fields.h,
-# DISC_ISNS_ADDR); only discovery.type tells them apart. The discovery.isns.* spelling is older.
+# DISC_ISNS_ADDR); only discovery.type distinguishes them. The discovery.isns.* spelling is older.
 _DISCOVERY_KEYS = frozenset(
     {
         "discovery.type",

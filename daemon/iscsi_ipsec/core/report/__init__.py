@@ -1,4 +1,4 @@
-"""Prepares what people and tools are shown: status rows, proofs, metrics.
+"""Prepares status rows, proofs and metrics for people and tools.
 
-Law: reads what was decided and observed; decides nothing.
+Law: reads decisions and observations; decides nothing.
 """

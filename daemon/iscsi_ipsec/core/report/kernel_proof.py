@@ -1,4 +1,4 @@
-"""Proves protection, session by session, from the kernel and not from charon's word.
+"""Proves protection of each session from the kernel's state, not from charon's answers.
 
 A TCP connection is protected if the policy that the kernel applies to it (the
 matching one with the lowest priority number) demands ESP, SAs for it exist in
@@ -25,7 +25,7 @@ IPPROTO_TCP, IPPROTO_ESP = 6, 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the kernel holds. ``guarded`` None: no guard is installed.
+    """The IPsec and guard state of the kernel. ``guarded`` None: no guard is installed.
 
     ``reqids``: those of the SAs inside which the guard lets each portal pass.
     ``routed_via`` maps a flow's remote address to the interface its packets
@@ -59,13 +59,13 @@ class Expectation:
 
     @property
     def has_connection(self) -> bool:
-        """Whether it may be reached at all: each connection has a reqid."""
+        """Whether the portal may be reached at all: each connection has a reqid."""
         return bool(self.reqids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One session's or portal's result; ``failures`` empty means proven. ``clear``: packets can pass in clear."""
+    """One session's or portal's result; ``failures`` empty means proven. ``clear``: packets can pass unencrypted."""
 
     subject: str
     portal: Portal
@@ -75,7 +75,7 @@ class Verdict:
 
     @property
     def proven(self) -> bool:
-        """Whether everything that was looked for is there."""
+        """Whether all evidence was found."""
         return not self.failures
 
 
@@ -107,7 +107,7 @@ def verify_flow(flow: Flow, expected: Expectation | None, facts: Facts) -> Verdi
 
 
 def offloaded_session(session: IscsiSession) -> Verdict:
-    """A session that the kernel's IPsec and the guard never see: nothing can prove it."""
+    """The verdict on a session that bypasses the kernel's IPsec and the guard: it can never be proven."""
     return Verdict(
         subject=f"session {session.sid} to {session.remote}",
         portal=session.remote,
@@ -189,7 +189,7 @@ def _unencrypted_in_user_space(expected: Expectation) -> list[str]:
 def _judge_reqid(
     direction: str, policy: KernelPolicy, expected: Expectation, facts: Facts, failures: list[str]
 ) -> None:
-    """The guard's rule: an SA for the same addresses that is somebody else's protects from nobody."""
+    """Check the reqid as the guard does: another program's SA for the same addresses is no protection."""
     own = facts.reqids.get(expected.portal, frozenset()) if facts.guarded is not None else expected.reqids
     if policy.reqid not in own:
         known = ", ".join(map(str, sorted(own))) or "none"

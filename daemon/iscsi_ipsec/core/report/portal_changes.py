@@ -1,6 +1,6 @@
-"""Compares two decisions, portal by portal: what other files would close, open, or negotiate again.
+"""Compares two decisions portal by portal: which portals other files would close, open, or negotiate again.
 
-Law: pure; both decisions are about one moment, so that nothing but the files makes them differ.
+Law: pure; both decisions are about the same moment, so that only the files make them differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from iscsi_ipsec.core.decide.desired import Desired, PortalView
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of a portal (or network): ``what`` is one of closes, opens, rekeys, renegotiates, ends, fails."""
+    """The change of a portal (or network): ``what`` is one of closes, opens, rekeys, renegotiates, ends, fails."""
 
     portal: str
     what: str
@@ -56,7 +56,7 @@ def _of_portal(
 ) -> Iterable[Change]:
     was_closed, is_closed = bool(old and old.closed), bool(new and new.closed)
     if is_closed and not was_closed:
-        yield Change(portal, "closes", "is closed: nothing passes outside of IPsec")
+        yield Change(portal, "closes", "is closed: nothing passes outside IPsec")
     if was_closed and not is_closed:
         yield Change(portal, "opens", "is opened: its traffic is unencrypted")
     had, has = old.connection if old else None, new.connection if new else None
@@ -65,14 +65,12 @@ def _of_portal(
     elif had and has and had.key.secret != has.key.secret:
         kept = has.key.previous is not None and has.key.previous.secret == had.key.secret
         stays = (
-            ", the key of now stays valid beside it"
+            ", and the present key stays valid beside it"
             if kept
             else ": the SA is negotiated again by the new one"
         )
         yield Change(portal, "rekeys", f"gets the key {has.key.path} instead of {had.key.path}{stays}")
     elif had and has and children_before.get(had.name) != children_after.get(has.name):
-        yield Change(
-            portal, "renegotiates", "gets other settings: a new SA takes the place of the one of now"
-        )
+        yield Change(portal, "renegotiates", "gets other settings: a new SA replaces the present one")
     if new and new.problem and (old is None or old.problem != new.problem):
         yield Change(portal, "fails", f"{new.problem.code}: {new.problem.message}")

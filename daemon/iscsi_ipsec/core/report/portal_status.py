@@ -30,7 +30,7 @@ FIRST_CHILD_WITHIN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What the world says at the end of a pass.
+    """The observed state at the end of a pass.
 
     ``loaded`` are connections that charon holds with their secret;
     ``failed_repeatedly`` those whose first attempt to come up is over without success;
@@ -56,7 +56,7 @@ def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[st
 
 
 class PortalRows:
-    """:func:`portal_rows` again and again: what would be equal is the very same row, or list of rows."""
+    """Builds rows in each pass, and returns the same objects for rows, and for the whole list, that did not change."""
 
     def __init__(self) -> None:
         self._all = Memo(self._make)
@@ -89,7 +89,7 @@ class PortalRows:
 
 
 def _said_of(name: str, portal: Portal, observed: Observed) -> tuple[object, ...]:
-    """What an observation says of one portal besides its SAs and sessions."""
+    """The parts of an observation about one portal besides its SAs and sessions."""
     return (
         observed.charon_reachable,
         observed.guard_wanted,
@@ -197,7 +197,7 @@ def _live_problem(
     if child and rotation and child.child_name.startswith(rotation.previous):
         return _previous_in_use(view, portal, rotation)
     if child and child.child_name != (observed.children or {}).get(connection.name):
-        # of an earlier key or setting, so it cannot be as asked now; while its successor is under way that is no news
+        # its key or settings are outdated, so it differs from the wanted ones; that is expected while its successor is negotiated
         return _outdated(portal, cause) if cause or connection.name in observed.failed_repeatedly else None
     if child:
         downgrade = _downgrade(connection, child)
@@ -210,14 +210,14 @@ def _live_problem(
         )
     if sessions and connection.name in observed.failed_repeatedly:
         return Problem(
-            code="no-sa", message="an iSCSI session exists but no SA does: its packets are held back", portal=portal,
+            code="no-sa", message="an iSCSI session exists but no SA does: the guard holds its packets back", portal=portal,
             hint="the daemon is negotiating; if this stays, see charon's log",
         )  # fmt: skip
     return None
 
 
 def _offloaded(view: PortalView, offloaded: list[IscsiSession]) -> Problem | None:
-    """Neither SA nor guard has a hold on these sessions, whatever else is right."""
+    """Neither an SA nor the guard covers these sessions, whatever else is right."""
     if not offloaded or not (view.managed or view.closed):
         return None
     transports = ", ".join(sorted({session.transport for session in offloaded}))
@@ -242,7 +242,7 @@ def _previous_in_use(view: PortalView, portal: str, rotation: EncodedRotation) -
 
 
 def _key_of(child: ChildSa, connection: Connection, observed: Observed) -> str:
-    """By which key an SA was authenticated, as its child's name tells."""
+    """The key by which an SA was authenticated, from its child's name."""
     rotation = observed.rotations.get(connection.name)
     wanted = (observed.children or {}).get(connection.name, "")
     if rotation and child.child_name.startswith(rotation.previous):
@@ -289,7 +289,7 @@ def _severity(cause: Cause) -> Severity:
 
 def _outdated(portal: str, cause: Cause | None) -> Problem:
     """The SA that carries packets is of an earlier key or setting, and no new one has come up yet."""
-    message = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+    message = "packets still use the SA with the earlier key or settings, since the new SA has not come up"
     return Problem(
         code="outdated-sa",
         message=f"{message}: {cause.message}" if cause else message,
@@ -299,7 +299,7 @@ def _outdated(portal: str, cause: Cause | None) -> Problem:
 
 
 def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] | None:
-    """What was negotiated against what was asked for: (code, message, hint), or None."""
+    """Compare the negotiated SA with the wanted settings: (code, message, hint), or None."""
     if child.mode.lower() != connection.esp.value:
         return (
             "mode-differs",
@@ -316,7 +316,7 @@ def _downgrade(connection: Connection, child: ChildSa) -> tuple[str, str, str] |
             "cipher-differs", f"the SA uses {cipher(child)}, which was not offered", "end the SA: it was not made by us",
         )  # fmt: skip
     if connection.pfs and connection.ike is not IkeMode.V2 and not child.dh_group:
-        # IKEv2's first child has no exchange of its own (RFC 7296, 1.2), so only IKEv1 can tell
+        # IKEv2's first child has no exchange of its own (RFC 7296, 1.2), so only IKEv1 shows it
         return ("no-pfs", "PFS was asked for, but the SA was negotiated without", "enable PFS on the target")
     return None
 

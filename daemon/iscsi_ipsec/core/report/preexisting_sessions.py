@@ -1,10 +1,9 @@
 """Finds TCP connections that are older than their portal's protection.
 
 The guard closes a portal from the moment that it is loaded. A TCP connection that was there
-before has logged in, and may have moved data, in clear; that it is inside ESP now is only half
-of the truth.
+before has logged in, and may have moved data, unencrypted, although it is inside ESP now.
 
-Law: pure. What is remembered from pass to pass comes in and goes out as :class:`Preexisting`.
+Law: pure. The caller keeps :class:`Preexisting` from pass to pass.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Preexisting:
 def next_preexisting(
     before: Preexisting, now: frozenset[str], sessions: Iterable[IscsiSession]
 ) -> Preexisting:
-    """Look once more: a connection to a portal that was not closed the last time is an earlier one.
+    """Update with a new observation: a connection to a portal that was not closed the last time is older than the protection.
 
     ``now``: the portals that are closed now.
 
@@ -55,12 +54,12 @@ def next_preexisting(
 
 
 def preexisting_problems(earlier: Preexisting, sessions: Iterable[IscsiSession]) -> tuple[Problem, ...]:
-    """What to tell while such connections last."""
+    """The problems to report while such connections last."""
     return tuple(
         Problem(
             code="earlier-session",
             message=f"iSCSI session {session.sid} with {session.target} was connected before this portal was closed:"
-            " its login, and what it moved until then, may have crossed in clear",
+            " its login, and the data that it moved until then, may have been unencrypted",
             hint="log out and in again, and change its CHAP secret if it has one",
             portal=str(session.remote),
             severity=Severity.WARNING,

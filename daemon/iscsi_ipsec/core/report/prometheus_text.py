@@ -1,6 +1,6 @@
 """Formats metrics in Prometheus' text format, version 0.0.4.
 
-Law: knows the format and no number's meaning. Prometheus documents it in
+Law: knows the format, not the meaning of any number. Prometheus documents it in
 docs/instrumenting/exposition_formats.md; strings in it are UTF-8.
 """
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a family's numbers are; the name of a counter ends in ``_total``."""
+    """The type of a family; the name of a counter ends in ``_total``."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Numbers of one name and meaning, told apart by labels."""
+    """Numbers with one name and meaning, distinguished by labels."""
 
     name: str
     kind: Kind
@@ -37,7 +37,7 @@ class Family:
 
 
 def exposed(families: Iterable[Family]) -> bytes:
-    """The families as a file; what has no sample shows that it could have."""
+    """The families as a file; a family without samples is listed too."""
     lines: list[str] = []
     for family in families:
         lines.append(f"# HELP {family.name} {_escaped(family.help)}\n")

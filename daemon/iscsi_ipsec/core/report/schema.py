@@ -1,6 +1,6 @@
 """The rows of the status document that the command builds and reads without the daemon.
 
-Law: pure, and without what the daemon alone needs: a command that only shows the document loads little.
+Law: pure, and free of imports that only the daemon needs: a command that only shows the document loads little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def session_row(session: IscsiSession) -> dict[str, Any]:
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:
-    """A problem as JSON; a portal's row has no file, the list of all has."""
+    """A problem as JSON; in a portal's row it has no file, in the list of all problems it has."""
     return {
         "code": problem.code,
         "severity": problem.severity.value,

@@ -1,8 +1,8 @@
-"""Finds file systems that the host cannot do without, on disks that come over iSCSI.
+"""Finds file systems on iSCSI disks that the host needs to boot.
 
-charon, the daemon and what starts them lie on these. While such a disk waits for an SA, nothing
-that could negotiate one can be loaded; so a managed portal must not serve them, and it is said
-before the next boot shows it.
+charon, the daemon and the programs that start them lie on these. While such a disk waits for an SA, no
+program that could negotiate one can be loaded; so a managed portal must not serve them, and this is reported
+before the next boot fails.
 
 Law: pure. Mount tables come in as text, sessions as numbers.
 """
@@ -18,7 +18,7 @@ from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.base.problem import Problem
 
 SYSTEM_FOLDERS = ("/", "/usr", "/etc", "/var")
-"""What strongSwan and the daemon are started from and write to."""
+"""The folders that strongSwan and the daemon are started from and write to."""
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -33,7 +33,7 @@ class Mount:
 
 
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
-    """The mounts in the order in which they were made (proc(5)); lines that are none are passed over."""
+    """The mounts in the order in which they were made (proc(5)); unreadable lines are skipped."""
     mounts = []
     for line in text.split("\n"):
         before, dash, after = line.partition(" - ")
@@ -64,7 +64,7 @@ def system_mounts(mounts: Iterable[Mount], folders: Iterable[str] = SYSTEM_FOLDE
 def disk_problems(
     disks: Mapping[str, frozenset[int]], sessions: Iterable[IscsiSession], closed: frozenset[Portal]
 ) -> tuple[Problem, ...]:
-    """What to tell where a closed portal serves a mount point; ``disks`` maps mount points to session numbers."""
+    """The problems where a closed portal serves a mount point; ``disks`` maps mount points to session numbers."""
     return tuple(
         Problem(
             code="system-disk",

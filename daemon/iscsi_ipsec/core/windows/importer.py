@@ -1,7 +1,7 @@
 """Parses settings of Windows' iSCSI initiator: scripts, WMI objects, the registry, iSNS.
 
-Law: pure. These parsers know the forms; what is in them,
-:mod:`~iscsi_ipsec.core.windows.values` takes over, whose rules and discretion hold here too.
+Law: pure. These parsers know the formats; :mod:`~iscsi_ipsec.core.windows.values` converts the values in
+them, and its rules hold here too: no word of the input is repeated in a message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REQUIRE_IPSEC = 0x1
 
 
 def parse(text: str, file: str, rules: Rules) -> Harvest:
-    """Tell what kind of input it is, and parse it."""
+    """Detect the kind of input, and parse it."""
     kind = kind_of(text)
     harvest = Harvest(file)
     KINDS[kind](text, rules, harvest)
@@ -46,7 +46,7 @@ def parse(text: str, file: str, rules: Rules) -> Harvest:
 
 
 def kind_of(text: str) -> str:
-    """The name in :data:`KINDS` of what the text most plainly is."""
+    """The name in :data:`KINDS` of the format that the text has most clearly."""
     stripped = text.lstrip()
     if stripped.startswith(("Windows Registry Editor", "REGEDIT4")) or "DefaultSecurityBitmap" in text:
         return "reg"
@@ -101,9 +101,7 @@ def _need(words: Sequence[str], count: int, names: str) -> None:
 
 def _persists(word: str) -> bool:
     if re.search(r"[()'{}]", word):  # iscsicli takes any word, but nobody means this one
-        raise NotTakenError(
-            "its last word, whether it persists, holds a bracket or a quote: t, f or * is meant"
-        )
+        raise NotTakenError("its last argument (<Persist>) holds a bracket or a quote: write t, f or *")
     return word == "*" or word[:1].lower() == "t"
 
 
@@ -130,7 +128,7 @@ def _tunnel(command: Command, words: Sequence[str], rules: Rules, harvest: Harve
     del rules
     _need(words, 5, "<Initiator> <InitiatorPort> <DestAddr> <TunnelAddr> <Persist>")
     if words[2] == "*":
-        raise NotTakenError("an outer address for all destinations has no place here; name the portals")
+        raise NotTakenError("an outer address for all destinations is not supported; name the portals")
     if words[3] == "*":
         raise NotTakenError("there is no outer address (iscsicli then sets none)")
     harvest.portals.append(
@@ -152,7 +150,7 @@ def _login(
     if not choice and not required and psk == "*":
         return  # says nothing about IPsec
     if _word(words, address) == "*":
-        raise NotTakenError("its flags or key are for no certain portal; name the portal's address")
+        raise NotTakenError("its flags or key are not for one particular portal; name the portal's address")
     portal = portal_of(words[address], _word(words, address + 1))
     if required and choice and not choice.required:
         raise NotTakenError("the login flags require IPsec, the security flags switch it off")
@@ -192,7 +190,7 @@ _TELLING = {"idtype", "targetportal", "portaladdress"}
 
 
 def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
-    """What ``Get-CimInstance ... | ConvertTo-Json`` prints: one object, a list of them, or objects in objects.
+    """Parse the output of ``Get-CimInstance ... | ConvertTo-Json``: one object, a list of them, or objects in objects.
 
     Known are MSiSCSIInitiator_IKEPresharedKeyAuthenticationInfo and what has
     a portal and SecurityFlags (PersistentLoginClass, SendTargetPortalClass).
@@ -201,7 +199,7 @@ def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
         document = json.loads(text)
     except (ValueError, RecursionError) as err:
         line = err.lineno if isinstance(err, json.JSONDecodeError) else 0
-        harvest.error(line, "this is no JSON, or nested too deeply")
+        harvest.error(line, "this is not JSON, or nested too deeply")
         return
     key_lines = _lines_of(text, "IdType")
     flag_lines = _lines_of(text, "TargetPortal|PortalAddress")
@@ -216,7 +214,7 @@ def parse_json(text: str, rules: Rules, harvest: Harvest) -> None:
         except NotTakenError as err:
             harvest.error(line, str(err))
     if not known:
-        harvest.error(0, "no object of a class that tells of keys or portals is in it")
+        harvest.error(0, "no object in it is of a class with keys or portals")
 
 
 def _objects(value: object) -> Iterable[Mapping[str, Any]]:

@@ -1,8 +1,8 @@
 """Splits the command lines of a script as cmd.exe and a C program's start-up code do.
 
-Law: pure, and no more than what a script that calls one program needs:
-comments, quotes, carets, ``%%``, several commands on a line, redirections. A
-variable cannot be known here, and the command says so. No text of a
+Law: pure, and limited to what a script that calls one program needs:
+comments, quotes, carets, ``%%``, several commands on a line, redirections. The value of a variable is unknown
+here, and the command says so. No text of a
 command goes into a message, as one of its words may be a key.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 _COMMENT = re.compile(r"\s*@?\s*(?:rem(?:\s|$)|::)", re.IGNORECASE)
 _REDIRECTION = re.compile(r'(?:>>?|<)(?:&[0-9]|\s*(?:"[^"]*"?|[^\s"&|<>])+)')
 _HANDLE = re.compile(r"(?<!\S)[0-9]$")
-# what means nothing by itself: outside quotes and inside, on a line and in a word
+# characters without a special meaning: outside quotes and inside, on a line and in a word
 _PLAIN, _QUOTED = re.compile(r'[^"^&|<>]+'), re.compile(r'[^"]+')
 _PART, _QUOTED_PART = re.compile(r'[^\\" \t]+'), re.compile(r'[^\\"]+')
 

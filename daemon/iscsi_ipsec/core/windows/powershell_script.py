@@ -1,6 +1,7 @@
-"""Command lines of a PowerShell script, as far as one that calls iscsicli needs them: quotes, ``&``, comments, lines.
+"""Splits a PowerShell script into command lines, as far as a script that calls iscsicli needs it: quotes, ``&``, comments, lines.
 
-Law: pure, and discreet. A variable cannot be known here, and the command says so.
+Law: pure; no word of the input is repeated in a message. The value of a variable is unknown here, and the
+command says so.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from iscsi_ipsec.core.windows.iscsicli_script import Command
 LOOKS_LIKE = re.compile(
     r"(?mi)^\s*(?:&\s*\S|\$\w+\s*=|param\s*\(|(?:Start-Process|Write-Host|Import-Module|foreach\s*\())|iscsicli(?:\.exe)?\s.*'[^']*'"
 )
-"""What a script of cmd.exe has none of."""
+"""Syntax that scripts of cmd.exe do not have."""
 
 _DOUBT = "it holds a variable or an expression, which only PowerShell could replace: write the value"
 _TOKEN = re.compile(
@@ -46,7 +47,7 @@ def commands(text: str) -> Iterable[Command]:
 
 
 def _value(kind: str, text: str) -> tuple[str, bool]:
-    """What a word stands for, and whether it holds what only PowerShell knows."""
+    """The value of a word, and whether it holds something that only PowerShell can evaluate."""
     if kind == "single":
         return text.replace("''", "'"), False
     odd = bool(re.search(r"(?<!`)\$[\w({]", text))

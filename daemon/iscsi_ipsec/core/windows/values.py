@@ -1,6 +1,6 @@
 """Turns single values of Windows' settings into our types, with every problem on the way.
 
-Law: pure, and discreet: no word of the input is repeated in a message, as
+Law: pure; no word of the input is repeated in a message, as
 misplaced words may be keys. Every doubt becomes a :class:`Problem` with its
 line; an error means that the thing was not taken over.
 
@@ -38,7 +38,7 @@ from iscsi_ipsec.core.config.security_flags import KNOWN_BITS, SecurityFlags, in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What only the admin knows about the input.
+    """Facts about the input that only the admin knows.
 
     ``hex_keys``: a key that begins with ``0x`` is hexadecimal (iscsicli's help
     says so, iscsicli does not). ``group_nul``: a group key ends in the NUL
@@ -65,7 +65,7 @@ class FoundKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundPortal:
-    """What is said of a portal: flags, the outer address, or both None (IPsec is required, no more is said)."""
+    """The settings of a portal: flags, the outer address, or both None (IPsec is required, nothing else is set)."""
 
     line: int
     portal: Portal
@@ -73,12 +73,12 @@ class FoundPortal:
     outer: Address | None = None
     persistent: bool = True
     outer_line: int = 0
-    """Where the outer address stands, if what is known of the portal comes from several lines."""
+    """The line of the outer address, if the settings of the portal come from several lines."""
 
 
 @dataclass(slots=True)
 class Harvest:
-    """All that one input says, in its order."""
+    """Everything that one input sets, in its order."""
 
     file: str
     keys: list[FoundKey] = field(default_factory=list)
@@ -87,13 +87,13 @@ class Harvest:
     problems: list[Problem] = field(default_factory=list)
 
     def error(self, line: int, message: str, hint: str = "") -> None:
-        """Note what could not be taken over."""
+        """Note a setting that could not be taken over."""
         self.problems.append(
             Problem(code="not-imported", message=message, hint=hint, file=self.file, line=line)
         )
 
     def warn(self, line: int, message: str, hint: str = "") -> None:
-        """Note what was taken over in another form than it was said."""
+        """Note a setting that was taken over in another form."""
         self.problems.append(
             Problem(
                 code="imported-otherwise", message=message, hint=hint, file=self.file, line=line,
@@ -110,7 +110,7 @@ class NotTakenError(ValueError):
 
 
 def take_flags(value: int, line: int, harvest: Harvest) -> IpsecChoice | None:
-    """The choice that a bitmap of Windows or iSNS means; what had to be decided is noted."""
+    """The choice that a bitmap of Windows or iSNS means; each ambiguity is noted."""
     if value < 0 or value >> 64:
         raise NotTakenError("the security flags are no number of 64 bits")
     if value & ~KNOWN_BITS:

@@ -1,6 +1,6 @@
 """Finds the call of iscsicli inside what a script wraps it in: start, call, cmd /c, if, for, psexec, Start-Process.
 
-Law: pure, and discreet as its neighbours. What wraps a call and is not understood leaves it with a doubt, never unnoticed.
+Law: pure; no word of the input is repeated in a message. A call in an unknown wrapper is taken with a note, never silently.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_what_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any,
     view = view_of(desired)
     assert (view.closed, view.connection) == (True, None)
     assert portal() in desired.guarded
-    assert view.reasons[-1] == "the/file.toml names it, but has a mistake: closed until that is fixed"
+    assert view.reasons[-1] == "the/file.toml names it, but has a mistake: closed until the file is fixed"
     assert view.problem == Problem(
         code="broken-file",
         message=f"the/file.toml names {TARGET}:3260, but has a mistake, so {TARGET}:3260 stays closed",
@@ -66,7 +66,7 @@ def test_what_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any,
 def test_it_is_not_said_that_no_policy_names_what_a_broken_policy_names() -> None:
     assert view_of(derived(broken=broken(TARGET))).reasons == (
         "policy the/file.toml names it, but has a mistake: nothing of it is in force",
-        "the/file.toml names it, but has a mistake: closed until that is fixed",
+        "the/file.toml names it, but has a mistake: closed until the file is fixed",
     )
     assert view_of(derived(record(), broken=key(TARGET))).reasons[0] == "no policy names this portal"
     covered = view_of(derived(policy(), per_id(SOURCE), broken=broken(TARGET)))

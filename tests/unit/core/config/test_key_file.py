@@ -432,7 +432,7 @@ def test_previous_over_problem_names_the_moment() -> None:
     until = datetime(2030, 6, 1, 10, tzinfo=UTC)
     assert previous_over_problem("psk.d/db1.toml", 4, until) == Problem(
         code="previous-key-over",
-        message="the previous key is out of use since 2030-06-01T10:00:00Z",
+        message="the previous key is no longer used, since 2030-06-01T10:00:00Z",
         hint="remove the lines that begin with previous_",
         file="psk.d/db1.toml",
         line=4,

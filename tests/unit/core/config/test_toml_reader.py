@@ -260,5 +260,5 @@ def test_source_reports_the_first_of_countless_mistakes_and_their_number() -> No
         read.raise_if_wrong()
     assert caught.value.problems == (
         *read.problems[:MAX_PROBLEMS],
-        Problem(code="more-problems", message="3 more problems", hint="mend these first", file="x.toml"),
+        Problem(code="more-problems", message="3 more problems", hint="fix these first", file="x.toml"),
     )

@@ -96,7 +96,7 @@ def test_clear_view_leaves_a_portal_open_whose_flags_ask_for_no_ipsec_and_says_s
     assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset: clear text is allowed"
     assert view.problem == reported(
         "clear-allowed",
-        f"the flags of {TARGET}:3260 don't ask for IPsec: it runs in clear",
+        f"the flags of {TARGET}:3260 don't ask for IPsec: its traffic is unencrypted",
         "set IKE_IPSEC_ENABLED to protect it",
         file,
         Severity.WARNING,

@@ -95,7 +95,7 @@ def test_a_name_weakens_nothing_that_a_network_closes(named: Any, fault: str) ->
     assert (view.problem.code, view.problem.severity) == ("name-overruled", Severity.WARNING)
     assert view.problem.message == (
         f"portal.d/test.toml names {TARGET}:3260 by a host name and {fault}:"
-        " what closed it without the name stays in force"
+        " the decision without the name stays in force"
     )
     assert view.problem.hint == f'if that is meant, write the address: portals = ["{TARGET}:3260"]'
     assert view.reasons[-1] == view.problem.message

@@ -477,7 +477,7 @@ def problem(**more: Any) -> dict[str, Any]:
 
 
 OLD = child_sa("iscsi-ipsec-00000000-11111111-22222222", conn=CONN)
-STILL = "packets still use the SA of the earlier key or settings, since the new one has not come up"
+STILL = "packets still use the SA with the earlier key or settings, since the new SA has not come up"
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ STILL = "packets still use the SA of the earlier key or settings, since the new 
             {"failed_repeatedly": {CONN}},
             (
                 "no-sa",
-                "an iSCSI session exists but no SA does: its packets are held back",
+                "an iSCSI session exists but no SA does: the guard holds its packets back",
                 "the daemon is negotiating; if this stays, see charon's log",
             ),
         ),

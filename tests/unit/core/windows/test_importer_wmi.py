@@ -155,8 +155,8 @@ def test_wmi_objects_by_the_twenty_thousand_are_reported_each_with_its_line() ->
     assert [problem.line for problem in harvest.problems] == [*range(1, count + 1)]
 
 
-NO_JSON = "this is no JSON, or nested too deeply"
-NO_OBJECT = "no object of a class that tells of keys or portals is in it"
+NO_JSON = "this is not JSON, or nested too deeply"
+NO_OBJECT = "no object in it is of a class with keys or portals"
 
 
 @pytest.mark.parametrize(
