@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
+from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.portal import Flow, Portal
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
@@ -39,6 +41,36 @@ class Facts:
     guard_wanted: bool = True
     devices: frozenset[str] = frozenset()
     routed_via: Mapping[Portal, str] | None = None
+    tables: Tables = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", Tables(self.policies, self.states))
+
+
+class Tables:
+    """The same policies and states, found by the far end's address and by the reqid: there may be thousands."""
+
+    def __init__(self, policies: Iterable[KernelPolicy], states: Iterable[KernelState]) -> None:
+        self._of_hosts: dict[tuple[str, Address], list[tuple[int, KernelPolicy]]] = {}
+        self._wide: list[tuple[int, KernelPolicy]] = []
+        self._states: dict[int, list[KernelState]] = {}
+        for at, policy in enumerate(policies):
+            far = policy.dst if policy.direction == "out" else policy.src
+            if far.prefixlen == far.max_prefixlen:
+                self._of_hosts.setdefault((policy.direction, far.network_address), []).append((at, policy))
+            else:
+                self._wide.append((at, policy))
+        for state in states:
+            self._states.setdefault(state.reqid, []).append(state)
+
+    def policies(self, direction: str, far: Address) -> list[KernelPolicy]:
+        """All that may match, in the kernel's order: of two with one priority it applies the first."""
+        found = [*self._of_hosts.get((direction, far), ()), *self._wide]
+        return [policy for _, policy in sorted(found, key=itemgetter(0))]
+
+    def states(self, reqid: int) -> list[KernelState]:
+        """All with this reqid, larval ones too."""
+        return self._states.get(reqid, [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +158,11 @@ def verify_portal(expected: Expectation, facts: Facts) -> Verdict:
     if expected.user_space_esp:
         failures += _unencrypted_in_user_space(expected)
     elif expected.has_connection:
-        own = [s for s in facts.states if s.reqid in expected.reqids and not s.larval]
-        failures += [_unencrypted(state) for state in own if not state.encrypts]
-        reaching = (p for p in facts.policies if _may_reach(p, expected.portal))
+        own = [state for reqid in sorted(expected.reqids) for state in facts.tables.states(reqid)]
+        failures += [_unencrypted(state) for state in own if not (state.larval or state.encrypts)]
+        reaching = (
+            p for p in facts.tables.policies("out", expected.portal.address) if _may_reach(p, expected.portal)
+        )
         first = min(reaching, key=lambda p: p.priority, default=None)
         if first and first.action == "allow" and first.tmpl_proto == IPPROTO_ESP:
             _judge_reqid("out", first, expected, facts, failures)
@@ -154,7 +188,7 @@ def _judge_direction(
     failures: list[str],
 ) -> None:
     src, dst = (flow.local, flow.remote) if direction == "out" else (flow.remote, flow.local)
-    policy = applying_policy(facts.policies, direction, src, dst)
+    policy = applying_policy(facts.tables.policies(direction, flow.remote.address), direction, src, dst)
     if policy is None:
         failures.append(f"{direction}: no policy covers it")
         return
@@ -167,7 +201,7 @@ def _judge_direction(
         failures.append(f"{direction}: the policy demands {policy.mode} mode, {expected.mode} was asked for")
     if expected and expected.closed:
         _judge_reqid(direction, policy, expected, facts, failures)
-    serving = [s for s in facts.states if _serves(s, policy, src, dst)]
+    serving = [s for s in facts.tables.states(policy.reqid) if _serves(s, policy, src, dst)]
     if not serving:
         failures.append(f"{direction}: no SA with reqid {policy.reqid} is installed")
         return

@@ -197,6 +197,22 @@ def test_a_policy_that_does_not_apply_changes_nothing(other: dict[str, Any]) -> 
     assert failures(facts(policies=(bypass, policy("out"), policy("in")))) == ""
 
 
+def test_tables_gives_of_thousands_what_may_match_in_the_kernels_order() -> None:
+    hosts = [policy("out", dst=ipaddress.ip_network(0x0A010000 + n), reqid=n) for n in range(1000)]
+    networks = [policy("out", dst=ipaddress.ip_network("10.0.0.0/8"), reqid=n) for n in (5000, 6000)]
+    given = facts(
+        policies=(networks[0], *hosts, networks[1], policy("in")),
+        states=tuple(state("out", reqid=n) for n in range(1000)),
+    )
+    assert given.tables.policies("out", ipaddress.ip_address("10.1.0.7")) == [
+        networks[0],
+        hosts[7],
+        networks[1],
+    ]
+    assert given.tables.states(7) == [state("out", reqid=7)]
+    assert given.tables.states(1000) == []
+
+
 def test_a_tunnels_sas_run_between_its_outer_addresses() -> None:
     out = {"mode": "tunnel", "tmpl_src": address("198.51.100.1"), "tmpl_dst": address("203.0.113.1")}
     back = {"mode": "tunnel", "tmpl_src": address("203.0.113.1"), "tmpl_dst": address("198.51.100.1")}
