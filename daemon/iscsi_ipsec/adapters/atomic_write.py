@@ -1,4 +1,4 @@
-"""Writes files atomically: no reader ever sees half of one, and a key is never readable on its way.
+"""Writes files atomically: no reader ever sees half a file, and others can never read a key in the temp file.
 
 Law: temp file in the same folder, fsync, rename, fsync of the folder. On any
 error the old file is untouched and the temp file is gone. Names of temp files

@@ -1,7 +1,7 @@
 """Finds the iSCSI sessions below a mounted file system, from the mount table and sysfs. Read only.
 
-Law: nothing here decides what that means (:mod:`~iscsi_ipsec.core.report.system_disks`). What vanishes while
-it is read is not there.
+Law: decides nothing (:mod:`~iscsi_ipsec.core.report.system_disks` does). An entry that vanishes while it is
+read is skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def disks_of_sessions(sysfs: str) -> dict[int, tuple[str, ...]]:
 
 
 def bytes_moved(sysfs: str, disk: str) -> int:
-    """What was read from and written to a disk since it is there (Documentation/block/stat.rst), 0 if it is gone."""
+    """The bytes read from and written to a disk since it appeared (Documentation/block/stat.rst), 0 if it is gone."""
     try:
         with open(os.path.join(sysfs, "class/block", disk, "stat"), encoding="ascii") as file:
             fields = file.read().split()
@@ -83,7 +83,7 @@ def sessions_below(sysfs: str, mount: Mount) -> frozenset[int]:
 
 
 def _sessions(device: str, depth: int) -> Iterator[int]:
-    """Those of a disk, of a partition's disk, or of all that it is made of.
+    """The sessions of a disk, of a partition's disk, or of all its parts.
 
     A disk that came over iSCSI is ``.../hostH/sessionS/targetT/H:C:T:L/block/sdX`` in sysfs.
     """

@@ -6,7 +6,7 @@ import time
 
 
 class SystemClock:
-    """Time as the kernel has it."""
+    """Reads the kernel's clocks."""
 
     def monotonic(self) -> float:
         """Seconds that never go back (CLOCK_MONOTONIC)."""

@@ -1,6 +1,6 @@
 """Finds bridges to which guests are attached, from sysfs. Read only.
 
-Law: nothing here decides what that means. What vanishes while it is read is not there.
+Law: decides nothing. An entry that vanishes while it is read is skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 
 def guest_bridges(sysfs: str) -> dict[str, tuple[str, ...]]:
-    """Each bridge with the ports behind which others than this host are; those without are left out."""
+    """Each bridge with the ports that lead to guests; bridges without such ports are left out."""
     folder = os.path.join(sysfs, "class/net")
     found = {}
     for bridge in _names(folder):

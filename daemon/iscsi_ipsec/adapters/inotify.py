@@ -51,7 +51,7 @@ _LOCK_NAMES = frozenset({"lock", "lock.write"})
 
 @dataclass(slots=True)
 class _Purpose:
-    """Why a folder is watched: for its content, and for the names of folders on the way to others."""
+    """The reason why a folder is watched: for its content, or for names of folders on the path to others."""
 
     content: bool = False
     recursive: bool = False
@@ -84,9 +84,9 @@ class FileWatch:
         self._vigil = _Vigil(wake, self._deaf)
 
     def ensure(self, paths: Iterable[tuple[str, bool]]) -> bool:
-        """Watch exactly these ``(folder, recursive)``, and tell when one appears or is replaced.
+        """Watch exactly these ``(folder, recursive)``, and notice when one appears or is replaced.
 
-        Whether any watch is new: what happened before it was made, no event tells.
+        Return whether any watch is new: no event reports changes from before it was made.
 
         Costs a few ``stat`` per folder when nothing changed. Watches that died
         with their folder or their thread are made again.
@@ -226,7 +226,7 @@ class _Vigil:
         while not self._stopped.is_set():
             if not self._due.wait(_VIGIL_PERIOD):
                 if self._deaf():
-                    self._wake(FileWatch.reason)  # ensure() mends it
+                    self._wake(FileWatch.reason)  # ensure() repairs it
                 continue
             before = -1
             while before != self._count:  # until one period passed without an event
@@ -262,7 +262,7 @@ def _purposes(paths: Iterable[tuple[str, bool]]) -> dict[str, _Purpose]:
 
 
 def _is_noise(name: str) -> bool:
-    """Temp files of ours and of editors, open-iscsi's lock. Kubernetes' ``..data`` is none of them."""
+    """Whether a name is a temp file (ours or an editor's) or open-iscsi's lock. Kubernetes' ``..data`` is none of them."""
     return (name.startswith(".") and not name.startswith("..")) or name in _LOCK_NAMES
 
 

@@ -2,9 +2,8 @@
 
 Law: the text that is loaded comes from ``core.guard.ruleset``; nothing here decides what
 the guard holds. ``nft`` is called as a program because it is the one interface
-to nftables that every distribution ships. It also reads its own JSON back, and
-what it says is compared as a whole: an object, a rule or an element that we do
-not understand makes two states differ, never look alike.
+to nftables that every distribution ships. It also reads its own JSON back, and the whole output is compared:
+an unknown object, rule or element makes two states differ, never look alike.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _DROPPING = frozenset({"drop", "reject"})
 
 
 class Unreadable(ValueError):
-    """Not what ``nft -j`` prints."""
+    """The output is not that of ``nft -j``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ class Guard:
         self._must("-c", "-f", "-", text=text)
 
     def installed(self) -> GuardState | None:
-        """What the kernel has now; None: no such table."""
+        """The table in the kernel; None: no such table."""
         done = self._run("-j", "list", "table", FAMILY, TABLE)
         if done.returncode and "No such file or directory" in done.stderr:
             return None
@@ -88,7 +87,7 @@ class Guard:
             raise KernelUnavailable(f"{self._nft} answered with something unreadable: {err}") from err
 
     def _table_flags(self) -> str:
-        """What the table's ``flags`` line says, empty if it has none.
+        """The table's ``flags`` line, empty if it has none.
 
         nft 1.0.6 prints arbitrary memory for the flags in its JSON, or breaks
         off there and exits with 0. It matters, because a dormant table
@@ -174,7 +173,7 @@ def parse_state(text: str) -> GuardState:
 
 
 def _flagged(flags: str) -> GuardState:
-    """A table with flags, which is none of ours: equal to no table that we load."""
+    """A table with flags, which differs from every table that this program loads."""
     return GuardState(
         sets=MappingProxyType({}),
         reqids=MappingProxyType({}),
@@ -188,7 +187,7 @@ def _flagged(flags: str) -> GuardState:
 def _elements(
     elements: object,
 ) -> tuple[frozenset[Portal], frozenset[tuple[Portal, int]], frozenset[str]]:
-    """The portals, the portals with a reqid, and what is neither."""
+    """The portals, the portals with a reqid, and the other elements."""
     if not isinstance(elements, list):
         raise Unreadable("a set whose elements are no list")
     portals, pairs, other = set(), set(), set()

@@ -1,8 +1,7 @@
 """Reads open-iscsi's database and the kernel's iSCSI sessions; writes neither.
 
 Law: files are read, never locked: a stale ``lock.write`` stalls every
-iscsiadm for half a minute, so we take no part in that lock and let ``# END
-RECORD`` tell whether a record is whole (:mod:`~iscsi_ipsec.core.openiscsi.records`).
+iscsiadm for half a minute, so we never take that lock; ``# END RECORD`` shows whether a record is whole (:mod:`~iscsi_ipsec.core.openiscsi.records`).
 Nothing here decides what to protect.
 
 Layout (open-iscsi ``usr/idbm.c``)::
@@ -56,7 +55,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class RecordCache:
-    """What was read last time, by path; make one and pass it to every :func:`read_records`."""
+    """The records of the last read, by path; make one and pass it to every :func:`read_records`."""
 
     entries: dict[str, _Entry] = field(default_factory=dict)
 
@@ -74,7 +73,7 @@ def read_records(dirs: Sequence[str], cache: RecordCache) -> Records:
     """Read the databases under ``dirs`` (``/etc/iscsi``, ``/var/lib/iscsi``); missing ones are empty.
 
     A file whose ``stat`` is as it was is not opened again. Where a folder
-    cannot be listed, what was known of it stays and a problem says so.
+    cannot be listed, its known records stay and a problem says so.
     """
     return _Reading(cache).read(dirs)
 

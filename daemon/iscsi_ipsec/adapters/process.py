@@ -1,6 +1,6 @@
-"""Forbids core dumps of this process, and others' looks into its memory.
+"""Forbids core dumps of this process, and other processes' access to its memory.
 
-Law: dumps are forbidden first, before a key is read; a system that refuses anything here is no reason not to run.
+Law: dumps are forbidden before the first key is read; the daemon also runs on a system that refuses this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None)
 
 
 def forbid_dumps() -> None:
-    """No core dump, whatever kills us, and no look at our memory for who is not root.
+    """Forbid core dumps, and access to our memory by anybody but root.
 
     The limit alone is not enough: the kernel ignores it where ``core_pattern`` is a pipe, as
     with systemd-coredump (core(5)). Without the flag not even that is started, and ``/proc``

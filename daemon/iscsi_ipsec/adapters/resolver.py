@@ -1,7 +1,6 @@
 """Resolves names to addresses in the background.
 
-Law: the loop never waits for DNS, which may be down or may itself need the
-network that we are to protect. Answers are remembered; a name that fails
+Law: the loop never waits for DNS, which may be down or may itself need the network that we protect. Answers are remembered; a name that fails
 keeps its last good one, since forgetting it would open or close a portal for
 a DNS outage.
 """
@@ -53,14 +52,14 @@ def system_resolve(name: str) -> tuple[Address, ...]:
 
 
 def _of_hosts(found: Iterable[Address]) -> set[Address]:
-    """Without link-local addresses, whose links no policy can tell apart, and those of many hosts or none."""
+    """The addresses without link-local ones, whose links no policy can distinguish, and without those of many hosts or none."""
     return {a for a in found if is_of_one_host(a) and not (a.version == 6 and a.is_link_local)}
 
 
 def resolve_through(path: str, name: str) -> tuple[Address, ...]:
     """Ask ``iscsi-ipsec-names.service`` at its socket; where there is none, look up here. Raises :class:`OSError`.
 
-    What it answers is taken for possibly wrong: it has talked to the network.
+    Its answer is not trusted: it has talked to the network.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as helper:
         helper.settimeout(HELPER_TIMEOUT)

@@ -1,7 +1,7 @@
 """Stores what must outlive the daemon: last good files, managed portals, addresses of names.
 
-Law: an SQLite file and a digest key, root only, nothing else. The store
-decides nothing: what to keep and when a portal is released is its caller's.
+Law: an SQLite file and a digest key, root only, nothing else. The store decides nothing: its caller decides
+what to keep and when a portal is released.
 
 Rows of deleted keys are overwritten (``secure_delete``). The journal is
 rolled back, not ahead (``TRUNCATE``): WAL would keep old pages, keys among
@@ -98,7 +98,7 @@ class ManagedRecord:
 class Store:
     """The state folder's database. One thread only.
 
-    ``problems`` tells what was found damaged and begun anew since the start;
+    ``problems`` says what was found damaged and begun anew since the start;
     ``renewals`` counts it, for who can put again what was lost with it.
     ``fresh``: there was no database, or an empty or a damaged one.
     Every method raises :class:`StateUnavailable` when the disk is full,
@@ -108,7 +108,7 @@ class Store:
     def __init__(self, path: str, *, read_only: bool = False, or_memory: bool = False) -> None:
         """Open or make the database at ``path`` (0600, its folder 0700).
 
-        ``read_only``: makes and mends nothing, for commands that only look. ``or_memory``: where that fails (a disk
+        ``read_only``: creates and repairs nothing, for commands that only read. ``or_memory``: where that fails (a disk
         that is read-only or full, a file of another owner), begin in memory with what can be read of it; each
         :meth:`mend` tries again and raises as long as it fails.
         Raises :class:`ConfigError` for a folder that others may write.
@@ -136,7 +136,7 @@ class Store:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What happened to the database; over when the admin has deleted what was kept of it."""
+        """The problems of the database; they end when the admin has deleted the damaged copy."""
         return self._problems if self._problems and os.path.exists(f"{self.path}.broken") else ()
 
     def close(self) -> None:

@@ -190,11 +190,11 @@ def set_up_logging(level: str) -> None:
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    # the libraries' debug records tell nothing of ours, and watchdog's would tell of the log's own growth
+    # the libraries' debug records say nothing about this program, and watchdog's would report the log's own growth
     root.setLevel(logging.WARNING)
     set_log_level(level)
 
 
 def set_log_level(level: str) -> None:
-    """Tell the loggers of this program which records count: debug, info, warning or error."""
+    """Set the level of this program's loggers: debug, info, warning or error."""
     logging.getLogger("iscsi_ipsec").setLevel(level.upper())

@@ -1,6 +1,6 @@
-"""What charon accepted last of each connection, which stays in force when it refuses a new version.
+"""Remembers the version of each connection that charon accepted last; it stays in force when charon refuses a new one.
 
-Law: memory only. After a start the names that charon lists stand for what is not remembered: a
+Law: memory only. After a start only the names that charon lists are known: a
 connection that charon holds and would refuse in its new version is left as it is.
 """
 
@@ -16,7 +16,7 @@ from iscsi_ipsec.service.observe import Snapshot
 from iscsi_ipsec.service.ports import Clock
 
 FIRST_DELAY, LAST_DELAY = 10.0, 600.0
-"""Seconds until charon is asked again to take what it refused: the first, doubling up to the last."""
+"""Seconds until a refused version is offered to charon again: the first, doubling up to the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class _Accepted:
 
 
 class AcceptedConnections:
-    """Remembers what charon holds of what was wanted, and what it refused."""
+    """Remembers which wanted versions charon holds, and which it refused."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -45,7 +45,7 @@ class AcceptedConnections:
         self._noted: tuple[object, ...] = ()
 
     def in_force(self, snapshot: Snapshot, state: CharonState) -> Snapshot:
-        """The snapshot with what charon shall hold now: the last accepted version of each connection that it refused.
+        """The snapshot that charon shall hold now: with the last accepted version of each connection whose new version it refused.
 
         The same object where charon refused nothing.
         """
@@ -67,7 +67,7 @@ class AcceptedConnections:
         return _with(snapshot, connections, extra)
 
     def loadable(self, in_force: Snapshot) -> Snapshot:
-        """The same less what charon refused and holds no other version of: it waits until its next attempt."""
+        """The snapshot without refused connections of which charon holds no other version: these wait until their next attempt."""
         now = self._clock.monotonic()
         waiting = {
             c.name
@@ -95,7 +95,7 @@ class AcceptedConnections:
         return _Accepted(named, ())
 
     def note_refused(self, connection: EncodedConnection, reason: str) -> None:
-        """Charon did not take this version."""
+        """Note that charon refused this version."""
         before = self._refusals.get(connection.name)
         count = before.count + 1 if before and before.child == connection.child else 1
         delay = min(FIRST_DELAY * 2 ** (count - 1), LAST_DELAY)
@@ -104,7 +104,7 @@ class AcceptedConnections:
         )
 
     def note_accepted(self, snapshot: Snapshot, state: CharonState, held: frozenset[str]) -> None:
-        """Remember what charon holds as it shall be, and go on remembering what is ``held``."""
+        """Remember the wanted versions that charon holds, and keep those of ``held`` connections."""
         noted = (snapshot.secrets, snapshot.connections, state.conns, held)
         if len(self._noted) == len(noted) and all(a is b for a, b in zip(noted, self._noted, strict=True)):
             return
@@ -135,11 +135,11 @@ class AcceptedConnections:
         return frozenset(secret.id for name in names for secret in self._accepted[name].secrets)
 
     def refused(self) -> Mapping[str, Refusal]:
-        """What charon refuses now, by connection."""
+        """The present refusals of charon, by connection."""
         return self._refusals
 
     def try_again(self) -> None:
-        """Whatever charon refused, it may take now: it was restarted, or somebody asked to look at everything."""
+        """Forget the refusals, since charon may accept now: it was restarted, or somebody asked to look at everything."""
         self._refusals.clear()
 
     def due(self) -> float | None:

@@ -1,11 +1,11 @@
-"""The program behind the logins' drop-in: no login where a guard is expected and none is there.
+"""Stops logins at boot while an expected guard is missing; the drop-in of the login units runs it.
 
-The guard of the last run lies below /var. Where that could not be mounted neither the guard's unit
+The guard of the last run lies below /var. Where /var could not be mounted, neither the guard's unit
 nor the daemon starts, while logins, whose records may lie on /, would go on unencrypted.
 
-Law: run before iscsid and logins start, only if the kernel has no table of ours. It loads the guard of the
-last run, else one made from the files alone: what they close, without any SA. It fails, and with it the
-login, only if something is to be closed and cannot be.
+Law: run before iscsid and logins start, only if the kernel does not have the guard's table. It loads the
+guard of the last run, else one made from the files alone, which closes their portals and admits no SA. It
+fails, and with it the login, only if portals must be closed and cannot be.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
         text = read_text(paths.guard_file) or table_from_files(paths)
         if text:
             guard.load(text)
-            sys.stdout.write("the guard was not there; loaded what is known without the daemon\n")
+            sys.stdout.write("the guard was missing; loaded one from the files, without the daemon\n")
     except IscsiIpsecError as err:
-        sys.stderr.write(f"no login: portals are to be closed outside IPsec, and cannot be: {err}\n")
+        sys.stderr.write(f"no login: portals must be closed outside IPsec, and cannot be: {err}\n")
         return 1
     return 0
 
@@ -59,7 +59,7 @@ def table_from_files(paths: Paths) -> str:
         records=records.records,
     )
     desired = derive(Lookup(world))
-    # what a key alone covers becomes a portal when something names it
+    # a network that only a key covers becomes a portal when something names an address in it
     closing = [key for key in config.keys if key.choice is None or key.choice.required]
     of_keys = [p for key in closing for p in key.portals if isinstance(p, PortalRange)]
     if not (desired.guarded or desired.local_portals or desired.networks or of_keys):

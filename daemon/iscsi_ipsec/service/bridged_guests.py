@@ -1,6 +1,6 @@
 """Reports guests that are bridged to the network of a closed portal: the guard sees none of their packets.
 
-Law: bridges and routes are looked at when the network changed or what is closed did, not in each pass.
+Law: bridges and routes are read when the network or the closed portals changed, not in each pass.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.service.ports import Routing
 
 SHOWN = 3
-"""So many portals and guests are named; the number says of the rest."""
+"""At most so many portals and guests are named; of the rest only the number is shown."""
 
 
 class BridgedGuests:
-    """Remembers the last answer, and what was closed then."""
+    """Remembers the last answer, and the portals that were closed then."""
 
     def __init__(self, routes: Routing, bridges: Callable[[], Mapping[str, tuple[str, ...]]]) -> None:
         self._routes, self._bridges = routes, bridges
@@ -54,7 +54,7 @@ def _warning(bridge: str, guests: tuple[str, ...], portals: list[Portal]) -> Pro
     return Problem(
         code="bridged-guests",
         message=f"{_some(guests)} on the bridge {bridge} can reach {_some(portals)} unencrypted: what is"
-        " bridged passes by the guard",
+        " bridged bypasses the guard",
         hint=f"drop TCP to these portals in a table of nftables' family bridge, or keep guests off {bridge}",
         severity=Severity.WARNING,
     )

@@ -1,7 +1,7 @@
-"""Makes charon hold the secrets and connections that are wanted, and leaves what it must not lose.
+"""Loads the wanted secrets and connections into charon, and unloads the others, except those that sessions use.
 
-Law: what differs is decided in ``core.ike.charon_diff``, what stays all the same in ``core.ike.held_back``; here it
-is asked, done and remembered. No SA is begun or ended here.
+Law: ``core.ike.charon_diff`` decides what differs, ``core.ike.held_back`` what stays all the same; this
+module reads, executes and remembers. No SA is begun or ended here.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from iscsi_ipsec.service.resync_schedule import RELOAD
 _log = logging.getLogger(__name__)
 
 UNSETTLED_AT_MOST = 20.0
-"""Seconds after which a unit that still starts is loaded all the same; what it wipes is loaded again."""
+"""Seconds after which secrets and connections are loaded although the unit is still starting; if it drops them, they are loaded again."""
 
 STARTING = frozenset({"activating", "reloading"})
 """systemd's ActiveState of a unit whose ``swanctl --load-all`` may be still to come."""
 
 BULK = 100
-"""So many operations at once are logged in one line, and charon's own lines about them are not listened to:
+"""From so many operations on, they are logged in one line, and charon's own lines about them are ignored:
 journald takes 10,000 lines in 30 s from a service and drops what follows (RateLimitBurst)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What charon holds at the end of a pass. ``in_force``: the snapshot with what it shall hold now;
+    """The contents of charon at the end of a pass. ``in_force``: the snapshot that it shall hold now;
     ``held``: connections that stay although nothing asks for them.
     """
 
@@ -68,8 +68,8 @@ class Agreement:
 
 
 class CharonReconciler:
-    """Remembers what charon confirmed to have loaded, for when it has more than it can list, what it accepted and
-    refused, what asked for its connections, and since when its unit starts. ``writes`` counts for tests and metrics.
+    """Remembers the secrets that charon confirmed (for when it cannot list them all), accepted and refused
+    versions, the files that asked for its connections, and since when its unit has been starting. ``writes`` counts for tests and metrics.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class CharonReconciler:
         self.writes = 0
 
     def forget_confirmed(self) -> None:
-        """Charon may hold less than it confirmed."""
+        """Forget the confirmations: charon may have lost something."""
         self._confirmed = frozenset()
 
     def try_refused_again(self) -> None:
-        """Charon may take what it refused before."""
+        """Forget the refusals: charon may accept now."""
         self._accepted.try_again()
 
     def refused(self) -> Mapping[str, Refusal]:
-        """What charon refuses now, by connection."""
+        """The present refusals of charon, by connection."""
         return self._accepted.refused()
 
     def due(self) -> float | None:
@@ -109,13 +109,13 @@ class CharonReconciler:
         return self._accepted.due()
 
     def in_force(self, snapshot: Snapshot, state: CharonState) -> Snapshot:
-        """The snapshot with what charon shall hold now (:meth:`AcceptedConnections.in_force`)."""
+        """The snapshot that charon shall hold now (:meth:`AcceptedConnections.in_force`)."""
         return self._accepted.in_force(snapshot, state)
 
     def reconcile(
         self, snapshot: Snapshot, state: CharonState, reasons: frozenset[str], problems: list[Problem]
     ) -> Agreement:
-        """Load and unload what differs, unless charon's unit is still starting."""
+        """Load and unload the differences, unless charon's unit is still starting."""
         in_force = self.in_force(snapshot, state)
         operations = self._hold_back(self._plan(in_force, state), snapshot, reasons)
         settled = not operations or self._has_settled()
@@ -139,7 +139,7 @@ class CharonReconciler:
         )
 
     def _plan(self, snapshot: Snapshot, state: CharonState) -> tuple[Operation, ...]:
-        """What must be done to charon; nothing as long as what agreed last is compared again."""
+        """The operations for charon; none while the same inputs that agreed last are compared again."""
         loadable = self._accepted.loadable(snapshot)
         compared = (loadable.secrets, loadable.connections, state)
         if len(self._agreed) == len(compared) and all(map(is_, compared, self._agreed)):
@@ -149,7 +149,7 @@ class CharonReconciler:
         return operations
 
     def observe(self, problems: list[Problem], *, thorough: bool) -> CharonState:
-        """What charon holds; where it cannot list its secrets, those that it confirmed to have loaded."""
+        """The contents of charon; where it cannot list its secrets, those that it confirmed to have loaded."""
         state = self._charon.observe(thorough=thorough)
         if state.secrets is not None:
             self._confirmed = frozenset()
@@ -159,7 +159,7 @@ class CharonReconciler:
         return replace(state, secrets=self._confirmed)
 
     def _has_settled(self) -> bool:
-        """Whether charon's unit is done with starting or reloading, or takes longer than we wait.
+        """Whether charon's unit has finished starting or reloading, or takes longer than we wait.
 
         charon answers before ``ExecStartPost=swanctl --load-all`` has run, which throws away what was loaded
         before it; the unit is ``activating`` or ``reloading`` meanwhile.
@@ -189,7 +189,7 @@ class CharonReconciler:
     def _hold_back(
         self, operations: tuple[Operation, ...], snapshot: Snapshot, reasons: frozenset[str]
     ) -> tuple[Operation, ...]:
-        """The operations without the end of what stays although nothing asks for it."""
+        """The operations without those that unload connections which stay although nothing asks for them."""
         going = superfluous_connections(operations)
         if RELOAD in reasons or not (going or self._held):
             self._held = frozenset()
@@ -211,7 +211,7 @@ class CharonReconciler:
         state: CharonState,
         problems: list[Problem],
     ) -> bool:
-        """Have charon do it; whether it refused a connection."""
+        """Execute the operations; return whether charon refused a connection."""
         refusals = self._refused_by_probe(operations)
         operations = without_connections(operations, refusals)
         self.writes += len(operations)

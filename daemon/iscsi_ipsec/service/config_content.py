@@ -1,7 +1,6 @@
 """Parses one file and fetches the keys that it holds or names.
 
-Law: whether the file may be read at all has been found out before; the files that it names are
-read no less carefully.
+Law: the caller has checked that the file may be read; the files that it names are checked in the same way.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class KeyOrigin:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is found where it was, unchanged; a credential may have come into a stronger store."""
+        """Whether the file is still in its place, unchanged, and no stronger store has the credential now."""
         return KeyOrigin.find(self.ref, self.folder) == self
 
     @property
@@ -77,12 +76,12 @@ def _decrypt_now(name: str, path: str, _stat: FileStat | None, asked_by: str) ->
 
 
 Draft = Settings | PortalPolicy | KeyDraft
-"""What the text of a file alone says."""
+"""The content of a file's text alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file says. ``key`` and ``previous`` are what the last good state has to keep beside its text."""
+    """The content of a file. The last good state keeps ``key`` and ``previous`` beside its text."""
 
     value: object
     key: Secret | None = None
@@ -132,7 +131,7 @@ def with_keys(draft: Draft, origins: tuple[KeyOrigin, ...], decrypt: Decrypt | N
 
 
 def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
-    """Parse stored content again; None where today's rules refuse it."""
+    """Parse stored content again; None where the present rules refuse it."""
     try:
         text = last.raw.reveal().decode()
         draft = parse_draft(kind, path, name, text)
@@ -149,7 +148,7 @@ def revive(kind: str, path: str, name: str, last: LastGood) -> object | None:
 def _fetch_key(
     draft: KeyDraft, source: KeySource, origins: tuple[KeyOrigin, ...], decrypt: Decrypt
 ) -> tuple[Secret, Secret | None]:
-    """The key of this source, and what of it to keep in the store.
+    """The key of this source, and the bytes to keep in the store.
 
     A credential's key is not kept: it may be encrypted at rest, and the store is not.
     """

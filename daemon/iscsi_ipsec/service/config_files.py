@@ -1,4 +1,4 @@
-"""Reads the admin's files: what is in force of each, and what is wrong with any.
+"""Reads the admin's files: the content in force of each, and the problems of any.
 
 Law: a file that cannot be used never makes things worse. Its last good
 content stays in force, the other files go on, and a problem says what to do.
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class FileRow(Protocol):
-    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked. What is told differently is another one."""
+    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked. A row whose content differs is another object."""
 
     @property
     def path(self) -> str: ...
@@ -65,7 +65,7 @@ class _MaskedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFiles:
-    """What all files together say now; ``generation`` is the same as long as they say the same.
+    """The content of all files together; ``generation`` stays the same as long as the content does.
 
     ``expires_in``: seconds until a previous key goes out of use, None where none is in use.
     """
@@ -83,7 +83,7 @@ class ConfigFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _More:
-    """What few files have. ``origins``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
+    """Attributes that few files have. ``origins``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
 
     problems: tuple[Problem, ...] = ()
     origins: tuple[KeyOrigin, ...] = ()
@@ -93,7 +93,7 @@ class _More:
 
     @property
     def closing(self) -> tuple[object, ...]:
-        """What of a file with a mistake closes portals."""
+        """The parts of a file with a mistake that close portals."""
         return (self.broken, self.settings)
 
 
@@ -102,9 +102,10 @@ _NO_MORE = _More()
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """What is known of one file. ``value`` None: nothing good was ever read.
+    """The knowledge about one file.
 
-    It is the file's row too: what of it is told is never changed.
+    ``value`` None: no good content was ever read. It is the file's status row too, so the attributes of the
+    row never change.
     """
 
     file: FoundFile
@@ -124,7 +125,7 @@ class _Entry:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing but its ``stat`` can tell that it must be read again."""
+        """Whether only a changed ``stat`` can mean that the file must be read again."""
         return self.state == "ok" and self.settled and not self.more.origins
 
 
@@ -185,7 +186,7 @@ class FileReader:
         self.opened = 0
 
     def read(self, *, all_files: bool = True) -> ConfigFiles:
-        """What is in force. Never raises for what a file holds.
+        """The content in force. Never raises because of a file's content.
 
         Not ``all_files``: nothing called that a file changed. Then files are looked at only if
         their folders are not as they were, or something of them is not at rest.
@@ -209,13 +210,13 @@ class FileReader:
         return self._in_force(self._inventory)
 
     def read_settings(self) -> Settings:
-        """What the settings file says, ahead of all other files."""
+        """Read the settings file, ahead of all other files."""
         self._recall()
         self._refresh(self._settings, self._find_settings())
         return self._settings_in_force()
 
     def _recall(self) -> None:
-        """Load what was good last, the first time."""
+        """Load the last good content, the first time."""
         if self._stored is None:
             self._stored = self._load_store()
             for kind in (self._settings, self._keys, self._policies):
@@ -240,7 +241,7 @@ class FileReader:
         return before if before == found else found
 
     def _together(self) -> ConfigFiles:
-        """What the files say, whatever the time is."""
+        """The content of the files, whatever the time is."""
         kinds = (self._settings, self._keys, self._policies)
         beside = {
             folder
@@ -293,7 +294,7 @@ class FileReader:
             kind.found = None
 
     def save(self) -> Problem | None:
-        """Write what is new and good to the store; a problem where it cannot be written.
+        """Write new good content to the store; return a problem where it cannot be written.
 
         Apart from :meth:`read` so that keys reach charon first.
         """
@@ -325,7 +326,7 @@ class FileReader:
         return self._searches[kind.name].find(kind.remembered, unmounted)
 
     def _refresh(self, kind: _Kind, found: files.Found) -> bool:
-        """Read what is new or may be; whether anything is told otherwise than before."""
+        """Read what is new or may be; whether anything differs from before."""
         if found is kind.found and all(
             self._is_current(kind.entries[file.path], file) for file in kind.restless
         ):
@@ -368,7 +369,7 @@ class FileReader:
         return True
 
     def _remember(self, kind: _Kind) -> None:
-        """A folder out of reach goes on hiding what it hid: its files and masks still outrank weaker ones."""
+        """A folder that cannot be read goes on hiding the same files: its files and masks still take precedence over weaker ones."""
         kind.remembered = {}
         names = {file.path: file.name for file in kind.found.files} if kind.found else {}
         stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
@@ -476,7 +477,7 @@ class FileReader:
     def _load_store(self) -> dict[str, LastGood]:
         if self._store is None:
             return {}
-        with contextlib.suppress(StateUnavailable):  # told by save()
+        with contextlib.suppress(StateUnavailable):  # reported by save()
             return dict(self._store.all_last_good())
         return {}
 

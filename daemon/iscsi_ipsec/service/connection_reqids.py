@@ -1,6 +1,7 @@
-"""The reqids that connections were given, stored before charon and the guard get them.
+"""Keeps the reqids of connections, stored before charon and the guard get them.
 
-Law: what was given stays. What cannot be stored holds all the same, and is stored when that works again.
+Law: a connection keeps its reqid. A reqid that cannot be stored is used all the same, and stored when that
+works again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ConnectionReqids:
             self.foreign = foreign_reqids(xfrm.policies())
 
     def keep(self, reqids: Mapping[str, int], problems: list[Problem]) -> None:
-        """Remember and store what connections were given."""
+        """Remember and store the reqids that connections were given."""
         if reqids is not self._kept:
             self._kept = reqids
             if new := {name: reqid for name, reqid in reqids.items() if self.known.get(name) != reqid}:

@@ -1,7 +1,7 @@
-"""Decrypts credentials beside the loop, and remembers what they held.
+"""Decrypts credentials in threads beside the loop, and caches their content.
 
-Law: a thread for each decryption, a few at once; it calls one callback when it is done. A credential is known
-by where it is and by its file's ``stat``: the same file is never decrypted twice, but for one that failed.
+Law: a thread for each decryption, a few at once; it calls one callback when it is done. A credential is
+identified by its place and its file's ``stat``: the same file is decrypted only once, unless that failed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Decryption:
         raise result or ConfigError((_pending(name, asked_by),))
 
     def try_failed_again(self) -> None:
-        """What could not be decrypted may be now: somebody asked to look at everything."""
+        """Try failed credentials again at once: somebody asked to look at everything."""
         with self._lock:
             for known in self._known.values():
                 known.due = 0.0
@@ -98,7 +98,7 @@ class Decryption:
 def _pending(name: str, asked_by: str) -> Problem:
     return Problem(
         code="decrypting",
-        message=f"credential {name} is being decrypted: until then what was in force stays",
+        message=f"credential {name} is being decrypted: until then the content in force stays",
         hint="wait; a TPM takes a second for each",
         file=asked_by,
         severity=Severity.WARNING,

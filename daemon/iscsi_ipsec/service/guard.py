@@ -1,7 +1,7 @@
 """Keeps the guard in force: the nftables table in the kernel, and the file that is loaded at boot.
 
-Law: the table is replaced in one transaction and never taken away but by the
-setting ``guard = false``; someone else's change is put right.
+Law: the table is replaced in one transaction and only removed by the setting ``guard = false``; a change by
+others is undone.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class GuardReconciler:
         self.loads = 0
 
     def restore(self, *, gone: bool) -> None:
-        """Put the table back as it was loaded, if somebody changed it: the door first, everything else later.
+        """Load the table again if somebody changed it, before the pass does anything else.
 
-        ``gone``: that it was deleted is known, and looking would only cost time.
+        ``gone``: the table is known to be deleted, so it is not read first.
         """
         if not self._text:
             return
@@ -66,10 +66,10 @@ class GuardReconciler:
         problems: list[Problem],
         earlier: frozenset[tuple[Portal, int]] = frozenset(),
     ) -> GuardState | None:
-        """Make kernel and file hold what is desired; the table's state, None where it is not there.
+        """Bring kernel and file to the desired state; return the table's state, None where there is no table.
 
         ``earlier``: portals with other reqids that SAs of their connections have. These pass as long as
-        they live; the file does not have them, since after a boot somebody else may.
+        they live; the file does not have them, since after a boot another program may use those reqids.
         """
         if not settings.guard:
             self._drop(reasons, problems)
@@ -84,7 +84,7 @@ class GuardReconciler:
             problems.append(
                 Problem(
                     code="guard-missing",
-                    message=f"the guard cannot be loaded, so a lost SA may mean clear text: {err}",
+                    message=f"the guard cannot be loaded, so a lost SA may mean unencrypted traffic: {err}",
                     hint="is nftables installed, and may this program use it?",
                 )
             )
@@ -118,7 +118,7 @@ class GuardReconciler:
         )
 
     def _keep_file(self, text: str) -> None:
-        """Write the file unless it is as we wrote it; without it the next boot would begin open."""
+        """Write the file unless it is as we wrote it; without it the next boot would begin unprotected."""
         if self._written == (text, FileStat.at(self._path)):
             return
         if read_text(self._path) != text:

@@ -1,7 +1,7 @@
 """Collects from charon's log why negotiations fail, until the connection is up.
 
-The one thing that cannot be read again later: charon tells causes only in
-its log. Losing a line costs a less exact message, nothing else.
+This is the only input that cannot be read again later: charon reports causes only in its log. A lost line
+makes a message less exact, nothing else.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from iscsi_ipsec.core.ike.key_rotation import UNNAMED
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 
 _SLACK = 1.0
-"""Seconds; charon tells an SA's age in whole ones, and a failure may precede its success by less."""
+"""Seconds; charon gives an SA's age in whole seconds, and a failure may precede its success by less."""
 
 _UNNAMED = "(unnamed)"
-"""What charon calls an IKE_SA that has found no connection yet."""
+"""charon's name for an IKE_SA for which it has found no connection yet."""
 
 _REMEMBERED = 600.0
 """Seconds; whoever is refused aggressive mode tries again sooner."""
@@ -40,7 +40,7 @@ _UNSENT_BEFORE = 20.0
 """Seconds before a first retransmission in which its packet was sent, at charon's slowest."""
 
 YOUNG = 10.0
-"""Seconds for which a peer's silence is no error yet: two attempts of ours (core.ike.sa_lifecycle), and a slow machine's answer."""
+"""Seconds for which a peer's silence is no error yet: two of our attempts (core.ike.sa_lifecycle), and a slow machine's answer."""
 
 # as in core.ike.ike_failures: from the beginning of the line, and nothing behind a text that a peer chose
 _BEGUN = re.compile(
@@ -52,12 +52,12 @@ _WIPED = re.compile(
     r"(?:unloaded shared key with id '|(?:updated|replaced|removed) vici connection: |uninstalling '|vici uninstall ')"
     rf"(?P<name>{re.escape(PREFIX)}[^\s'\",]+)'?$"
 )
-"""Something of ours was taken away or replaced (vici_config.c, vici_cred.c). We ourselves never load a connection over another one: the old one is unloaded first."""
+"""Somebody removed or replaced one of our connections or secrets (vici_config.c, vici_cred.c). The daemon itself never loads a connection over another one: it unloads the old one first."""
 
 _DUPLICATE = re.compile(
     rf"not establishing CHILD_SA {re.escape(PREFIX)}\S+\{{\d+\}} due to existing duplicate"
 )
-"""charon (child_create.c) refuses to negotiate what it has. The kernel asks only for what it does not have."""
+"""charon (child_create.c) refuses to negotiate an SA that it already has. The kernel asks only for SAs that it does not have."""
 
 _REPEATED = re.compile(r"(?:sending )?retransmit (\d+) of request")
 """charon sends a request again: 4, 11, 24 and 47 s after the first time, unless retransmit_* says otherwise."""
@@ -65,7 +65,7 @@ _REPEATED = re.compile(r"(?:sending )?retransmit (\d+) of request")
 _LINE_LENGTH = 200
 
 _NUMBER = re.compile(r"\[\d+\]")
-"""An SA's number, which differs in each attempt: what is said again is no news."""
+"""An SA's number, which differs in each attempt; without it a repeated line is recognised."""
 
 UNANSWERED = 3
 """After so many repetitions a request counts as unanswered: with one packet in five lost, 5 % of all requests are."""
@@ -76,7 +76,7 @@ _REPEATING = 60.0
 _NOISE = re.compile(
     r"^(sending|received packet|generating|parsed|parsing|retransmit|tried to checkin|destroying|IKE_SA .* state change)"
 )
-"""Lines that say nothing of why."""
+"""Lines that never say why a negotiation fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class IkeFailureLog:
         self.nameless = False
 
     def expect_gone(self, names: Iterable[str]) -> None:
-        """We unload these ourselves now: charon's lines about it are no news."""
+        """Ignore charon's lines about these connections: the daemon itself unloads them now."""
         self._going = frozenset(names)
 
     def on_event(self, event: str, message: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class IkeFailureLog:
         if not isinstance(line, str):
             return
         if (wiped := _WIPED.match(line)) and wiped["name"] not in self._going:
-            # swanctl --load-* throws ours away, somebody loads another of our name: no event tells, its log does
+            # swanctl --load-* drops ours, or somebody loads another of our name: only charon's log shows it, no event does
             self._wake(self.wiped)
         if _DUPLICATE.match(line):
             self._wake(self.duplicate)
@@ -186,26 +186,26 @@ class IkeFailureLog:
             self._wake("doubt")
 
     def doubts(self) -> Mapping[str, int]:
-        """How many negotiations of each connection came to nothing over a key, as it seems."""
+        """How many negotiations of each connection probably failed because of the key."""
         with self._lock:
             return {conn: count for conn, (_, count) in self._doubts.items()}
 
     def forget_all(self) -> None:
-        """The charon that said it is gone: the next one's negotiations fail for causes of their own, if at all."""
+        """Forget all causes: the charon that reported them is gone."""
         with self._lock:
             self._causes.clear()
             self._last_lines.clear()
             self._repeated.clear()
 
     def forget(self, conn: str) -> None:
-        """What was said of the connection is answered: another key is shown now."""
+        """Forget the connection's causes: another key is presented now."""
         with self._lock:
             self._causes.pop(conn, None)
 
     def settle(self, conn: str, age: float) -> None:
-        """The connection's SA is up since ``age`` seconds: what was said before that is history.
+        """The connection's SA has been up for ``age`` seconds: drop causes from before that.
 
-        What was said since is kept if it is more than a slow answer: a rekeying that
+        A later cause is kept if it is more than a slow answer: a rekeying that
         fails (say, because only one end wants PFS) shows nowhere else.
         """
         with self._lock:
@@ -214,7 +214,7 @@ class IkeFailureLog:
                 del self._causes[conn]
 
     def last_line(self, conn: str) -> str:
-        """What charon's log said last of a connection, but for lines that never say why."""
+        """The last line of charon's log about a connection, except lines that never say why."""
         with self._lock:
             return self._last_lines.get(conn, "")
 
@@ -226,7 +226,7 @@ class IkeFailureLog:
             return frozenset(int(ike) for ike in self._repeated if ike.isdecimal())
 
     def causes(self) -> Mapping[str, Cause]:
-        """What is known now."""
+        """The causes that are known now."""
         with self._lock:
             return {
                 conn: as_passing(self._named(heard)) if self._left(heard) > 0 else self._named(heard)
@@ -234,17 +234,17 @@ class IkeFailureLog:
             }
 
     def _named(self, heard: _Heard) -> Cause:
-        """The cause; for silence, that nothing could be sent, which charon's log says of no connection."""
+        """The cause; for silence, where nothing could be sent, that cause instead: charon's log names no connection for it."""
         if heard.cause is SILENT and self._unsent and self._unsent[1] >= heard.first - _UNSENT_BEFORE:
             return self._unsent[0]
         return heard.cause
 
     def _left(self, heard: _Heard) -> float:
-        """Seconds for which a cause is young; never more than 0 for one that only somebody can mend."""
+        """Seconds for which a cause is young; 0 for a cause that somebody must fix."""
         return heard.first + YOUNG - self._clock() if heard.cause.weight <= UNREACHABLE.weight else 0.0
 
     def aggressive_off(self) -> bool:
-        """Whether charon has lately refused to answer in aggressive mode; it says so before it knows to whom."""
+        """Whether charon has lately refused to answer in aggressive mode; charon logs this before it knows the peer."""
         with self._lock:
             return self._aggressive_off is not None and self._clock() - self._aggressive_off < _REMEMBERED
 

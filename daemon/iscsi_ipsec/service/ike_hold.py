@@ -1,8 +1,8 @@
-"""The program behind ``iscsi-ipsec-ike-hold.service``: has the guard hold back charon's farewell to our peers.
+"""The program behind ``iscsi-ipsec-ike-hold.service``: has the guard hold back charon's deletes of our IKE_SAs.
 
-charon deletes its IKE_SAs when it stops, and so does a far end that hears of it. One without a
-guard of its own then sends its answers unencrypted until the next SA is up: whole blocks of
-disks. Kept from hearing it, it goes on encrypting until its DPD finds the SA dead.
+charon deletes its IKE_SAs when it stops, and so does a far end that hears of it. A far end without a guard of
+its own then sends its answers, whole blocks of disks, unencrypted until the next SA is up. If it does not
+receive the delete, it goes on encrypting until its DPD finds the SA dead.
 
 Law: run right before charon stops, needs neither the daemon nor its state, and holds back what
 belongs to our IKE_SAs alone (by their SPIs), for :data:`HOLD_SECONDS`. It never fails, and loads little:
@@ -29,7 +29,7 @@ HOLD_SECONDS = 120
 
 
 def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
-    """Hold back the IKE_SAs of this moment."""
+    """Hold back the deletes of the present IKE_SAs."""
     try:
         spis = [sa.initiator_spi for sa in Charon(_socket(paths or Paths())).sas() if sa.initiator_spi]
         if spis:
@@ -42,7 +42,7 @@ def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
 
 
 def _socket(paths: Paths) -> str:
-    """charon's, as the daemon last had it; empty: where strongSwan has it."""
+    """The VICI socket that the daemon used last; empty: the default one of strongSwan."""
     try:
         with open(paths.status_file, "rb") as file:
             return str(json.load(file)["charon"]["socket"])

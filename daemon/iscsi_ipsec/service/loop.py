@@ -1,7 +1,7 @@
 """The daemon's loop: one pass after the other, and what it waits for in between.
 
-Law: level, not edge. A wakeup ends the wait and nothing more; the pass that follows reads what it
-needs. Until when the loop waits at most is decided in ``service.resync_schedule``
+Law: level, not edge. A wakeup only ends the wait; the pass that follows reads what it needs. The longest wait
+is decided in ``service.resync_schedule``
 (:func:`~iscsi_ipsec.service.resync_schedule.seconds_until_next_pass`) and by ``resync_interval``.
 No wait is longer than systemd's watchdog allows between two pings.
 """
@@ -59,7 +59,7 @@ class Loop:
         self._summary = ""
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Pass and wait until ``stopped``; whoever makes that true wakes the loop too."""
+        """Run passes and wait in between, until ``stopped``; whoever makes that true must wake the loop too."""
         reasons = frozenset({START})
         while not stopped():
             _log.debug("pass for: %s", ", ".join(sorted(reasons)))
@@ -84,7 +84,7 @@ class Loop:
         if not self._ready and outcome.settled and (guard["installed"] or not guard["wanted"]):
             self._ready = True
             self._service_manager.ready(line)
-            # what was made so far stays: with 10,000 keys each full search for garbage in it takes 50 ms
+            # objects made so far stay for good: with 10,000 keys each full garbage collection of them takes 50 ms
             gc.collect()
             gc.freeze()
         elif self._ready and line != self._summary:
@@ -106,7 +106,7 @@ class Loop:
     def _gather(
         self, reasons: frozenset[str], settle_time: float, stopped: Callable[[], bool]
     ) -> frozenset[str]:
-        """Take in a burst until it pauses for ``settle_time``; not where the guard may be open."""
+        """Take in a burst until it pauses for ``settle_time``; but not while the guard may be missing."""
         now = self._clock.monotonic()
         quiet, end = now + settle_time, now + max(GATHER_AT_MOST, settle_time)
         while not (reasons & GuardMonitor.reasons or stopped()):

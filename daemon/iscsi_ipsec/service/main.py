@@ -1,9 +1,8 @@
-"""The daemon's beginning and end: connects the loop with the world, and the threads that wake it.
+"""Starts and stops the daemon: connects the loop with the adapters and with the threads that wake it.
 
 Law: the main thread owns all state and the command session. Other threads
-only call :meth:`Wakeups.wake` (and leave causes in :class:`IkeFailureLog`). Ending
-never takes away a policy, an SA or the guard: stopping the daemon must not
-mean clear text.
+only call :meth:`Wakeups.wake` (and leave causes in :class:`IkeFailureLog`). Stopping never removes a policy,
+an SA or the guard: a stopped daemon must not mean unencrypted traffic.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--unload-all",
         action="store_true",
-        help="take everything of ours out of charon and the kernel, and end (used when uninstalling)",
+        help="remove everything that this program loaded from charon and the kernel, and exit (used when uninstalling)",
     )
     add_options(parser)
     options = parser.parse_args(arguments)
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unload(paths: Paths) -> int:
-    """Take everything of ours out of charon and nftables; what stays is logged."""
+    """Remove everything that this program loaded from charon and nftables; what could not be removed is logged."""
     socket = FileReader(paths, None).read_settings().vici_socket
     paths = _with_socket(paths, socket)
     left = unload_all(paths, Charon(paths.vici_socket), Guard())
@@ -205,7 +204,7 @@ class _Daemon:
         return self._reconciler.run(reasons)
 
     def _report(self, outcome: Outcome, more: tuple[Problem, ...] = ()) -> dict[str, Any]:
-        """Write the status; who asked for the pass then finds the request gone."""
+        """Write the status, and delete the requests that this pass answered."""
         status = self._reporter.write(outcome, more)
         for request in self._reloads:
             with contextlib.suppress(OSError):
@@ -213,7 +212,7 @@ class _Daemon:
         return status
 
     def _folders(self, config: ConfigFiles) -> frozenset[tuple[str, bool]]:
-        """What to watch, and whether with all that is below."""
+        """The folders to watch, and whether all below them is watched too."""
         trees = {
             (f"{base}/{tree}", True)
             for base in self._observer.nodes_dirs(config)

@@ -1,6 +1,6 @@
 """Remembers portals that were managed once: they stay closed until an admin releases them.
 
-Law: the store is asked once and then followed; a portal is remembered before
+Law: the store is read once and then kept up to date; a portal is remembered before
 its connection exists, and forgotten only on request.
 """
 
@@ -31,7 +31,7 @@ _Records = dict[tuple[Portal, Role], ManagedRecord]
 class ManagedPortals:
     """The memory of managed portals, and the requests to forget one.
 
-    What cannot be stored is held all the same, and stored when that works again.
+    A portal that cannot be stored is remembered all the same, and stored when that works again.
     """
 
     def __init__(self, paths: Paths, store: Store, clock: Clock) -> None:
@@ -68,7 +68,7 @@ class ManagedPortals:
             stored: _Records | None = None
             with contextlib.suppress(StateUnavailable):  # previously_managed() reports it
                 stored = dict(self._store.managed())
-            if stored is None or self._store.fresh:  # what the guard held was managed
+            if stored is None or self._store.fresh:  # portals in the guard's file were managed
                 self._unsaved = self._from_guard_file()
             self._held = (stored or {}) | self._unsaved
         return self._held
@@ -112,7 +112,7 @@ class ManagedPortals:
         return self._clock.unix_ns() // 10**9
 
     def grant_releases(self, problems: list[Problem]) -> None:
-        """Do what ``iscsi-ipsec release`` asked for: each request is a file that holds one portal."""
+        """Carry out the requests of ``iscsi-ipsec release``: each request is a file that holds one portal."""
         try:
             names = sorted(os.listdir(self._paths.requests_dir))
         except OSError:

@@ -39,7 +39,7 @@ _PREFIX = "iscsi_ipsec_"
 
 
 class Counters(Protocol):
-    """What the reconciler counts since its start."""
+    """The reconciler's counters since its start."""
 
     passes: int
     vici_writes: int
@@ -128,7 +128,7 @@ def exposition(status: Mapping[str, Any], counters: Counters, last_success: int,
 def daemon_exposition(
     status: Mapping[str, Any], counters: Counters, last_success: int, in_kernel: int
 ) -> bytes:
-    """What has no portal's label."""
+    """The families without a portal's label."""
     return exposed(
         (
             *_families(status, counters, last_success),
@@ -139,7 +139,7 @@ def daemon_exposition(
 
 
 def portal_exposition(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """What has a portal's label."""
+    """The families with a portal's label."""
     return exposed(_per_portal(row for row in rows if row["managed"]))
 
 
@@ -162,7 +162,9 @@ def _families(status: Mapping[str, Any], counters: Counters, last_success: int) 
     info = _gauge("build_info", "The daemon's version.", "version")
     info.add(1, status["version"])
     yield info
-    yield gauge("portals_managed", "Portals to which a key or policy applies, or applied.", len(managed))
+    yield gauge(
+        "portals_managed", "Portals to which a key or policy applies, or applied before.", len(managed)
+    )
     yield gauge(
         "portals_protected", "Managed portals whose packets an SA carries now, in the mode asked for.",
         sum(row["protected"] for row in managed),
@@ -175,7 +177,7 @@ def _families(status: Mapping[str, Any], counters: Counters, last_success: int) 
         sum(row["closed"] and not row["connection"] for row in rows),
     )  # fmt: skip
     yield gauge(
-        "portals_in_clear", "Known portals that may be reached in clear.", sum(not row["closed"] for row in rows)
+        "portals_in_clear", "Known portals that may be reached unencrypted.", sum(not row["closed"] for row in rows)
     )  # fmt: skip
     yield gauge(
         "sessions_in_clear", "iSCSI connections to portals that are not closed and have no SA, and offloaded ones.",
@@ -215,7 +217,7 @@ def _families(status: Mapping[str, Any], counters: Counters, last_success: int) 
 
 
 def _connections(rows: Iterable[Mapping[str, Any]], in_kernel: int) -> Family:
-    """What the files ask for against what is there: with no drift three equal numbers."""
+    """Wanted and actual numbers of connections: without drift the three are equal."""
     rows = list(_trapping(rows))
     family = _gauge(
         "connections",

@@ -1,7 +1,7 @@
 """The program behind ``iscsi-ipsec-names.service``: resolves names without any right.
 
-The daemon may use no network but the kernel's own sockets, so it cannot ask DNS. Whatever the
-C library does with an answer from the network happens here, as nobody in particular.
+The daemon may use no network but the kernel's own sockets, so it cannot ask DNS. Whatever the C library does
+with an answer from the network happens here, in a process without rights.
 
 Law: imports as little as it can. A client sends one name and a line break and gets, in lines,
 ``address ADDRESS`` for each, or ``failed REASON``, and then the end.
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def serve(client: socket.socket) -> None:
-    """Read one name, write what is known of it."""
+    """Read one name, and write its addresses or the reason of the failure."""
     with client, contextlib.suppress(OSError):  # a client that went away
         client.settimeout(CLIENT_TIMEOUT)
         asked = b""

@@ -1,7 +1,6 @@
-"""Observes: reads and decides everything a pass must know before anything is changed.
+"""Reads the inputs of a pass and makes its decisions, before anything is changed.
 
-Law: looking changes nothing outside of caches; the ``plan`` verb looks with the
-same code as the daemon. Only :meth:`Observer.save` writes.
+Law: observing changes nothing but caches; the ``plan`` verb observes with the same code as the daemon. Only :meth:`Observer.save` writes.
 """
 
 from __future__ import annotations
@@ -51,10 +50,11 @@ FILE_REASONS = frozenset({FileWatch.reason, FILES})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a pass saw and decided, before it changed anything.
+    """The observations and decisions of a pass, before it changes anything.
 
-    ``unknown``: this host's addresses or interfaces have not been told since the start, or a key is still being
-    decrypted, so that nothing is known to be superfluous. ``unanswered``: the same of some routes.
+    ``unknown``: the kernel has not reported this host's addresses or interfaces since the start, or a key is
+    still being decrypted, so it is not known that anything is superfluous. ``unanswered``: the same for some
+    routes.
     """
 
     config: ConfigFiles
@@ -67,7 +67,7 @@ class Snapshot:
     unanswered: bool = False
 
     def rotations(self) -> tuple[tuple[Rotation, tuple[EncodedConnection, ...]], ...]:
-        """The rotations under way with their connections as spelled."""
+        """The rotations under way with their encoded connections."""
         if not self.desired.rotations:
             return ()
         by_name = {encoded.name: encoded for encoded in self.connections}
@@ -90,7 +90,7 @@ class _Decided:
 
 
 def _decision_inputs(world: World) -> tuple[object, ...]:
-    """What besides the files and the source addresses makes two worlds differ.
+    """The parts of a world, besides files and source addresses, by which two worlds differ.
 
     Not ``reqids``: they grow by what the last decision gave, and the next gives the same.
     """
@@ -102,7 +102,7 @@ def _decision_inputs(world: World) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """What was read of open-iscsi's databases in these folders, and the same with interfaces named."""
+    """The records of open-iscsi's databases in these folders, and the same with interfaces named."""
 
     dirs: tuple[str, ...]
     found: Records
@@ -110,7 +110,7 @@ class _Records:
 
 
 class Observer:
-    """Looks, again and again, and remembers what need not be asked or decided twice.
+    """Observes in each pass, and caches answers and decisions that are still valid.
 
     ``plugins`` and ``algorithms`` are those of the charon that was last seen: user-space ESP has
     no traps and no transport mode.
@@ -255,7 +255,7 @@ class Observer:
         return disk_problems(disks, world.sessions, frozenset(desired.guarded))
 
     def presented_in(self, snapshot: Snapshot, secrets: frozenset[str]) -> dict[RotationId, bool]:
-        """Whether the previous key goes first, of each rotation that these secrets in charon tell it of."""
+        """For each rotation whether the previous key takes precedence, as far as the secrets in charon show it."""
         presented_keys = {}
         for rotation in snapshot.desired.rotations:
             new, old = presented_ids(rotation, self._key_of_digests())
@@ -264,10 +264,10 @@ class Observer:
         return presented_keys
 
     def _decide(self, generation: int, lookup: Lookup, wanted: frozenset[tuple[Address, str]]) -> _Decided:
-        """Derive and spell, keeping what is spelled already."""
+        """Derive and encode, reusing what is encoded already."""
         world, desired = lookup.world, self._deriver.derive(lookup)
         digest_key = self._key_of_digests()
-        # by the identities of entries, which what is spelled keeps alive
+        # by the identities of entries, which the encoded secrets keep alive
         known = {id(encoded.entry): encoded for encoded in self._decided.secrets} if self._decided else {}
         staged = {c.name: rotation for rotation in desired.rotations for c in rotation.connections}
         before = self._decided.known if self._decided else {}

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 RELOAD_REQUEST = "reload-"
-"""What the name of a request begins with that is deleted when a pass that looked at everything is over."""
+"""The prefix of requests that are deleted at the end of a pass that looked at everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Paths:
 
     @property
     def status_file(self) -> str:
-        """What the daemon tells people and tools."""
+        """The daemon's status for people and tools."""
         return f"{self.runtime_dir}/status.json"
 
     @property
@@ -48,7 +48,7 @@ class Paths:
 
     @property
     def earlier_file(self) -> str:
-        """Which portals were closed, and which sessions are older, in this boot."""
+        """The portals that were closed in this boot, and the sessions that are older than that."""
         return f"{self.runtime_dir}/earlier.json"
 
     @property
@@ -58,7 +58,7 @@ class Paths:
 
     @property
     def requests_dir(self) -> str:
-        """Where the command leaves what it asks of the daemon."""
+        """The folder in which the command leaves its requests to the daemon."""
         return f"{self.runtime_dir}/requests"
 
     @property
@@ -83,7 +83,7 @@ class Paths:
 
 
 NODES_DIRS = ("/etc/iscsi", "/var/lib/iscsi")
-"""Where open-iscsi has its databases, if nothing else is said."""
+"""Where open-iscsi has its databases, by default."""
 
 OPTIONS = (
     "--config-dir", "--runtime-dir", "--vendor-dir", "--state-dir", "--vici-socket", "--sysfs-dir", "--nodes-dir",

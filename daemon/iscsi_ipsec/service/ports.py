@@ -1,8 +1,8 @@
 """The ports of the loop: the Protocols through which the daemon reaches the world.
 
 Law: Protocols only. ``service.main`` connects them with the adapters; tests connect them with
-fakes that fail on purpose (``tests/support/fakes.py``). Whatever is asked through a port can fail:
-each method names the errors that its caller must expect, and nothing else may come out of it.
+fakes that fail on purpose (``tests/support/fakes.py``). Any call through a port can fail: each method names
+the errors that its caller must expect, and raises no others.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Clock(Protocol):
 
 
 class Charon(Protocol):
-    """strongSwan's daemon. Every method raises :class:`CharonUnavailable` when it is away or answers late."""
+    """strongSwan's daemon. Every method raises :class:`CharonUnavailable` when charon cannot be reached or answers late."""
 
     def observe(self, *, thorough: bool = True) -> CharonState:
-        """What charon holds; not ``thorough``: connections are compared by name only."""
+        """The secrets and connections that charon holds; not ``thorough``: connections are compared by name only."""
         ...
 
     def sas(self) -> tuple[IkeSa, ...]:
@@ -134,7 +134,7 @@ class Names(Protocol):
     """Names to addresses. No method blocks or raises: a look-up runs elsewhere and wakes the loop."""
 
     def lookup(self, names: Iterable[str], *, anew: bool = False) -> Mapping[str, Answer]:
-        """What is known of these names now; names that are not asked for are forgotten. ``anew``: none is taken for fresh."""
+        """The known answers for these names; names that are not asked for are forgotten. ``anew``: none is taken for fresh."""
         ...
 
     def failures(self) -> tuple[ResolveFailure, ...]:
@@ -147,7 +147,7 @@ class Names(Protocol):
 
 
 class OpenIscsi(Protocol):
-    """open-iscsi's records and the kernel's sessions. Nothing raises; what cannot be read is in ``problems``."""
+    """open-iscsi's records and the kernel's sessions. Nothing raises; unreadable parts are listed in ``problems``."""
 
     def records(self, dirs: Sequence[str]) -> Records:
         """Node and discovery records of the databases in these folders."""
@@ -163,16 +163,16 @@ class OpenIscsi(Protocol):
 
 
 class Store(Protocol):
-    """What survives the daemon and the host. Every method raises :class:`StateUnavailable`."""
+    """State that survives the daemon and a reboot. Every method raises :class:`StateUnavailable`."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was found damaged since the start."""
+        """The damage that was found since the start."""
         ...
 
     @property
     def renewals(self) -> int:
-        """How often the database had to begin empty since the start: what was in it must be stored again."""
+        """How often the database had to begin empty since the start: its former content must be stored again."""
         ...
 
     @property
@@ -235,7 +235,7 @@ class Files(Protocol):
     opened: int
 
     def read(self, *, all_files: bool = True) -> ConfigFiles:
-        """What is in force; not ``all_files``: look only at what may have changed."""
+        """The content in force; not ``all_files``: look only at files that may have changed."""
         ...
 
     def read_settings(self) -> Settings:
@@ -247,7 +247,7 @@ class Files(Protocol):
         ...
 
     def save(self) -> Problem | None:
-        """Store what is new and good; a problem where that fails."""
+        """Store new good content; return a problem where that fails."""
         ...
 
 

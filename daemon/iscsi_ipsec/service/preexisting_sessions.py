@@ -1,7 +1,7 @@
 """Remembers, until the next boot, which portals were closed and which sessions are older than that.
 
-Law: the file lies in the runtime folder, since sessions end with the boot that they belong to. A
-daemon that finds none is the first of this boot: whatever is connected then was there before it.
+Law: the file lies in the runtime folder, since sessions end with the boot that they belong to. A daemon that
+finds no file is the first of this boot: all sessions that exist then are older than it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PreexistingSessions:
         self._closed = Memo(_texts)
 
     def follow(self, closed: tuple[Portal, ...], sessions: tuple[IscsiSession, ...]) -> tuple[Problem, ...]:
-        """Take in what a pass saw; tell of the sessions that are older than their portal's protection."""
+        """Update from a pass's observations; return problems about sessions older than their portal's protection."""
         before = self._known if self._known is not None else _parsed(read_text(self._path))
         now = next_preexisting(before, self._closed(closed), sessions)
         problems = preexisting_problems(now, sessions)
@@ -59,7 +59,7 @@ def _text(earlier: Preexisting) -> str:
 
 
 def _parsed(text: str) -> Preexisting:
-    """What an earlier daemon wrote; nothing where it is not that."""
+    """The content that an earlier daemon wrote; empty where it is unreadable."""
     try:
         data = json.loads(text)
         return Preexisting(

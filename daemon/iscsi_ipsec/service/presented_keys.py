@@ -1,6 +1,6 @@
 """Remembers which of two valid keys is presented during a rotation, and acts on a change of it.
 
-Law: ``core.ike.key_rotation`` decides; a decision becomes messages to charon in the pass after it.
+Law: ``core.ike.key_rotation`` decides; the next pass turns a decision into messages to charon.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class PresentedKeys:
-    """Remembers which key of each rotation goes first. ``learnt``: that was asked of charon once."""
+    """Remembers which key of each rotation takes precedence. ``learnt``: charon was asked for it once."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class PresentedKeys:
         self.learnt = False
 
     def learn(self, previous_key_first: dict[RotationId, bool]) -> None:
-        """Take over what charon holds, so that after a start nothing is loaded anew for our sake."""
+        """Take over the order that charon has, so that after a start nothing is loaded anew."""
         self.learnt, now = True, self._clock.monotonic()
         self._presented = {
             c: PresentedKey(previous_key_first=previous_first, since=now, doubts=0)
@@ -45,7 +45,7 @@ class PresentedKeys:
         }
 
     def previous_key_first(self) -> dict[RotationId, bool]:
-        """For each rotation whether its previous key goes first."""
+        """For each rotation whether its previous key takes precedence."""
         return {
             rotation_id: presented.previous_key_first for rotation_id, presented in self._presented.items()
         }
@@ -57,11 +57,11 @@ class PresentedKeys:
         }
 
     def due(self) -> float | None:
-        """Seconds until another key may have to go first."""
+        """Seconds until another key may have to be presented."""
         return None if self._due is None else self._due - self._clock.monotonic()
 
     def choose(self, snapshot: Snapshot, sas: tuple[IkeSa, ...]) -> bool:
-        """Decide which keys go first from now on; whether that differs from what is loaded."""
+        """Decide which keys take precedence from now on; return whether that differs from the loaded order."""
         rotations = snapshot.rotations()
         self._failure_log.nameless = any(r.connections[0].role is Role.TARGET for r, _ in rotations)
         self._presented, self._due = choose_presented_key(
@@ -79,11 +79,11 @@ class PresentedKeys:
         return bool(turned)
 
     def _follow(self, rotation: Rotation, sas: tuple[IkeSa, ...]) -> None:
-        """Tell of the turn, and end what was begun with the other key."""
+        """Log the change of key, and end negotiations that began with the other key."""
         names = {c.name for c in rotation.connections}
         which = "new" if rotation.previous_key_first else "previous"
         for name in sorted(names):
-            _log.info("%s shows the %s key from now on", name, which, extra=fields(item=name))
+            _log.info("%s presents the %s key from now on", name, which, extra=fields(item=name))
             if not self._presented[rotation.rotation_id].rounds:
                 self._failure_log.forget(name)
         if rotation.connections[0].role is Role.INITIATOR:

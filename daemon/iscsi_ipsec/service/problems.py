@@ -30,14 +30,14 @@ def message_id(name: str) -> str:
 
 
 def kernel_problem(err: Exception) -> Problem:
-    """Something of the kernel cannot be asked."""
+    """The problem that the kernel does not answer a question."""
     return Problem(
         code="kernel-unavailable", message=str(err), hint="is this program root with CAP_NET_ADMIN?"
     )
 
 
 def state_problem(err: Exception) -> Problem:
-    """The state folder cannot be written."""
+    """The problem that the state folder cannot be written."""
     return Problem(
         code="state-unsaved",
         message=f"state cannot be kept for a restart: {err}",
@@ -46,7 +46,7 @@ def state_problem(err: Exception) -> Problem:
 
 
 def held_back_problems(held: Collection[str]) -> list[Problem]:
-    """SAs that sessions use stay although nothing asks for them."""
+    """The warning that SAs in use are kept although nothing asks for them."""
     if not held:
         return []
     some = ", ".join(sorted(held)[:3])
@@ -56,7 +56,7 @@ def held_back_problems(held: Collection[str]) -> list[Problem]:
             code="held-back",
             message=f"sessions use {some}{more}, which nothing asks for any more, although no file, record or command"
             " said so: kept as it is",
-            hint="mend what fails (a route, an address, a name); to end it all the same: iscsi-ipsec clear-cache",
+            hint="fix what fails (a route, an address, a name); to end it all the same: iscsi-ipsec clear-cache",
             severity=Severity.WARNING,
         )
     ]
@@ -71,10 +71,10 @@ def fields(portal: str = "", item: str = "", note: Note | None = None) -> dict[s
 
 
 def unlisted_problem() -> Problem:
-    """Charon cannot say which secrets it holds."""
+    """The warning that charon cannot list the secrets that it holds."""
     return Problem(
         code="secrets-unlisted",
-        message="charon holds more secrets than it can list (about 16,000 in all): what others unload of ours is"
+        message="charon holds more secrets than it can list (about 16,000 in all): a secret of this program that others unload is"
         " noticed by charon's log alone, and a secret that was to go while the daemon was down may still be there",
         hint="use fewer keys, or shorter names for the secrets in swanctl.conf; a restart of strongSwan drops what is left over",
         severity=Severity.WARNING,

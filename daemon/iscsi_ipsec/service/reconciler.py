@@ -1,8 +1,7 @@
 """One pass: observe, decide, make charon and the kernel agree, report.
 
-Law: level-triggered. Nothing is done because something happened; a pass
-compares what is wanted with what is, and whatever was missed, wiped or
-meddled with is put right. The few things remembered between passes are
+Law: level-triggered. A pass never acts on an event as such; it compares the wanted state with the actual one,
+and repairs whatever was missed, wiped or changed by others. The few things remembered between passes are
 caches, or listed in :class:`Reconciler`.
 """
 
@@ -78,7 +77,7 @@ POLICY_REASONS = frozenset({PolicyMonitor.reason, IkeFailureLog.duplicate, POLIC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a pass left behind. ``recheck_in`` is in seconds."""
+    """The result of a pass. ``recheck_in`` is in seconds."""
 
     snapshot: Snapshot
     observed: Observed
@@ -93,7 +92,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Counters:
-    """What was done since the start, for tests, benchmarks and metrics."""
+    """Counters since the start, for tests, benchmarks and metrics."""
 
     passes: int = 0
     vici_writes: int = 0
@@ -108,9 +107,8 @@ class _Counters:
 class Reconciler:
     """Runs passes. Main thread only.
 
-    Remembered between passes: what charon confirmed to have loaded, for when it has
-    more than it can list, since when its unit starts, and the reqids of SAs that an earlier
-    version negotiated; what its parts remember, they say themselves.
+    Remembered between passes: the reqids of SAs that an earlier version negotiated. The classes of its parts
+    document what they remember.
     """
 
     def __init__(
@@ -145,7 +143,7 @@ class Reconciler:
         self.counters = _Counters()
 
     def run(self, reasons: frozenset[str]) -> Outcome:
-        """One whole pass. Raises only what is a bug."""
+        """Run one whole pass. An exception from it is a bug."""
         begun = self._clock.monotonic()
         outcome = self._pass(self._turns.inputs_due(reasons, self._size))
         self._size = len(outcome.snapshot.config.rows) + len(outcome.snapshot.desired.portals)
@@ -246,7 +244,7 @@ class Reconciler:
         )
 
     def _reqids_of_earlier_sas(self, snapshot: Snapshot) -> frozenset[tuple[Portal, int]]:
-        """What the guard admits besides; asked for before the first table is loaded, so that an upgrade cuts no SA."""
+        """The reqids that the guard admits besides; read before the first table is loaded, so that an upgrade cuts no SA."""
         if self._admitted is None:
             with contextlib.suppress(CharonUnavailable):
                 self._admitted = earlier_reqids(snapshot.desired, self._charon.sas())

@@ -1,9 +1,9 @@
 """Decides which inputs a pass re-reads (those its wakeups name, and a periodic resync), and when the next pass is due.
 
-Law: a wakeup says what may have changed, and what has a messenger of its own (inotify, netlink,
-charon's log) is looked at when that calls. Messengers lose messages, so the regular pass looks
-unasked: at everything while there is little, at one part after the other where there is more, and in
-every other pass where there is much: all of it would take longer than a thousandth of the interval. Names of connections and secrets
+Law: a wakeup says what may have changed; an input with notifications (inotify, netlink, charon's log) is read
+when one comes. Notifications can be lost, so the regular pass also reads without one: everything while there
+is little, one part per pass where there is more, and one part in every other pass where there is much, since
+all of it would take longer than a thousandth of the interval. Names of connections and secrets
 in charon are compared in every pass.
 """
 
@@ -27,14 +27,14 @@ CHARON: Final = "look-charon"
 PARTS: Final = (FILES, CHARON, POLICIES, ROUTES, GUARD)
 
 LITTLE: Final = 500
-"""So many files and portals at most are looked at as a whole in each regular pass."""
+"""Up to so many files and portals, each regular pass reads all parts."""
 
 MUCH: Final = 5_000
-"""With more files and portals, every other regular pass looks at no part."""
+"""With more files and portals, every other regular pass reads no part."""
 
 
 class ResyncSchedule:
-    """Whose turn it is in regular passes."""
+    """The parts that regular passes read in turn."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -65,10 +65,10 @@ AFTER_CHANGE_RECHECK = 2.0
 """Seconds after which a change is compared once more: a late swanctl --load-all makes no event."""
 
 UNRESOLVED_NAME_RECHECK = 6.0
-"""Seconds until names without an address are asked for again: what they may mean stays closed meanwhile."""
+"""Seconds until names without an address are asked for again: portals that they may stand for stay closed meanwhile."""
 
 SLACK = 0.05
-"""Seconds after a moment at which something is due, so that the pass finds it due."""
+"""Seconds by which a pass runs after the due time, so that it finds it due."""
 
 
 def seconds_until_next_pass(

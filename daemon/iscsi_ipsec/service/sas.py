@@ -1,7 +1,7 @@
 """Keeps the SAs: brings up what is missing, replaces what is outdated, ends what nothing asks for.
 
-Law: what is to be done is decided in ``core.ike.sa_lifecycle`` and ``core.ike.kernel_drift``; here it is looked at
-and done. A refusal of charon's is reported and waits for the next pass.
+Law: ``core.ike.sa_lifecycle`` and ``core.ike.kernel_drift`` decide; this module observes and executes. A
+refusal by charon is reported and waits for the next pass.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SaReconciler:
         sas: tuple[IkeSa, ...],
         held: frozenset[str] = frozenset(),
     ) -> tuple[IkeSa, ...]:
-        """Do what these SAs call for; return those that there are then. Those of ``held`` connections stay."""
+        """Bring these SAs to the wanted state; return the SAs afterwards. Those of ``held`` connections stay."""
         targets = self._sa_targets(snapshot, state)
         self._note_revoked(snapshot, sas)
         now = self._clock.monotonic()
@@ -105,7 +105,7 @@ class SaReconciler:
                 _log.warning("charon refused: %s", refused.reason, extra=fields(item=name))
 
     def forget_attempts(self) -> None:
-        """Begin anew: the charon that they failed in is gone."""
+        """Forget failed attempts: the charon in which they failed is gone."""
         self._attempts.clear()
         self._refusals.clear()
         self._traffic.clear()
@@ -119,12 +119,12 @@ class SaReconciler:
         return min((due for due in (grace, retry, look) if due is not None), default=None)
 
     def without_lost_traps(self, snapshot: Snapshot, state: CharonState) -> CharonState:
-        """What charon holds, less the children whose policies the kernel does not have any more.
+        """The SAs that charon holds, without children whose policies the kernel has lost.
 
-        Their SAs end as well: as long as one lives, charon takes its policy for installed. So do
-        those of served portals, for the initiator to negotiate anew.
+        Their SAs end as well: as long as one lives, charon assumes that its policy is installed. SAs of
+        served portals end too, so that the initiator negotiates anew.
         """
-        # in this order: an SA that comes up in between has its policies, and is not judged
+        # SAs are read before policies: an SA that comes up in between is not in the list
         sas = self._charon.sas()
         try:
             policies = self._xfrm.policies()
@@ -146,7 +146,7 @@ class SaReconciler:
         return replace(state, conns={**state.conns, **dict.fromkeys(lost, frozenset())})
 
     def execute(self, operation: SaOperation) -> None:
-        """Have charon begin or end a negotiation or an SA, and tell of it."""
+        """Have charon begin or end a negotiation or an SA, and log it."""
         try:
             match operation:
                 case Initiate(conn=conn, child=child):
@@ -168,7 +168,7 @@ class SaReconciler:
             _log.log(level, "charon refused: %s", refused.reason, extra=fields(item=refused.item))
 
     def _end_missing(self, snapshot: Snapshot, missing: tuple[IkeSa, ...]) -> None:
-        """End the SAs that charon alone believes in; one that just went by itself is not missing any more."""
+        """End the SAs that exist in charon but not in the kernel; an SA that just ended by itself is skipped."""
         if missing:
             first = {ike.unique_id for ike in missing}
             sas, states = self._charon.sas(), self._states()
@@ -209,7 +209,7 @@ class SaReconciler:
         rotations = [s.rotation for s in snapshot.connections if s.rotation]
         in_use = {part for _, part in now_used.values()}.union(*(r.parts for r in rotations))
         revoked = {part for path, part in self._keys_used.values() if path not in paths} | self._revoked
-        # what only the previous key made ends with its time, or with its line
+        # SAs of the previous key end when its time is over, or its line is removed
         revoked |= self._previous_used
         self._previous_used = frozenset(r.previous for r in rotations)
         alive = {child.child_name for ike in sas for child in ike.children}
@@ -223,7 +223,7 @@ class SaReconciler:
         return {state.dst: state.age for state in self._states() or () if state.larval}
 
     def _states(self) -> tuple[KernelState, ...] | None:
-        """The kernel's states; None where it did not say: a kernel without XFRM, or one that is out of memory."""
+        """The kernel's states; None where it does not answer: a kernel without XFRM, or one that is out of memory."""
         try:
             return self._xfrm.states()
         except KernelUnavailable as err:

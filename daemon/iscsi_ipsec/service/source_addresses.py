@@ -1,10 +1,10 @@
 """Remembers the source addresses towards portals, as the kernel's routes give them.
 
-Law: an answer is remembered, since each takes half a millisecond. It is asked again when routes,
-addresses or links changed (:class:`RouteMonitor` wakes), after a start and a reload; and
-whatever happened unheard, a regular look asks the oldest answers again, a sixteenth of them but
-at least :data:`AT_LEAST`: what was missed is healed by the sixteenth. An answer that does not come
-leaves the last one in force, and keeps nobody from asking the other questions.
+Law: answers are cached, since each takes half a millisecond. They are asked for again when routes, addresses
+or links changed (:class:`RouteMonitor` wakes), after a start and after a reload. In case a change was missed,
+each regular pass also renews the oldest sixteenth of the answers, at least :data:`AT_LEAST`, so a missed
+change is found within sixteen regular passes. Where the kernel does not answer, the last answer stays in
+force, and the other questions are still asked.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from iscsi_ipsec.service.problems import kernel_problem
 from iscsi_ipsec.service.resync_schedule import RELOAD, ROUTES, START
 
 ANEW = frozenset({RouteMonitor.reason, START, RELOAD})
-"""Wakeups after which no answer is believed."""
+"""Wakeups after which all answers are outdated."""
 
 AT_LEAST = 32
-"""So many answers, or all of them, are asked again at each regular look."""
+"""At least so many answers, or all of them, are renewed in each regular pass."""
 
 Question = tuple[Address, str]
 """An address, and the interface that the socket is bound to (empty: none)."""
@@ -47,7 +47,7 @@ class SourceAddresses:
         self.unanswered: frozenset[Question] = frozenset()
 
     def forget(self, reasons: frozenset[str]) -> None:
-        """Doubt the answers that these wakeups make doubtful."""
+        """Mark the answers that these wakeups may have changed as outdated."""
         if reasons & ANEW:
             self._doubtful.update(self._known)
         elif ROUTES in reasons:

@@ -30,7 +30,7 @@ from iscsi_ipsec.service.reconciler import Outcome
 _log = logging.getLogger(__name__)
 
 BYPASS_LAN = "bypass-lan"
-"""A strongSwan plugin that installs PASS policies, which outrank traps (bypass_lan_listener.c)."""
+"""A strongSwan plugin that installs PASS policies, which take precedence over traps (bypass_lan_listener.c)."""
 
 
 def document(
@@ -38,7 +38,7 @@ def document(
 ) -> dict[str, Any]:
     """The status document of docs/status.md, with these rows of portals and closed portals; it never holds a key.
 
-    Of keys and files it has the values; :class:`StatusReporter` makes rows of them.
+    It holds keys and files as values; :class:`StatusReporter` turns them into rows.
     """
     snapshot, charon, guard = outcome.snapshot, outcome.charon, outcome.guard
     problems = [problem_row(p) for p in (*outcome.problems, *_plugin_problems(outcome))]
@@ -106,7 +106,7 @@ class _JsonList:
         self._blocks: list[tuple[Sequence[object], bytes, Part]] = []
 
     def forget(self) -> None:
-        """Spell everything again the next time."""
+        """Encode everything again the next time."""
         self._blocks.clear()
 
     def parts(self, things: Sequence[object], marks: bytes = b"") -> list[Part]:
@@ -180,7 +180,7 @@ class StatusReporter:
         return status
 
     def write_file(self, status: dict[str, Any]) -> None:
-        """Replace the status file; where that fails, the log says so and the daemon goes on."""
+        """Replace the status file; a failure is logged and the daemon goes on."""
         try:
             self._file.write(self._parts(status))
         except (NotPermitted, StateUnavailable) as err:
@@ -195,7 +195,7 @@ class StatusReporter:
         portals = status.get("portals", ())
         keys = status.get("keys", ())
         marks = self._marked(keys, self._in_use(portals))
-        # the problems come last, as ever
+        # the problems come last, as in earlier versions
         head = {name: value for name, value in status.items() if name not in _LISTS}
         return [
             Part(json.dumps(head)[:-1].encode() + b', "portals": ['),
@@ -210,7 +210,7 @@ class StatusReporter:
     def _log_changes(self, problems: list[dict[str, Any]]) -> None:
         now = {(p["code"], p["file"], p["line"], p["portal"], p["message"]): p for p in problems}
         for at, problem in now.items():
-            # a warning that became an error is news, too
+            # a warning that became an error is logged too
             if at not in self._told or self._told[at]["severity"] != problem["severity"]:
                 level = logging.ERROR if problem["severity"] == Severity.ERROR.value else logging.WARNING
                 _log.log(level, "%s", sentence(problem), extra={"fields": _journal_fields(problem)})

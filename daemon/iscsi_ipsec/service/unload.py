@@ -1,6 +1,6 @@
-"""Takes out what the daemon loaded into charon and nftables: at uninstalling, and for ``open-all``.
+"""Removes everything that the daemon loaded into charon and nftables: at uninstalling, and for ``open-all``.
 
-Law: touches only what carries our names; goes on where one part fails, and says what is left.
+Law: touches only objects with our names; goes on where one part fails, and reports what is left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def unload_all(paths: Paths, charon: Charon, firewall: Firewall) -> tuple[str, ...]:
-    """Take it out, with what says that portals are closed; what could not be taken out, in words."""
+    """Remove it, with the files that say which portals are closed; return in words what could not be removed."""
     left: list[str] = []
     try:
         state = charon.observe()

@@ -3,8 +3,8 @@
 Law: this package is the only place that knows :mod:`vici` and the field names
 of charon's answers. ``wire`` frames and times out, ``answers`` takes the answer to each
 request, ``state`` turns it into values, ``commands`` is the command session, ``events`` the session for events:
-two sockets, because an event between two answers would break the order by
-which alone VICI tells which answer belongs to which request.
+two sockets, because an event between two answers would break the order, which is all that links an answer to
+its request in VICI.
 """
 
 from iscsi_ipsec.adapters.charon.commands import OWN_PREFIX, Charon

@@ -1,7 +1,7 @@
 """Sends requests and takes their answers off the session: single ones, streams of events, refusals.
 
-Law: an answer is taken off the session whole, in its turn, and what makes no sense there is
-:class:`CharonUnavailable`; what it means is left to the caller.
+Law: an answer is taken off the session whole, in its turn, and an answer that makes no sense is
+:class:`CharonUnavailable`; the caller interprets it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _confirmed(session: Session, event: str) -> None:
 
 
 def refusal(command: str, item: str, answer: dict[str, Any] | None) -> CharonRefused | None:
-    """What an answer says against a command, None for success; ``answer`` None: charon does not know it."""
+    """The refusal in an answer, None for success; ``answer`` None: charon does not know it."""
     if answer is None:
         return CharonRefused(command, item, "charon does not know this command")
     if answer.get("success", b"yes") == b"yes":
@@ -122,12 +122,12 @@ def refusal(command: str, item: str, answer: dict[str, Any] | None) -> CharonRef
 
 
 def too_long(command: str, item: str) -> CharonRefused:
-    """The refusal of what VICI cannot carry."""
+    """The refusal of a message that VICI cannot carry."""
     return CharonRefused(command, item, "longer than VICI can carry (65,535 bytes a value, 255 a name)")
 
 
 def item_of(message: Mapping[str, Any]) -> str:
-    """What a message is about: ``id`` (secrets), ``name`` (unloading), else its first section's name."""
+    """The object that a message is about: ``id`` (secrets), ``name`` (unloading), else its first section's name."""
     for name in ("id", "name", "ike", "child"):
         value = message.get(name)
         if isinstance(value, bytes):

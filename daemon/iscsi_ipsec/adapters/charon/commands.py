@@ -1,4 +1,4 @@
-"""The command session: lists what charon holds, and changes it.
+"""The command session: lists charon's contents and SAs, and changes them.
 
 Law: it decides nothing. Callers hand over complete messages and get frozen
 values back. VICI answers carry no request ids, so a session on which anything
@@ -45,7 +45,7 @@ from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.errors import CharonRefused
 
 OWN_PREFIX = "iscsi-ipsec-"
-"""What the names of our connections, children and secrets begin with."""
+"""The prefix of the names of our connections, children and secrets."""
 
 _OWN = OWN_PREFIX.encode()
 
@@ -77,7 +77,7 @@ class Charon:
         self._algorithms: frozenset[str] | None = None
 
     def observe(self, *, thorough: bool = True) -> CharonState:
-        """What charon holds now; the very same object as long as charon says the same.
+        """The contents of charon; the same object as long as charon's answers are the same.
 
         Not ``thorough``: connections are taken to be as they were listed last as long as charon has
         the same ones by name. A list with all their settings costs as much as everything else.
@@ -215,7 +215,7 @@ class Charon:
         if self._algorithms is None:
             self._algorithms = _named_in(answer_of(session, "get-algorithms") or {})
         plugins = frozenset(texts(require_field(session, "stats", "plugins"), "plugins"))
-        # asked before the list: what comes or goes in between makes the names differ next time
+        # names are asked for before the list: a change in between makes them differ next time
         names = raw_answer(session, "get-conns").payload
         listed = self._list(session, names) if listing else self._listed
         secrets, answer = self._own_secrets(session)
@@ -224,7 +224,7 @@ class Charon:
             session.send(stream("list-conns", "list-conn"))
             listed = self._list(session, names)
         self._listed = listed
-        # what charon holds is thousands of names, and what was said in the same bytes is the very same value
+        # there are thousands of names; an answer of the same bytes gives the same value
         said = (version, plugins, secrets, listed.conns, listed.foreign, self._algorithms)
         if self._seen is None or self._seen[0] != said:
             state = CharonState(
@@ -239,7 +239,7 @@ class Charon:
         return self._seen[1]
 
     def _list(self, session: Session, names: bytes) -> _Listed:
-        """All connections with their children, as the stream under way tells; equal events are read once."""
+        """All connections with their children, from the stream under way; equal events are decoded once."""
         events = collect(session, "list-conns", "list-conn")
         digests = tuple(_digest(event.payload) for event in events)
         if self._listed is not None and self._listed.digests == digests:
@@ -364,7 +364,7 @@ def _connections(session: Session, received: Received) -> _Conns:
 
 
 def _event(session: Session, received: Received) -> dict[str, Any] | None:
-    """An event's message; None: it is none of ours, and may even have a name that is not UTF-8.
+    """An event's message; None: it does not concern us, and may even have a name that is not UTF-8.
 
     Such a name must not keep us from seeing the others.
     """

@@ -22,7 +22,7 @@ from iscsi_ipsec.adapters.charon.wire import Received, Session, as_text, encode_
 from iscsi_ipsec.base.errors import CharonUnavailable
 
 EVENTS = ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "log")
-"""``log`` tells why a negotiation failed; no other event does (strongSwan 5.9.8)."""
+"""Only ``log`` says why a negotiation failed; no other event does (strongSwan 5.9.8)."""
 
 FIRST_DELAY, LAST_DELAY = 0.2, 2.0
 """Seconds between attempts to connect: the first, doubling up to the last."""
@@ -60,10 +60,10 @@ class CharonEvents(threading.Thread):
 
     @contextlib.contextmanager
     def without_log(self) -> Iterator[None]:
-        """From another thread: charon tells nothing of its log inside, so look at all of it afterwards.
+        """From another thread: charon sends no log events inside, so look at all of its state afterwards.
 
-        It has at least one line for each message that it gets, and telling them takes as long as
-        the messages themselves.
+        It logs at least one line for each message that it gets, and sending these takes as long as the
+        messages themselves.
         """
         muted = self._listening
         if muted is not None:
@@ -147,7 +147,7 @@ class CharonEvents(threading.Thread):
         try:
             message = _decoded(session.decode(received), MAX_DEPTH)
         except ValueError:
-            return  # a name that is not UTF-8, or nesting beyond reason: nothing of ours
+            return  # a name that is not UTF-8, or nesting beyond reason: none of our names
         self._call(self._on_event, received.event, message)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:

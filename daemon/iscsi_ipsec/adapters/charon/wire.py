@@ -3,8 +3,7 @@
 Law: the packet types and the encoding of messages are :mod:`vici`'s; the
 socket is ours, because the library drops the socket's timeout after the first
 byte of a packet and would wait for ever on a charon that stops in the middle.
-Every failure leaves here as :class:`CharonUnavailable`. A key is in the clear
-only inside :func:`encode_request`; what comes out is a :class:`Secret` again,
+Every failure leaves here as :class:`CharonUnavailable`. A key is revealed only inside :func:`encode_request`; what comes out is a :class:`Secret` again,
 so that no frame of a traceback holds one.
 
 Framing (strongSwan, src/libcharon/plugins/vici/README.md): a 32-bit length in
@@ -170,7 +169,7 @@ class Session:
             raise self._failed(_os_reason(err)) from err
 
     def say(self, packet: Secret) -> None:
-        """From another thread: write a few bytes beside the one that reads; what fails, the reader hears."""
+        """Send from another thread; on failure the session is aborted, which wakes the reader."""
         try:
             self._socket.send(packet.reveal())
         except OSError:

@@ -3,8 +3,8 @@
 Law: nothing here parses what a file says. A file is opened only when every
 folder above it can be changed by root (or our own user) alone, without
 following a link and without blocking, and what was opened is then checked
-again by its descriptor. ``stats`` tells what changed, ``search`` what there is,
-``trust`` who could have changed it, ``reading`` reads. Writing is
+again by its descriptor. ``stats`` detects changes, ``search`` lists files, ``trust`` checks who could have
+changed them, ``reading`` reads. Writing is
 :mod:`~iscsi_ipsec.adapters.atomic_write`.
 """
 

@@ -1,6 +1,6 @@
 """Reads a file whole, without following a link out of its folder and without blocking.
 
-Law: what was opened is checked again by its descriptor, and what changes meanwhile is read again.
+Law: an open file is checked again by its descriptor, and a file that changes meanwhile is read again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_config(path: str, *, private: bool, checked: dict[str, str] | None = No
     ``private``: it holds or names a key, so nobody else may read it either
     and it has no second name. ``checked``: folders that were found safe a moment
     ago, with where they really are; grows as files are read. Raises
-    :class:`ConfigError` with one problem, whose hint is the command that mends it.
+    :class:`ConfigError` with one problem, whose hint is the command that fixes it.
     """
     return _read(final_path(path, {} if checked is None else checked), path, private=private)
 

@@ -1,4 +1,4 @@
-"""Lists the files of the search path, and what hides what.
+"""Lists the files of the search path, and which file hides which.
 
 Law: opens no file; one ``stat`` for each, and nothing anew that is as it was.
 """
@@ -37,7 +37,7 @@ class Found:
 
     ``masked`` are links to /dev/null; ``missing`` folders that do not exist;
     ``unusable`` folders whose content could not be listed or is not to be
-    trusted (``problems`` says why): what was known of them should stay.
+    trusted (``problems`` says why): their known files should stay.
     """
 
     files: tuple[FoundFile, ...] = ()
@@ -54,8 +54,8 @@ def find_config(
 ) -> Found:
     """List ``*.toml`` in ``folders``, the first folder first; of files of one name the first wins.
 
-    ``remembered`` tells the names that a folder had, which counts where one
-    is missing or unusable: they go on hiding what is in weaker folders.
+    ``remembered`` has the names that a folder had; where it is missing or unusable, these go on hiding files
+    in weaker folders.
     ``unmounted`` folders count as missing: what is there is only where they were.
 
     Names that begin with a dot are no configuration. Opens no file, so that
@@ -204,7 +204,7 @@ def _stats_one_by_one(folder: str, names: list[str]) -> Iterator[tuple[str, byte
 
 
 def has_config(folder: str) -> bool:
-    """Whether a folder has any file of ours, or one that hides ours."""
+    """Whether a folder has any configuration file, or one that hides another."""
     try:
         return any(map(_is_config_name, os.listdir(folder)))
     except OSError:
@@ -225,7 +225,7 @@ def _is_config_name(name: str) -> bool:
 
 
 def _is_mask(path: str) -> bool:
-    """Whether what leads to a device is a link of ours to /dev/null."""
+    """Whether a name that leads to a device is a trusted link to /dev/null."""
     try:
         own = os.lstat(path)
     except OSError:

@@ -1,6 +1,6 @@
-"""The part of ``stat`` by which a changed file is recognised.
+"""Reads the part of ``stat`` by which a changed file is recognised.
 
-Law: looks, and opens nothing.
+Law: opens nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LAYOUT = struct.Struct("=QQqqqIII")
 
 
 class FileStat(bytes):
-    """The part of ``struct stat`` that tells whether a file was changed; times in nanoseconds.
+    """The part of ``struct stat`` that shows whether a file was changed; times in nanoseconds.
 
     Its fields packed, since thousands are held, and compared in each pass.
     """

@@ -1,7 +1,7 @@
 """Checks who could have changed or read a file: folders, links, owners, modes.
 
-Law: only root, or our own user, may be able to. What is found otherwise is refused with one
-problem, whose hint is the command that mends it.
+Law: only root, or our own user, may be able to. Anything else is refused with one problem, whose hint is the
+command that fixes it.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _check_owner(path: str, st: os.stat_result, what: str, *, link: bool = False
 
 
 def is_ours(uid: int) -> bool:
-    """Tell whether a user is root, or the one that this program runs as."""
+    """Whether a user is root, or the one that this program runs as."""
     return uid in (0, os.geteuid())
 
 

@@ -386,7 +386,7 @@ def _algorithm(kind: int, name: bytes, *, key_bytes: int) -> bytes:
 
 
 def has_aes_instructions(path: str = "/proc/cpuinfo") -> bool:
-    """Whether the CPU does AES itself (x86 flag ``aes``, Arm feature ``aes``); True where it cannot be told."""
+    """Whether the CPU does AES itself (x86 flag ``aes``, Arm feature ``aes``); True where that is unknown."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = [line for line in file if line.startswith(("flags", "Features"))]

@@ -42,7 +42,7 @@ NFTA_TABLE_NAME = 1
 and objects alike (include/uapi/linux/netfilter/nf_tables.h); of NEWGEN it is a number."""
 
 XFRMNLGRP_POLICY, XFRM_MSG_FLUSHPOLICY = 4, 0x1D
-"""A policy that goes alone is no news: charon takes away and puts back its own all day."""
+"""A single deleted policy is ignored: charon removes and reinstalls its own all day."""
 
 FIRST_DELAY, LAST_DELAY = 0.2, 5.0
 RECEIVE_BYTES = 65536
@@ -135,7 +135,7 @@ class _Monitor(threading.Thread):
             _log.error("waking failed: %s", type(err).__name__)
 
     def _reason(self, data: bytes) -> str:
-        """What to wake with, empty where nothing in the datagram concerns us."""
+        """The reason to wake with; empty where nothing in the datagram concerns us."""
         raise NotImplementedError
 
 
@@ -151,10 +151,10 @@ class RouteMonitor(_Monitor):
 
 
 class GuardMonitor(_Monitor):
-    """Wakes with ``guard`` when anything in nftables' table ``iscsi_ipsec`` changes, by our own hand too.
+    """Wakes with ``guard`` when anything in nftables' table ``iscsi_ipsec`` changes, also by ourselves.
 
-    When the table was deleted and not made again in the same transaction, as our own hand always
-    does, it wakes with ``guard-gone`` instead: there is no need to look first.
+    When the table was deleted and not made again in the same transaction (we always do both in one), it wakes
+    with ``guard-gone`` instead, so that the table need not be read first.
     """
 
     protocol = NETLINK_NETFILTER

@@ -87,7 +87,7 @@ def guard_table(
     portals that nobody has named yet (the very first discovery), but for those
     in ``clear_exceptions``. Traffic through one of ``devices`` counts as protected:
     user-space ESP (kernel-libipsec) shows to the kernel as a TUN device only.
-    ``forward``: what is routed for others is judged as well. ``rdma``: RDMA over UDP (RoCEv2, whose port is 4791)
+    ``forward``: packets routed for others are judged as well. ``rdma``: RDMA over UDP (RoCEv2, whose port is 4791)
     to and from the portals' addresses is dropped; soft-RoCE sends it through the host's IP stack, outside IPsec.
     """
     guarded, local_portals = frozenset(guarded), frozenset(local_portals)

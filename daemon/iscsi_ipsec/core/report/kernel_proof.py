@@ -75,10 +75,10 @@ class Tables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What ``status`` says about a portal: to be compared with the facts.
+    """The state of a portal that ``status`` reports, to be compared with the kernel's.
 
-    ``reqids``: its connections'. ``ciphers``: those of its SAs by charon's word, which is all
-    that there is of user-space ESP.
+    ``reqids``: its connections'. ``ciphers``: those of its SAs as charon reports them, the only source for
+    user-space ESP.
     """
 
     portal: Portal
