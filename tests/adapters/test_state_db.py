@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 
 import iscsi_ipsec
-from iscsi_ipsec.adapters import state_db
 from iscsi_ipsec.adapters.files import FileStat
-from iscsi_ipsec.adapters.state_db import UNREADABLE_VERSION, LastGood, ManagedRecord, Store
+from iscsi_ipsec.adapters.state_db import UNREADABLE_VERSION, LastGood, ManagedRecord, Store, database
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
 from iscsi_ipsec.base.policy import Role
 from iscsi_ipsec.base.portal import Portal
@@ -544,7 +543,7 @@ def test_a_locked_database_is_unavailable_and_not_damaged(
     path: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_last_good([good()])
-    monkeypatch.setattr("iscsi_ipsec.adapters.state_db._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("iscsi_ipsec.adapters.state_db.database._BUSY_SECONDS", 0.05)
     impatient = Store(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -695,7 +694,7 @@ def failing(_path: str) -> sqlite3.Connection:
 def test_what_could_not_be_read_at_the_start_is_kept_when_the_disk_is_back(on_disk: str) -> None:
     with pytest.MonkeyPatch.context() as unreadable:
         refusing_to_open(unreadable, errno.EACCES)
-        unreadable.setattr(state_db, "_open_to_read", failing)
+        unreadable.setattr(database, "_open_to_read", failing)
         store = Store(on_disk, or_memory=True)
         assert store.fresh
         store.put_last_good([good("/etc/b.toml")])

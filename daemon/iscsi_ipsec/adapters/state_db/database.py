@@ -1,7 +1,6 @@
-"""Stores what must outlive the daemon: last good files, managed portals, addresses of names.
+"""The SQLite file below the store: opens it, upgrades it, runs statements, survives its loss.
 
-Law: an SQLite file and a digest key, root only, nothing else. The store decides nothing: its caller decides
-what to keep and when a portal is released.
+Law: knows the tables, and nothing of what their rows mean.
 
 Rows of deleted keys are overwritten (``secure_delete``). The journal is
 rolled back, not ahead (``TRUNCATE``): WAL would keep old pages, keys among
@@ -14,28 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from iscsi_ipsec.base.addresses import Address, parse_address
 from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
-from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.base.portal import Portal, parse_portal
 from iscsi_ipsec.base.problem import Problem, Severity
-from iscsi_ipsec.base.secret import Secret
 
 SCHEMA_VERSION = 4
 """A newer schema may only add: an older program names its columns and goes on working."""
 UNREADABLE_VERSION = 100
 """The first number for a schema that does more than add: what is stored so is refused, and left as it is."""
 
-DIGEST_KEY_BYTES = 32
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS last_good (
@@ -61,42 +52,11 @@ _NOT_TAKEN_OVER = """
 SELECT portal, role FROM managed EXCEPT SELECT portal, role FROM managed_roles LIMIT 1
 """
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_T = TypeVar("_T")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastGood:
-    """A file that parsed: its whole text, and the bytes of the key files it named, if any.
-
-    ``kind`` is ``psk``, ``portal`` or ``settings``; ``signature`` is the
-    :attr:`~iscsi_ipsec.adapters.files.FileStat.signature` it had.
-    """
-
-    path: str
-    kind: str
-    raw: Secret
-    key: Secret | None
-    signature: str
-    previous: Secret | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManagedRecord:
-    """A portal that was managed: since when (unix time, seconds) and by which file then.
-
-    ``inherited``: by a version in which a key without ``portals`` managed every portal, and
-    no file has covered it since.
-    """
-
-    portal: Portal
-    role: Role
-    since: int
-    why: str
-    inherited: bool = False
-
-
-class Store:
-    """The state folder's database. One thread only.
+class Database:
+    """SQLite in the state folder, begun anew where it is damaged. One thread only.
 
     ``problems`` says what was found damaged and begun anew since the start;
     ``renewals`` counts it, for who can put again what was lost with it.
@@ -117,13 +77,12 @@ class Store:
         self._problems: tuple[Problem, ...] = ()
         self.renewals = 0
         self.fresh = False
-        self._read_only = read_only
+        self.read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._has_previous = self._has_roles = True
-        self._in_memory: sqlite3.Connection | None = None
+        self.has_previous = self.has_roles = True
+        self.in_memory: sqlite3.Connection | None = None
         self._memory_holds_all = False
-        self._digest_key: bytes | None = None
         try:
             if not read_only:
                 self._make_folder()
@@ -131,7 +90,7 @@ class Store:
         except (OSError, sqlite3.Error) as err:
             self.close()
             if read_only or not or_memory:
-                raise StateUnavailable(path, _why(err)) from err
+                raise StateUnavailable(path, why(err)) from err
             self._begin_in_memory()
 
     @property
@@ -150,24 +109,24 @@ class Store:
 
         Costs a ``stat`` and a look at the schema, so it can be asked in every pass.
         """
-        if self._read_only:
+        if self.read_only:
             return
-        if self._in_memory is not None:
-            self._move_to_disk(self._in_memory)
-        self._run(lambda db: db.execute("SELECT 1 FROM managed, last_good LIMIT 0").fetchone())
+        if self.in_memory is not None:
+            self._move_to_disk(self.in_memory)
+        self.run(lambda db: db.execute("SELECT 1 FROM managed, last_good LIMIT 0").fetchone())
         if _identity(self.path) != self._identity:
             self._put_back()
 
     def _begin_in_memory(self) -> None:
         """Work without the disk, with what it still gives to read."""
-        self._connection = self._in_memory = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection = self.in_memory = sqlite3.connect(":memory:", isolation_level=None)
         with contextlib.suppress(OSError, sqlite3.Error):
             with contextlib.closing(_open_to_read(self.path)) as on_disk:
                 _refuse_newer(on_disk)
-                on_disk.backup(self._in_memory)
+                on_disk.backup(self.in_memory)
             self._memory_holds_all = True
-        self._note_columns(self._in_memory)
-        self._upgrade(self._in_memory)
+        self._note_columns(self.in_memory)
+        self._upgrade(self.in_memory)
         self.fresh = not self._memory_holds_all
 
     def _move_to_disk(self, memory: sqlite3.Connection) -> None:
@@ -183,8 +142,8 @@ class Store:
             if self._connection is not memory:
                 self.close()
                 self._connection = memory
-            raise StateUnavailable(self.path, _why(err)) from err
-        self._in_memory = None
+            raise StateUnavailable(self.path, why(err)) from err
+        self.in_memory = None
         memory.close()
         self.renewals += 1
 
@@ -202,139 +161,8 @@ class Store:
             if self._connection is not old:
                 self.close()
                 self._connection = old
-            raise StateUnavailable(self.path, _why(err)) from err
+            raise StateUnavailable(self.path, why(err)) from err
         old.close()
-
-    # --- last good files ---------------------------------------------------
-
-    def all_last_good(self) -> Mapping[str, LastGood]:
-        """Every stored file by its path."""
-        rows = self._run(lambda db: db.execute(self._select()).fetchall())
-        return MappingProxyType({row[0]: _last_good(row) for row in rows})
-
-    def last_good(self, path: str) -> LastGood | None:
-        """The stored file, or None."""
-        sql = self._select() + " WHERE path = ?"
-        row = self._run(lambda db: db.execute(sql, (path,)).fetchone())
-        return None if row is None else _last_good(row)
-
-    def put_last_good(self, items: Iterable[LastGood]) -> None:
-        """Store or replace the items, all or none. What is stored already costs no write."""
-        rows = [
-            (i.path, i.kind, i.raw.reveal(), _bytes(i.key), i.signature, _bytes(i.previous)) for i in items
-        ]
-        # SQLite keeps a page clean whose row is overwritten by an equal one (btree.c, btreeOverwriteContent),
-        # and a commit without dirty pages touches no disk
-        self._write(
-            "INSERT INTO last_good (path, kind, raw, key, signature, previous) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (path) DO UPDATE SET"
-            " kind = excluded.kind, raw = excluded.raw, key = excluded.key, signature = excluded.signature,"
-            " previous = excluded.previous",
-            rows,
-        )
-
-    def _select(self) -> str:
-        if self._has_previous:
-            return "SELECT path, kind, raw, key, signature, previous FROM last_good"
-        return "SELECT path, kind, raw, key, signature, NULL FROM last_good"  # read only, of an older program
-
-    def drop_last_good(self, paths: Iterable[str]) -> None:
-        """Forget the files; their bytes in the database are overwritten."""
-        self._write("DELETE FROM last_good WHERE path = ?", [(path,) for path in paths])
-
-    # --- managed portals ---------------------------------------------------
-
-    def managed(self) -> Mapping[tuple[Portal, Role], ManagedRecord]:
-        """Every portal that was managed and not dropped since, for each role of this host."""
-        sql = "SELECT portal, role, since, why, inherited FROM managed_roles"
-        if not self._has_roles:  # read only, of an older program
-            sql = "SELECT portal, role, since, why, 1 FROM managed"
-        rows = self._run(lambda db: db.execute(sql).fetchall())
-        records = [
-            ManagedRecord(portal=parse_portal(p), role=Role(r), since=s, why=w, inherited=bool(i))
-            for p, r, s, w, i in rows
-        ]
-        return MappingProxyType({(record.portal, record.role): record for record in records})
-
-    def set_managed(self, records: Iterable[ManagedRecord]) -> None:
-        """Store or replace the records, all or none. Others stay: only :meth:`drop_managed` forgets."""
-        rows = [(str(r.portal), r.role.value, r.since, r.why, int(r.inherited)) for r in records]
-        self._write(
-            "INSERT INTO managed_roles (portal, role, since, why, inherited) VALUES (?1, ?2, ?3, ?4, ?5)"
-            " ON CONFLICT (portal, role) DO UPDATE SET"
-            " since = excluded.since, why = excluded.why, inherited = excluded.inherited",
-            rows,
-            # for an older program, should it come back
-            "INSERT OR IGNORE INTO managed (portal, role, since, why) SELECT ?1, ?2, ?3, ?4 WHERE ?5 >= 0",
-        )
-
-    def drop_managed(self, portals: Iterable[Portal]) -> None:
-        """Forget the portals in both roles."""
-        rows = [(str(portal),) for portal in portals]
-        self._write(
-            "DELETE FROM managed_roles WHERE portal = ?", rows, "DELETE FROM managed WHERE portal = ?"
-        )
-
-    # --- names -------------------------------------------------------------
-
-    def names(self) -> Mapping[str, tuple[Address, ...]]:
-        """Every stored name with the addresses it had last."""
-        rows = self._run(lambda db: db.execute("SELECT name, addresses FROM names").fetchall())
-        # 0.1.0 kept an address with a zone if it was answered one
-        return MappingProxyType(
-            {name: tuple(filter(None, map(parse_address, found.split()))) for name, found in rows}
-        )
-
-    def set_names(self, names: Mapping[str, tuple[Address, ...]]) -> None:
-        """Store these names, and forget all others."""
-        rows = [(name, " ".join(map(str, addresses))) for name, addresses in names.items()]
-        self._write("INSERT INTO names (name, addresses) VALUES (?, ?)", rows, first="DELETE FROM names")
-
-    # --- reqids ------------------------------------------------------------
-
-    def reqids(self) -> Mapping[str, int]:
-        """Every connection's reqid in the kernel, those of connections that are gone included."""
-        try:
-            rows = self._run(lambda db: db.execute("SELECT connection, reqid FROM reqids").fetchall())
-        except StateUnavailable:
-            if self._read_only:  # of an older program, perhaps
-                return {}
-            raise
-        return MappingProxyType(dict(rows))
-
-    def set_reqids(self, reqids: Mapping[str, int]) -> None:
-        """Store or replace them, all or none; others stay, but for one that has the same reqid."""
-        self._write("INSERT OR REPLACE INTO reqids (connection, reqid) VALUES (?, ?)", list(reqids.items()))
-
-    # --- digest key --------------------------------------------------------
-
-    def digest_key(self) -> bytes:
-        """32 random bytes, made once, in ``digest.key`` beside the database.
-
-        A file of its own: names in charon are made of it, so a damaged
-        database must not change it. One of another length is replaced, which
-        costs one reload of everything.
-        """
-        path = os.path.join(os.path.dirname(self.path), "digest.key")
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    data = os.read(fd, DIGEST_KEY_BYTES + 1)
-                finally:
-                    os.close(fd)
-                if len(data) == DIGEST_KEY_BYTES:
-                    return data
-            if self._read_only:
-                raise StateUnavailable(path, "no digest key has been made yet")
-            return _make_digest_key(path)
-        except OSError as err:
-            if self._in_memory is not None:  # the next start makes another, and loads everything again
-                self._digest_key = self._digest_key or secrets.token_bytes(DIGEST_KEY_BYTES)
-                return self._digest_key
-            raise StateUnavailable(path, _why(err)) from err
-
-    # --- SQLite ------------------------------------------------------------
 
     def _make_folder(self) -> None:
         folder = os.path.dirname(self.path) or "."
@@ -349,13 +177,13 @@ class Store:
         try:
             self._open()
         except sqlite3.DatabaseError as err:
-            if not _is_damage(err) or self._read_only:
+            if not _is_damage(err) or self.read_only:
                 raise
             self._move_aside()
             self._open()
 
     def _open(self) -> sqlite3.Connection:
-        if not self._read_only:
+        if not self.read_only:
             # made here, so that it has its mode before SQLite writes the first byte
             fd = os.open(
                 self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
@@ -370,7 +198,7 @@ class Store:
                 os.close(fd)
         elif not os.path.exists(self.path):
             raise OSError("no such file")
-        mode = "ro" if self._read_only else "rw"
+        mode = "ro" if self.read_only else "rw"
         db = sqlite3.connect(
             f"file:{_quoted(self.path)}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
         )
@@ -384,7 +212,7 @@ class Store:
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
         self._note_columns(db)
-        if self._read_only:
+        if self.read_only:
             return db
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA journal_mode = TRUNCATE")
@@ -395,19 +223,19 @@ class Store:
     def _note_columns(self, db: sqlite3.Connection) -> None:
         """What the tables have, which an older program may have made."""
         columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
-        self._has_previous = not columns or "previous" in columns
-        self._has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())
+        self.has_previous = not columns or "previous" in columns
+        self.has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())
 
     def _upgrade(self, db: sqlite3.Connection) -> None:
         """Make the tables, or bring those of an older program up to date."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         self.fresh = version == 0
-        if version < SCHEMA_VERSION or not self._has_roles:
-            more = "" if self._has_previous else "ALTER TABLE last_good ADD COLUMN previous BLOB;"
+        if version < SCHEMA_VERSION or not self.has_roles:
+            more = "" if self.has_previous else "ALTER TABLE last_good ADD COLUMN previous BLOB;"
             db.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} {more} PRAGMA user_version = {max(version, SCHEMA_VERSION)}; COMMIT;"
             )
-            self._has_previous = self._has_roles = True
+            self.has_previous = self.has_roles = True
         if db.execute(_NOT_TAKEN_OVER).fetchone():
             db.execute(_TAKE_OVER)
 
@@ -429,7 +257,7 @@ class Store:
             ),
         )
 
-    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work``; when the file turns out damaged, begin anew and run it once more."""
         for last in (False, True):
             if self._connection is None:
@@ -437,18 +265,16 @@ class Store:
             try:
                 return work(self._connection)
             except sqlite3.Error as err:
-                if last or self._read_only or not _is_damage(err):
-                    raise StateUnavailable(self.path, _why(err)) from err
+                if last or self.read_only or not _is_damage(err):
+                    raise StateUnavailable(self.path, why(err)) from err
                 try:
                     self._move_aside()
                     self._open()
                 except (OSError, sqlite3.Error) as again:
-                    raise StateUnavailable(self.path, _why(again)) from again
+                    raise StateUnavailable(self.path, why(again)) from again
         raise AssertionError("unreachable")
 
-    def _write(
-        self, sql: str, rows: Sequence[tuple[object, ...]], also: str = "", *, first: str = ""
-    ) -> None:
+    def write(self, sql: str, rows: Sequence[tuple[object, ...]], also: str = "", *, first: str = "") -> None:
         """Run the statements with each of the rows, in one transaction."""
         if not rows and not first:
             return
@@ -468,7 +294,7 @@ class Store:
             # pages of thousands of keys, which are not read again before the next start
             db.execute("PRAGMA shrink_memory")
 
-        self._run(work)
+        self.run(work)
 
 
 def _refuse_newer(db: sqlite3.Connection) -> None:
@@ -502,48 +328,9 @@ def _quoted(path: str) -> str:
     return os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _last_good(row: tuple[str, str, bytes, bytes | None, str, bytes | None]) -> LastGood:
-    path, kind, raw, key, signature, previous = row
-    return LastGood(
-        path=path,
-        kind=kind,
-        raw=Secret(raw),
-        key=_secret(key),
-        signature=signature,
-        previous=_secret(previous),
-    )
-
-
 def _bad_folder(folder: str, message: str, remedy: str) -> ConfigError:
     hint = f"{remedy} {shlex.quote(folder)}"
     return ConfigError((Problem(code="bad-folder", file=folder, message=message, hint=hint),))
-
-
-def _secret(data: bytes | None) -> Secret | None:
-    return None if data is None else Secret(data)
-
-
-def _bytes(secret: Secret | None) -> bytes | None:
-    return None if secret is None else secret.reveal()
-
-
-def _make_digest_key(path: str) -> bytes:
-    """Written beside and renamed: a crash leaves either no key or a whole one."""
-    data = secrets.token_bytes(DIGEST_KEY_BYTES)
-    folder, name = os.path.split(path)
-    temp = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
-    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temp)
-        raise
-    return data
 
 
 def _is_damage(err: BaseException) -> bool:
@@ -560,7 +347,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return (st.st_dev, st.st_ino)
 
 
-def _why(err: Exception) -> str:
+def why(err: Exception) -> str:
     if isinstance(err, OSError):
         return err.strerror or str(err)
     return str(err)
