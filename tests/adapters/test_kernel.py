@@ -21,7 +21,6 @@ from iscsi_ipsec.adapters.netlink import kernel
 from iscsi_ipsec.base import netlink_framing
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState
-from tests.support.netlab.kernel import kernel_has_esp
 from tests.support.netlab.space import Namespace
 from tests.support.netlab.waiting import wait_until
 
@@ -147,43 +146,11 @@ def test_a_larval_state_is_recognised(space: Namespace) -> None:
     assert (state.sel.proto, state.sel.dport) == (6, 3260)
 
 
-def test_esp_is_supported_if_the_kernel_takes_an_esp_state(space: Namespace) -> None:
-    assert space.inside(kernel.esp_supported) == kernel_has_esp()
-
-
-def test_asking_for_esp_leaves_nothing_behind(space: Namespace) -> None:
-    space.inside(kernel.esp_supported)
-    assert space.inside(kernel.states) == ()
-
-
-def test_the_statistics_are_those_of_the_asking_threads_namespace(space: Namespace) -> None:
-    add_policy(space, "src", "10.0.0.1/32", "dst", "10.0.0.2/32", "dir", "out", "action", "block")
-
-    def knock() -> dict[str, int]:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.connect_ex(("10.0.0.2", 3260))
-        return kernel.xfrm_stat()
-
-    counters = space.inside(knock)
-    assert counters["XfrmOutPolBlock"] == 1
-    assert counters["XfrmInError"] == 0
-
-
-def test_a_kernel_without_statistics_has_none(tmp_path: Path) -> None:
-    assert kernel.xfrm_stat(str(tmp_path / "none")) == {}
-
-
-def test_statistics_that_are_none_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "stat"
-    path.write_bytes(b"XfrmInError 3\nXfrmOdd\nXfrmX y\n\xff 1 2\n\n")
-    assert kernel.xfrm_stat(str(path)) == {"XfrmInError": 3}
-
-
 def test_without_the_right_every_question_is_a_typed_error(space: Namespace) -> None:
     script = (
         "from iscsi_ipsec.adapters.netlink import kernel\n"
         "from iscsi_ipsec.base.errors import KernelUnavailable\n"
-        "for call in (kernel.policies, kernel.states, kernel.esp_supported):\n"
+        "for call in (kernel.policies, kernel.states):\n"
         "    try:\n"
         "        call()\n"
         "    except KernelUnavailable as err:\n"
@@ -193,7 +160,7 @@ def test_without_the_right_every_question_is_a_typed_error(space: Namespace) -> 
         ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", sys.executable, "-c", script],
         env={"PYTHONPATH": str(Path(__file__).parents[2] / "daemon")},
     )
-    assert done.out == "XFRM: Operation not permitted\n" * 3
+    assert done.out == "XFRM: Operation not permitted\n" * 2
 
 
 # -- what a kernel would not do -----------------------------------------------------------------
@@ -444,24 +411,6 @@ def test_no_frame_of_an_error_holds_what_was_received(script: Any) -> None:
             trace = trace.tb_next
         assert KEY.decode() not in "".join(traceback.format_exception(err))
         err = err.__cause__ or err.__context__
-
-
-@pytest.mark.parametrize(
-    ("answer", "supported"),
-    [(errno.ESRCH, True), (errno.EPROTONOSUPPORT, False), (errno.EINVAL, True), (errno.ENOSYS, True)],
-)
-def test_only_a_kernel_that_says_so_lacks_esp(script: Any, answer: int, supported: bool) -> None:
-    script([message(netlink_framing.NLMSG_ERROR, struct.pack("=i", -answer))])
-    assert kernel.esp_supported() is supported
-
-
-def test_esp_support_of_a_silent_kernel_is_not_guessed(script: Any) -> None:
-    script([])
-    with pytest.raises(KernelUnavailable):
-        kernel.esp_supported()
-    script([message(99, b"")])
-    with pytest.raises(KernelUnavailable, match="no acknowledgement"):
-        kernel.esp_supported()
 
 
 def test_addresses_of_a_parsed_state_are_of_its_family() -> None:

@@ -89,14 +89,6 @@ def test_a_link_that_went_down_reaches_nothing(space: Namespace) -> None:
     assert source(space, "10.0.0.9") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "local"),
-    [("10.0.0.1", True), ("fd00::1", True), ("127.0.0.1", True), ("10.0.0.2", False), ("192.0.2.1", False)],
-)
-def test_only_our_own_addresses_are_local(space: Namespace, text: str, local: bool) -> None:
-    assert asked(space, lambda routes: routes.is_local(address(text))) is local
-
-
 def test_all_local_addresses_are_listed(space: Namespace) -> None:
     space.ip("link", "add", "p0", "type", "veth")
     space.ip("address", "add", "10.8.0.1", "peer", "10.8.0.2", "dev", "p0")

@@ -137,7 +137,7 @@ def test_the_same_answer_in_another_order_wakes_nobody(world: World) -> None:
     world.get("san")
     world.answer("san", "10.0.0.21", "10.0.0.20")
     world.settle()
-    assert world.wakeups.take() == frozenset()
+    assert world.wakeups.wait(0) == frozenset()
 
 
 def test_a_name_in_flight_is_not_asked_for_twice(world: World) -> None:
@@ -193,11 +193,11 @@ def test_the_same_failure_again_wakes_nobody(world: World) -> None:
         world.fail("san", socket.gaierror(-2, "Name or service not known"))
         world.settle()
         world.now += 6
-    assert world.wakeups.take() == {"names"}
+    assert world.wakeups.wait(0) == {"names"}
     world.get("san")
     world.fail("san", socket.gaierror(-2, "Name or service not known"))
     world.settle()
-    assert world.wakeups.take() == frozenset()
+    assert world.wakeups.wait(0) == frozenset()
 
 
 def test_a_name_without_addresses_is_a_failure(world: World) -> None:
@@ -265,7 +265,7 @@ def test_stop_ends_idle_threads_and_silences_the_rest(world: World) -> None:
     for thread in world.resolver._threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert world.wakeups.take() == frozenset()
+    assert world.wakeups.wait(0) == frozenset()
     assert world.get("other") is None
 
 

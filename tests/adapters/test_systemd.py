@@ -34,14 +34,12 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sock
 
 def test_every_verb_says_its_word(supervisor: socket.socket) -> None:
     systemd.ready("3 portals protected")
-    systemd.reloading()
     systemd.ready()
     systemd.watchdog()
     systemd.status("2 portals protected")
     systemd.stopping("charon keeps the policies")
-    assert [supervisor.recv(4096).decode() for _ in range(6)] == [
+    assert [supervisor.recv(4096).decode() for _ in range(5)] == [
         "READY=1\nSTATUS=3 portals protected",
-        "RELOADING=1",
         "READY=1",
         "WATCHDOG=1",
         "STATUS=2 portals protected",

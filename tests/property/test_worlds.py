@@ -23,7 +23,7 @@ from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.core.ike.charon_diff import plan
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
-from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
+from iscsi_ipsec.core.report.portal_status import Observed, PortalRows
 from iscsi_ipsec.core.report.schema import problem_row
 from tests.support.examples import examples
 from tests.support.values import encoded
@@ -354,7 +354,7 @@ def test_no_form_of_any_value_shows_a_key(of: World) -> None:
     desired = decide(of)
     secrets, connections = encoded(desired)
     operations = plan(secrets, connections, ModelCharon({}, OURS_OF_OLD).observe())
-    rows = portal_rows(desired.portals, Observed())
+    rows = PortalRows().rows(desired.portals, Observed())
     shown = [
         *(
             form(value)

@@ -15,7 +15,7 @@ import pytest
 
 from iscsi_ipsec.cli.main import main
 from iscsi_ipsec.core.decide.desired import Desired
-from iscsi_ipsec.core.report.portal_status import Observed, portal_rows
+from iscsi_ipsec.core.report.portal_status import Observed, PortalRows
 from iscsi_ipsec.core.report.schema import SCHEMA, problem_row
 from tests.support.fake_charon import FakeCharon
 from tests.support.values import SOURCE, child_sa, derived, encoded, ike_sa, managed, per_id, record, session
@@ -81,7 +81,7 @@ class Instance:
             children={c.name: c.child for c in conns},
             charon_reachable=True,
         )
-        rows = portal_rows(desired.portals, observed)
+        rows = PortalRows().rows(desired.portals, observed)
         document: dict[str, Any] = {
             "schema": SCHEMA, "version": "0", "pid": 1, "generation": 1, "time": 0,
             "charon": {"socket": self.socket, "reachable": True, "settled": True, "version": "5.9.8", "foreign_connections": 0},

@@ -29,13 +29,8 @@ CHARON_UNITS = (
 
 
 def ready(status: str = "") -> None:
-    """Startup, or a reload, is complete."""
+    """Startup is complete."""
     _notify("READY=1", status)
-
-
-def reloading() -> None:
-    """A reload begins; :func:`ready` ends it."""
-    _notify("RELOADING=1")
 
 
 def stopping(status: str = "") -> None:

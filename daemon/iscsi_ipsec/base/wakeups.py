@@ -28,14 +28,6 @@ class Wakeups:
         with self._condition:
             if not self._reasons:
                 self._condition.wait(timeout)
-            return self._take()
-
-    def take(self) -> frozenset[str]:
-        """Return and clear what has gathered, without waiting."""
-        with self._condition:
-            return self._take()
-
-    def _take(self) -> frozenset[str]:
-        reasons = frozenset(self._reasons)
-        self._reasons.clear()
-        return reasons
+            reasons = frozenset(self._reasons)
+            self._reasons.clear()
+            return reasons

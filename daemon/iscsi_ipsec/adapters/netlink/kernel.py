@@ -1,7 +1,6 @@
 """Reads the kernel's IPsec databases (SPD and SAD) through NETLINK_XFRM.
 
-Law: reads only, apart from :func:`esp_supported`'s probe, which the kernel
-refuses by its nature. A dump of states carries their keys. They are neither
+Law: reads only. A dump of states carries their keys. They are neither
 parsed nor kept, and no exception is raised in or through a frame that holds a
 received buffer, since a traceback shows local variables.
 
@@ -11,7 +10,6 @@ bytes, and passes over what it cannot read.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import ipaddress
 import os
@@ -19,7 +17,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from iscsi_ipsec.adapters.netlink.endpoint import bound
@@ -29,7 +26,6 @@ from iscsi_ipsec.base.netlink_framing import (
     ATTRIBUTE,
     HEADER,
     NETLINK_XFRM,
-    NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
@@ -43,10 +39,8 @@ from iscsi_ipsec.base.xfrm import KernelPolicy, KernelState, Selector
 
 XFRM_MSG_GETSA, XFRM_MSG_NEWSA = 0x12, 0x10
 XFRM_MSG_GETPOLICY, XFRM_MSG_NEWPOLICY = 0x15, 0x13
-XFRM_MSG_UPDSA = 0x1A
 XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_TMPL, XFRMA_ALG_AEAD, XFRMA_MARK, XFRMA_IF_ID = 1, 2, 5, 18, 21, 31
 
-IPPROTO_ESP = 50
 
 TIMEOUT = 5.0
 """Seconds for a whole dump; 10,000 entries take well under one."""
@@ -129,33 +123,6 @@ def states() -> tuple[KernelState, ...]:
     """All states, without their keys. Raises :class:`KernelUnavailable` (EPERM: not root)."""
     now = int(time.time())
     return _dump(XFRM_MSG_GETSA, XFRM_MSG_NEWSA, lambda payload: parse_state(payload, now))
-
-
-def esp_supported() -> bool:
-    """Whether the kernel can do ESP over IPv4. Raises :class:`KernelUnavailable`.
-
-    Asks to *update* an SA that does not exist. The kernel looks for the
-    protocol first (and loads its module), then for the SA: EPROTONOSUPPORT
-    or ESRCH, and nothing is changed either way (xfrm_add_sa, xfrm_user.c).
-    """
-    code = _ask(XFRM_MSG_UPDSA, _no_such_state())
-    if code == errno.EPERM:
-        raise KernelUnavailable(f"XFRM: {os.strerror(code)}")
-    return code not in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
-
-
-def xfrm_stat(path: str = "/proc/thread-self/net/xfrm_stat") -> dict[str, int]:
-    """XFRM's error counters (Documentation/networking/xfrm_proc.rst); empty if the kernel keeps none.
-
-    ``thread-self``, because the namespace belongs to a thread, and
-    ``/proc/net`` shows that of the process's first one.
-    """
-    try:
-        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
 class _Ends:
@@ -346,38 +313,6 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
     except OSError as err:
         # not re-raised: this frame holds what was received
         return found, err.strerror or str(err), False
-
-
-def _ask(request: int, payload: bytes) -> int:
-    """Send one request that wants an acknowledgement; return its errno, 0 for none."""
-    header = HEADER.pack(HEADER.size + len(payload), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
-    try:
-        with bound(NETLINK_XFRM, TIMEOUT) as opened:
-            opened.send(header + payload)
-            data = opened.recv(RECEIVE_BYTES)
-    except OSError as err:
-        raise KernelUnavailable(f"XFRM: {err.strerror or err}") from err
-    for kind, _, _, answer in messages(data):
-        if kind == NLMSG_ERROR:
-            return error_code(answer)
-    raise KernelUnavailable("XFRM: no acknowledgement")
-
-
-def _no_such_state() -> bytes:
-    """An ESP state between addresses of documentation (RFC 5737) with a null key."""
-    src, dst = (bytes([192, 0, 2, last]).ljust(16, b"\0") for last in (1, 2))
-    info = (
-        bytes(_SELECTOR.size)
-        + _STATE_ID.pack(dst, 0xFFFFFFFF, IPPROTO_ESP)
-        + src
-        + bytes(_LIMITS_BYTES + _LIFETIME.size + _STATS_BYTES)
-        + _STATE_TAIL.pack(0, 0, socket.AF_INET, 0, 0, 0)
-    ).ljust(_STATE_BYTES, b"\0")
-    return (
-        info
-        + _algorithm(XFRMA_ALG_CRYPT, b"cbc(aes)", key_bytes=16)
-        + _algorithm(XFRMA_ALG_AUTH, b"hmac(sha256)", key_bytes=32)
-    )
 
 
 def _algorithm(kind: int, name: bytes, *, key_bytes: int) -> bytes:

@@ -32,9 +32,6 @@ from iscsi_ipsec.base.netlink_framing import (
 
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
 
-RTN_LOCAL = 2
-"""Type of the route to an address of this host (include/uapi/linux/rtnetlink.h)."""
-
 _NO_WAY = frozenset(
     {
         errno.ENETUNREACH,  # no route
@@ -82,11 +79,6 @@ class Routes:
             return socket.if_indextoname(index) if index else None
         except OSError:
             return None  # it went away since
-
-    def is_local(self, address: Address) -> bool:
-        """Whether ``address`` is one of this host's own (the kernel routes it to itself)."""
-        route = self._lookup(address, "")
-        return route is not None and route["type"] == RTN_LOCAL
 
     def local_addresses(self) -> frozenset[Address]:
         """All addresses on all interfaces, loopback and link-local ones too."""

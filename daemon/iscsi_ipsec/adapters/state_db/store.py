@@ -63,12 +63,6 @@ class Store(Database):
         rows = self.run(lambda db: db.execute(self._select()).fetchall())
         return MappingProxyType({row[0]: _last_good(row) for row in rows})
 
-    def last_good(self, path: str) -> LastGood | None:
-        """The stored file, or None."""
-        sql = self._select() + " WHERE path = ?"
-        row = self.run(lambda db: db.execute(sql, (path,)).fetchone())
-        return None if row is None else _last_good(row)
-
     def put_last_good(self, items: Iterable[LastGood]) -> None:
         """Store or replace the items, all or none. What is stored already costs no write."""
         rows = [

@@ -6,7 +6,7 @@ that was asked for; a silent downgrade is a problem, not a green row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,13 +50,8 @@ class Observed:
     charon_reachable: bool = False
 
 
-def portal_rows(views: Iterable[PortalView], observed: Observed) -> list[dict[str, Any]]:
-    """One JSON row per view, in its order."""
-    return PortalRows().rows(tuple(views), observed)
-
-
 class PortalRows:
-    """Builds rows in each pass, and returns the same objects for rows, and for the whole list, that did not change."""
+    """Builds one JSON row per view, in its order, in each pass; returns the same objects for rows, and for the whole list, that did not change."""
 
     def __init__(self) -> None:
         self._all = Memo(self._make)

@@ -14,7 +14,7 @@ from iscsi_ipsec.base.policy import EspMode, IkeMode, Tuning
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.ike.ike_failures import NO_PROPOSAL, WRONG_KEY, as_passing
 from iscsi_ipsec.core.ike.vici_messages import EncodedRotation
-from iscsi_ipsec.core.report.portal_status import Observed, PortalRows, cipher, portal_rows
+from iscsi_ipsec.core.report.portal_status import Observed, PortalRows, cipher
 from iscsi_ipsec.core.report.schema import has_errors, problem_row
 from tests.support.values import (
     CLEAR,
@@ -49,7 +49,7 @@ def row(desired: Desired = WANTED, *children: ChildSa, **observed: Any) -> dict[
         "children": {CONN: CHILD},
         "charon_reachable": True,
     }
-    (only,) = portal_rows(desired.portals, Observed(**{**given, **observed}))
+    (only,) = PortalRows().rows(desired.portals, Observed(**{**given, **observed}))
     return as_json(only)
 
 
@@ -219,7 +219,7 @@ def test_a_portal_that_is_refused_shows_the_mode_that_its_flags_ask_for(
 
 
 def test_a_served_portal_has_a_row_for_each_initiator() -> None:
-    rows = portal_rows(
+    rows = PortalRows().rows(
         derived(serves(), per_id("db1"), per_id("db2")).portals, Observed(charon_reachable=True)
     )
     assert [(r["role"], r["identity"]) for r in rows] == [("target", "db1"), ("target", "db2")]
@@ -281,7 +281,7 @@ def test_a_served_sa_in_a_rotation_is_of_either_key_unless_it_is_of_the_previous
     reported = []
     for part in (connection.rotation.staged, connection.rotation.previous):
         child = child_sa(connection.child.replace(connection.key_part, part), conn=connection.name)
-        (row,) = portal_rows(
+        (row,) = PortalRows().rows(
             staged.portals,
             Observed(
                 sas=(ike_sa(child, conn=connection.name),), children={connection.name: connection.child},
@@ -342,7 +342,7 @@ def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
     )
     rows.rows(WANTED.portals, seen)
     now = replace(seen, **more)
-    assert rows.rows(WANTED.portals, now) == portal_rows(WANTED.portals, now)
+    assert rows.rows(WANTED.portals, now) == PortalRows().rows(WANTED.portals, now)
 
 
 # -- sessions that bypass the host's IP stack
@@ -432,7 +432,7 @@ def test_a_row_of_a_protected_session_says_all_that_there_is_to_say() -> None:
 
 def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_most() -> None:
     desired = derived(record(net_ifacename="eth1"))
-    reported = as_json(portal_rows(desired.portals, Observed())[0])
+    reported = as_json(PortalRows().rows(desired.portals, Observed())[0])
     assert reported.keys() == row().keys()
     filled = {name: value for name, value in reported.items() if value not in (None, [], "", False)}
     assert filled == {
@@ -453,7 +453,7 @@ def test_a_row_of_a_portal_that_is_left_alone_has_every_field_and_nothing_in_mos
 
 def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer() -> None:
     desired = derived(serves(initiators=(ipaddress.ip_network("10.0.0.0/24"),)), group())
-    (reported,) = portal_rows(desired.portals, Observed(charon_reachable=True))
+    (reported,) = PortalRows().rows(desired.portals, Observed(charon_reachable=True))
     assert (reported["role"], reported["policy"], reported["peer_identity"]) == (
         "target",
         "portal.d/serves.toml",
@@ -464,7 +464,7 @@ def test_a_row_of_a_served_portal_names_its_policy_and_no_identity_of_the_peer()
 
 
 def test_row_shows_esp_in_user_space() -> None:
-    (reported,) = portal_rows(
+    (reported,) = PortalRows().rows(
         managed(per_id(SOURCE, flags=choice(esp=EspMode.TUNNEL)), record(), user_space_esp=True).portals,
         Observed(),
     )
