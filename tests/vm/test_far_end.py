@@ -28,6 +28,9 @@ TARGET_ID = f'target_id = "{SAN}"\ntarget_id_type = "ID_FQDN"\n'
 REPLACED_WITHIN = 20.0
 """Seconds; 12.6 of them are TCP's, which sends again so long after the first time."""
 
+FAILED_OVER_WITHIN = 30.0
+"""Seconds; open-iscsi gives its old connection 10 (a NOP-Out each 5, 5 for the answer) before it connects anew."""
+
 RESTARTS = 10 if FULL else 3
 
 # The kernel forgets with charon, as after a power cut; tgt goes on, so that the TCP connections can.
@@ -35,6 +38,8 @@ LOSES_ITS_SAS = (
     "systemctl kill -s KILL strongswan; ip xfrm state flush; ip xfrm policy flush;"
     " until systemctl start strongswan; do sleep 0.2; done; swanctl --load-all --noprompt"
 )
+# Another host takes the addresses over: it knows neither the SAs nor the TCP connections.
+FAILS_OVER = f"systemctl kill -s KILL tgt; {LOSES_ITS_SAS}; systemctl start tgt"
 LOSES_PACKETS = (
     "nft 'table inet loss { chain input { type filter hook input priority -300;"
     " meta l4proto esp numgen random mod 100 < 20 drop; }; }'"
@@ -101,6 +106,20 @@ def test_a_far_end_that_lost_its_sas_costs_less_than_twenty_seconds_and_no_frame
     assert max(longest) < REPLACED_WITHIN
     assert not before & esp_spis(product), "each path has an SA of its own, and both are new"
     assert_only_esp(wire, since, product.ip, target.ip)
+
+
+def test_a_failover_to_a_host_that_knows_nothing_costs_less_than_thirty_seconds(
+    product: Machine, target: Machine, wire: Wire, paths: tuple[Stream, ...]
+) -> None:
+    """The timeouts of iscsid, which logs in anew, come on top of the new SA."""
+    since = mark(paths, wire)
+
+    target.run(FAILS_OVER, timeout=120, check=True)
+    longest = stalls(paths)
+
+    report("failover of the far end", *(f"{stall:.1f}" for stall in longest))
+    assert_only_esp(wire, since, product.ip, target.ip)
+    assert max(longest) < FAILED_OVER_WITHIN
 
 
 def test_a_far_end_that_loses_one_packet_in_five_keeps_its_sas(
