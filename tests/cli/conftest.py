@@ -16,7 +16,7 @@ from typing import IO, Any
 import pytest
 
 from iscsi_ipsec.cli.main import main
-from tests.support.pair import charon, daemon, lab, pair  # noqa: F401  # fixtures, found by their names here
+from tests.support.pair import charon, daemon, lab, managed, pair  # noqa: F401  # fixtures, found by their names here
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_release_asks_the_daemon_and_returns_when_it_is_done(running: Instance) 
             lambda: [p for p in requests.iterdir() if not p.name.startswith(".")], "a request", timeout=60
         )
         asked.append(request.read_text())
+        request.unlink()
         running.tell(derived(record()))
 
     thread = threading.Thread(target=daemon)
@@ -63,7 +64,10 @@ def test_release_says_that_require_ipsec_keeps_the_portal_closed(running: Instan
     requests = running.root / "run/requests"
 
     def daemon() -> None:
-        wait_until(lambda: list(requests.iterdir()), "a request", timeout=60)
+        (request,) = wait_until(
+            lambda: [p for p in requests.iterdir() if not p.name.startswith(".")], "a request", timeout=60
+        )
+        request.unlink()
         running.tell(derived(record(), settings=Settings(require_ipsec=True)))
 
     thread = threading.Thread(target=daemon)

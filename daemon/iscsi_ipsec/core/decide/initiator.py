@@ -29,6 +29,9 @@ from iscsi_ipsec.core.decide.setting_precedence import (
 )
 from iscsi_ipsec.core.decide.world import PortalBinding, World
 
+REQUIRED = "require_ipsec is set: a known portal that a key applies to is managed"
+"""The reason where no file covers the portal."""
+
 
 def initiator_view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> PortalView:
     """Decide about one portal as seen from one interface."""
@@ -96,6 +99,8 @@ def _view(lookup: Lookup, binding: PortalBinding, origins: tuple[str, ...]) -> P
             )  # fmt: skip
         if view.unrestricted:
             reasons.append(f"managed since an earlier version, which let {picked.path} manage every portal")
+        elif not covered:
+            reasons.append(REQUIRED)
         connection = _connect(world, binding, policy, picked, choice, source, reasons)
     except Refused as refusal:
         reasons.append(f"{refusal.message}: the portal stays closed")
