@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.test_daemon_mistakes import known_to_open_iscsi
-from tests.real.test_guard_networks import knock
 from tests.support.admin import (
     PORTAL,
     ROW,
     group_file,
+    knock,
+    known_to_open_iscsi,
     our_connections,
     portal_file,
     wait_for_connection,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.test_guard_networks import knock
 from tests.support.admin import (
     PORTAL,
     ROW,
     group_file,
     key_file,
+    knock,
+    known_to_open_iscsi,
     our_connections,
     our_secrets,
     portal_file,
@@ -66,15 +67,6 @@ def is_closed(daemon: Daemon, address: str = PORTAL) -> None:
     assert f"{address} . 3260" in table
     row = daemon.row(f"{address}:3260")
     assert (row["closed"], row["ready"], row["connection"]) == (True, False, None)
-
-
-def known_to_open_iscsi(daemon: Daemon, address: str = PORTAL) -> None:
-    path = daemon.nodes / "nodes" / "iqn.2026-01.lab:disk" / f"{address},3260,1" / "default"
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        "# BEGIN RECORD 2.1.8\nnode.name = iqn.2026-01.lab:disk\niface.iscsi_ifacename = default\n"
-        f"node.conn[0].address = {address}\nnode.conn[0].port = 3260\n# END RECORD\n"
-    )
 
 
 def test_a_new_policy_with_a_mistake_says_so_and_closes_its_portal(

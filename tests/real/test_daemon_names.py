@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.test_daemon_mistakes import known_to_open_iscsi
 from tests.real.test_daemon_unencrypted import GOOD, ends, far_end  # noqa: F401  # a fixture, found by its name here
+from tests.support.admin import known_to_open_iscsi
 from tests.support.netlab import Charon, Daemon, wait_until
 
 ELSEWHERE = "10.10.0.99"

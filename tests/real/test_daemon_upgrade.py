@@ -8,8 +8,14 @@ from contextlib import closing
 import pytest
 
 from iscsi_ipsec.adapters.state_db import UNREADABLE_VERSION
-from tests.real.test_daemon_mistakes import known_to_open_iscsi
-from tests.support.admin import PORTAL, ROW, group_file, our_connections, wait_for_connection
+from tests.support.admin import (
+    PORTAL,
+    ROW,
+    group_file,
+    known_to_open_iscsi,
+    our_connections,
+    wait_for_connection,
+)
 from tests.support.ike import KEY_GROUP
 from tests.support.netlab import Charon, Daemon, wait_until
 

@@ -8,20 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.admin import PORTAL, group_file
+from tests.support.admin import PORTAL, group_file, knock
 from tests.support.netlab import Daemon, Lab, wait_until
 
 LOADINGS = 60
 """One in six of them let something through when networks were elements of a set."""
-
-SYN = ["bash", "-c", f"timeout 1 bash -c '</dev/tcp/{PORTAL}/3260'"]
-
-
-def knock(lab: Lab) -> int:
-    """Try to open a TCP connection to the portal; the frames of it that reached the wire."""
-    mark = lab.wire.mark()
-    lab.node("initiator").run(SYN, check=False)
-    return len(lab.wire.tcp(since=mark))
 
 
 def test_the_control_a_first_discovery_goes_out_in_clear_where_nothing_is_said(

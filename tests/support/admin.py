@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.support.ike import Ike
-from tests.support.netlab import Charon, Daemon, wait_until
+from tests.support.netlab import Charon, Daemon, Lab, wait_until
 
 PREFIX = "iscsi-ipsec"
 PORTAL = "10.10.0.2"
@@ -61,3 +61,22 @@ CHANGES = re.compile(
 def changes_in(log: str) -> list[str]:
     """Lines of charon's log that say that something was loaded or unloaded."""
     return [line for line in log.splitlines() if CHANGES.search(line)]
+
+
+def known_to_open_iscsi(daemon: Daemon, address: str = PORTAL) -> None:
+    path = daemon.nodes / "nodes" / "iqn.2026-01.lab:disk" / f"{address},3260,1" / "default"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "# BEGIN RECORD 2.1.8\nnode.name = iqn.2026-01.lab:disk\niface.iscsi_ifacename = default\n"
+        f"node.conn[0].address = {address}\nnode.conn[0].port = 3260\n# END RECORD\n"
+    )
+
+
+SYN = ["bash", "-c", f"timeout 1 bash -c '</dev/tcp/{PORTAL}/3260'"]
+
+
+def knock(lab: Lab) -> int:
+    """Try to open a TCP connection to the portal; the frames of it that reached the wire."""
+    mark = lab.wire.mark()
+    lab.node("initiator").run(SYN, check=False)
+    return len(lab.wire.tcp(since=mark))
