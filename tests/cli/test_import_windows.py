@@ -187,7 +187,7 @@ def test_for_machines_the_same_is_said_without_keys(instance: Instance, script: 
 def test_import_of_what_holds_nothing_is_an_error(instance: Instance) -> None:
     answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", "echo hello\n")))
     assert answer.code == 1
-    assert "nothing that tells of IPsec" in answer.err
+    assert "nothing in it is about IPsec" in answer.err
 
 
 @pytest.mark.parametrize("words", [(), ("/nonexistent",), ("-", "--encoding", "no-such")])

@@ -565,7 +565,7 @@ def test_check_shows_a_previous_key_whose_time_is_over(instance: Instance) -> No
     )
     path = instance.put(instance.psk / "db1.toml", text + "previous_until = 2020-01-01T00:00:00Z\n")
     done = instance.run("check", str(path))
-    assert (done.code, "out of use since 2020-01-01T00:00:00Z" in done.out) == (0, True)
+    assert (done.code, "no longer used, since 2020-01-01T00:00:00Z" in done.out) == (0, True)
     assert f"{path}:4:" in done.out
 
 

@@ -100,7 +100,7 @@ def test_a_policy_that_offers_null_is_an_error_and_nothing_is_negotiated_by_it(
     said = daemon.cli("check")
     assert said.rc == 1
     assert "san.toml:7:" in said.out + said.err
-    assert "anybody on the way could read the data" in said.out + said.err
+    assert "anybody on the path could read the data" in said.out + said.err
 
 
 def test_a_running_policy_that_is_changed_to_null_keeps_its_last_good_content(

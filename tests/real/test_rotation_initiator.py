@@ -132,7 +132,7 @@ def test_at_the_end_of_its_time_the_old_key_is_gone_with_its_sa_and_nobody_had_t
     )  # fmt: skip
     assert not set(session.host.secrets()) & old_secrets
     wait_until(lambda: session.row["previous_until"] is None, "status says so too")
-    assert any("out of use since" in said for said in session.daemon.problems())
+    assert any("no longer used, since" in said for said in session.daemon.problems())
     session.target.forget_sas()  # whose charon takes the old key and no other
     mark = session.target.log_mark()
     wait_until(

@@ -74,7 +74,7 @@ def test_after_its_time_the_old_key_lets_nobody_in(pair: Pair, daemon: Daemon, i
     assert comes_in(pair, A, OLD, ike)
     daemon.put_key("a", staged_file(NEW, OLD, timedelta(seconds=2), ike=ike))
     wait_until(
-        lambda: any("out of use since" in said for said in daemon.problems()),
+        lambda: any("no longer used, since" in said for said in daemon.problems()),
         "the daemon woke up and took it out of use", detail=daemon.tail,
     )  # fmt: skip
     assert not comes_in(pair, A, OLD, ike)

@@ -134,7 +134,7 @@ class Resolver:
         self._stopped = False
 
     def lookup(self, names: Iterable[str], *, anew: bool = False) -> Mapping[str, Answer]:
-        """What is known of ``names`` now; what is unknown or old (with ``anew``: everything) is asked for.
+        """The known answers for ``names``; unknown and old ones (with ``anew``: all) are looked up.
 
         Give all names that matter: the others are forgotten. A changed answer
         wakes with ``names``.

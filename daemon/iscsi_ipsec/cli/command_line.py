@@ -1,4 +1,4 @@
-"""The parser of every verb: errors of usage are one line, and where the help is."""
+"""The argument parser of every verb: a usage error is one line, and a line that names the help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iscsi_ipsec.cli.daemon_client import Exit
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and where the help is."""
+    """A parser whose errors are one line, and a line that names the help."""
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""

@@ -1,6 +1,6 @@
-"""Show before you cut: what a change touches, then a question on a terminal, or ``--yes`` in a script.
+"""Shows what a change would cut and asks for confirmation: on a terminal with a question, in a script by ``--yes``.
 
-Law: what touches nothing that is up is never asked about; what does is never done without a yes.
+Law: a change that touches no SA and no session is never asked about; any other is never made without a yes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """``--yes`` and ``--dry-run``."""
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask, though something is up")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask, even if SAs or sessions are touched"
+    )
     add_dry_run(parser)
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """``--dry-run`` alone, for what cuts nothing."""
+    """``--dry-run`` alone, for changes that cut nothing."""
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="show what would be done, and change nothing"
     )
@@ -28,7 +30,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 def agreed(options: argparse.Namespace, lines: Iterable[str], *, ask: bool) -> bool:
     """Whether to go on; False after a dry run. :class:`CommandError` after a no, or where nobody can be asked.
 
-    ``lines`` are what the change does and touches; ``ask`` whether anything is up there.
+    ``lines`` show what the change does and touches; ``ask``: whether it touches an SA or a session.
     """
     for line in lines:
         sys.stderr.write(f"{line}\n")
@@ -40,8 +42,8 @@ def agreed(options: argparse.Namespace, lines: Iterable[str], *, ask: bool) -> b
         return True
     if not has_terminal():
         raise CommandError(
-            Exit.PROBLEMS, "nothing was changed: something is up there, and no terminal to ask on",
-            "--yes does it all the same, --dry-run only shows it",
+            Exit.PROBLEMS, "nothing was changed: the change would touch SAs or sessions, and there is no terminal to ask on",
+            "--yes makes the change without asking, --dry-run only shows it",
         )  # fmt: skip
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()

@@ -14,7 +14,7 @@ from iscsi_ipsec.core.report.schema import SCHEMA
 from iscsi_ipsec.service.paths import Paths
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  # argparse has no public name for it
-"""What a verb's ``add`` describes itself to."""
+"""The type of ``subparsers`` that a verb's ``add`` gets."""
 
 
 class Exit(enum.IntEnum):
@@ -60,7 +60,7 @@ def holder(paths: Paths) -> int | None:
 
 
 def read_status(paths: Paths) -> dict[str, Any]:
-    """The running daemon's status document; :class:`CommandError` where there is none to trust."""
+    """The running daemon's status document; :class:`CommandError` where there is none, or not a current one."""
     if not daemon_runs(paths):
         raise not_running()
     document = try_status(paths)
@@ -97,7 +97,7 @@ def try_status(paths: Paths) -> dict[str, Any] | None:
 
 
 def last_status(paths: Paths) -> dict[str, Any] | None:
-    """What any daemon of this boot has reported last, as far as it can be read: SAs outlive the daemon."""
+    """The last report of any daemon in this boot, as far as it can be read: SAs outlive the daemon."""
     try:
         with open(paths.status_file, encoding="utf-8") as file:
             document = json.load(file)
@@ -109,7 +109,7 @@ def last_status(paths: Paths) -> dict[str, Any] | None:
 
 
 def _shown(value: Any) -> Any:
-    """A value of JSON whose texts can be shown: targets choose their names, and these stand in it."""
+    """A JSON value whose texts are safe to print: it holds names that targets choose."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):

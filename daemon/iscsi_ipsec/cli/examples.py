@@ -32,7 +32,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("plan --with /root/group.toml /root/san.toml", "what would these files close, cut, negotiate again?"),
     ),
     "wait": (
-        ("wait", "in a script, between writing files and iscsiadm"),
+        ("wait", "in a script, after writing files and before iscsiadm"),
         ("wait --timeout 60 10.0.0.20", "for one portal, with more patience"),
     ),
     "release": (
@@ -70,7 +70,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "group-psk remove": (("group-psk remove --wait", "when each initiator has a key of its own"),),
     "tunnel-address set": (
         ("tunnel-address set 192.0.2.20 203.0.113.1", "the portal is behind the gateway 203.0.113.1"),
-        ("tunnel-address set 192.0.2.20 203.0.113.1 --local 198.51.100.7", "from this address of ours"),
+        ("tunnel-address set 192.0.2.20 203.0.113.1 --local 198.51.100.7", "from this host's address"),
     ),
     "tunnel-address remove": (("tunnel-address remove 192.0.2.20", "reach it directly again"),),
     "clear-cache": (("clear-cache", "as systemctl reload iscsi-ipsecd, but returns when it is done"),),

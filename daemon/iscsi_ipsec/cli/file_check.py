@@ -1,6 +1,6 @@
-"""Reads and judges single files for ``check``: as the daemon would where they lie on its search path, else by content.
+"""Checks single files for ``check``: as the daemon would if they lie on its search path, else by content.
 
-Law: offline, and every mistake of a file is found, whatever its mode. Credentials are not read: they may be
+Law: offline; every mistake of a file is found, whatever its file mode. Credentials are not read: they may be
 readable to the service alone.
 """
 
@@ -45,7 +45,7 @@ _MAY_BE_READ = {"bad-mode", "bad-owner", "bad-folder", "hard-link", "symlink"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A file's problems, and what it says where that is known. ``broken``: which portals a file with a mistake means."""
+    """A file's problems, and its content where it could be read. ``broken``: the portals that a file with a mistake means."""
 
     path: str
     problems: tuple[Problem, ...] = ()
@@ -55,13 +55,13 @@ class Judged:
 
 
 class FileCheck:
-    """Judges files of one instance."""
+    """Checks files of one instance."""
 
     def __init__(self, paths: Paths) -> None:
         self._folders = {*paths.psk_folders, *paths.portal_folders, paths.config_dir}
 
     def judge(self, path: str) -> Judged:
-        """One file; what kind it is, its folder or its content says."""
+        """Check one file; its folder or its content shows its kind."""
         name = os.path.basename(path).removesuffix(files.SUFFIX)
         folder = os.path.dirname(os.path.abspath(path))
         trusted = folder in self._folders
@@ -106,7 +106,7 @@ class FileCheck:
 
 
 def _read(path: str) -> bytes:
-    """A file's bytes, whoever owns it: it is looked at, not put in force."""
+    """A file's bytes, whoever owns it: it is only checked, not put in force."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(fd, "rb") as file:
@@ -160,7 +160,7 @@ def _checked_key(draft: KeyDraft, problems: list[Problem], *, trusted: bool) -> 
 def _fetched(
     draft: KeyDraft, source: KeySource, line: int, problems: list[Problem], *, trusted: bool
 ) -> Secret | None:
-    """The key of this source; None for a credential, and where the file that has it cannot be read."""
+    """The key of this source; None for a credential, and where the key's file cannot be read."""
     match source:
         case Secret() as secret:
             return secret

@@ -1,6 +1,6 @@
-"""What is up at the portals that a change touches: SAs, iSCSI sessions and their I/O of this moment.
+"""Shows what a change would cut: SAs, iSCSI sessions and their present I/O at the portals that it touches.
 
-Law: reads only. What it cannot find out it leaves out, and never keeps a change from being made.
+Law: reads only. Facts that it cannot read are left out, and never prevent a change.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Sets and removes key files for ``psk`` and ``group-psk``, and waits until that is in force.
+"""Sets and removes key files for ``psk`` and ``group-psk``, and waits until the change is in force.
 
-Law: a key is read last, when nothing else can refuse the file any more, and written whole.
+Law: a key is read last, after all other checks of the file, and written whole.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DAY = 86400
 
 
 def add_set_options(parser: argparse.ArgumentParser) -> None:
-    """What can be said of a new key besides whose it is."""
+    """The options of a new key besides its identity."""
     parser.add_argument(
         "--flags", nargs="+", metavar="FLAG", help="0x37, or names with or without ISCSI_SECURITY_FLAG_"
     )
@@ -73,7 +73,7 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
         help="how long the key that is replaced stays valid beside the new one: 30m, 12h, 7d, 2w (default: 1d)",
     )  # fmt: skip
     previous.add_argument(
-        "--revoke", action="store_true", help="the key that is replaced is out of use at once, and no copy is kept"
+        "--revoke", action="store_true", help="the key that is replaced stops being valid at once, and no copy is kept"
     )  # fmt: skip
     parser.add_argument(
         "--encrypt", action=argparse.BooleanOptionalAction,
@@ -180,7 +180,7 @@ def run_set(
 
 
 def _shown_before(draft: KeyDraft, old: Stored | None, served: Impact, closed: Impact) -> list[str]:
-    """What the new key does to what is there."""
+    """The lines about what the new key replaces and cuts."""
     lines = []
     if old and (served.is_live or draft.previous):
         lines.append(f"{draft.path} has a key, which is replaced")
@@ -189,7 +189,7 @@ def _shown_before(draft: KeyDraft, old: Stored | None, served: Impact, closed: I
             lines.append(f"  the previous key stays valid until {moment_text(draft.previous.until)}")
         elif served.is_live:
             lines.append(
-                "  the previous key is out of use at once: these SAs end unless the far end has the new key"
+                "  the previous key stops being valid at once: these SAs end unless the far end has the new key"
             )
     if closed.rows:
         lines += ["these portals are open now, and closed until IKE succeeds with this key:", *closed.lines()]
@@ -197,7 +197,7 @@ def _shown_before(draft: KeyDraft, old: Stored | None, served: Impact, closed: I
 
 
 def _report(options: argparse.Namespace, shelf: Shelf, draft: KeyDraft, old: Stored | None) -> None:
-    """What was written, what is left of the old key, and how to read a generated one."""
+    """Print what was written, what is left of the old key, and how to read a generated one."""
     whose = f"{draft.id} ({draft.id.type.name})" if draft.id else "the group"
     sys.stdout.write(f"{'replaced the key in' if old else 'wrote'} {draft.path}, for {whose}\n")
     if draft.previous:
@@ -222,7 +222,7 @@ def _reading(draft: KeyDraft) -> str:
 
 
 def unmanaged_note(paths: Paths) -> str:
-    """What is missing where no file names a portal."""
+    """The note that no portal is managed, where no file names one."""
     return (
         "a key without portals manages none by itself; put a file into"
         f' {paths.portal_folders[0]} that says: portals = ["10.0.0.20"]'
@@ -232,7 +232,7 @@ def unmanaged_note(paths: Paths) -> str:
 def _kept_previous(
     options: argparse.Namespace, old: Stored | None, served: Impact, shelf: Shelf
 ) -> PreviousDraft | None:
-    """The key that stays valid beside the new one: the one that is replaced, or the one before if that is in use."""
+    """The key that stays valid beside the new one: the replaced key, or the one before it if that is still in use."""
     if options.revoke:
         return None
     if old is None:
@@ -306,11 +306,11 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
             sys.stderr.write(f"note: the key itself still lies in {source.path}\n")
     below = f"{shelf.runtime_folder}/{name}{files.SUFFIX}"
     if path != below and os.path.lexists(below):
-        sys.stderr.write(f"note: {below} of the same name is in force now\n")
+        sys.stderr.write(f"note: {below}, which has the same name, is in force now\n")
     if options.wait:
         wait_until_none(options.timeout, lambda: not_yet_gone(shelf.paths, path), shelf.paths)
     if served.rows:
-        sys.stderr.write("note: iscsi-ipsec release PORTAL opens what no file covers\n")
+        sys.stderr.write("note: iscsi-ipsec release PORTAL opens a portal that no file covers\n")
     return Exit.FINE
 
 
@@ -318,7 +318,7 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
 
 
 def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Put a key file back as it was before it was replaced or removed; doing so twice changes nothing."""
+    """Put a key file back as it was before it was replaced or removed; doing it again reverts that."""
     copies = replaced_keys.kept(paths)
     wanted = options.undo_name
     copy = next(

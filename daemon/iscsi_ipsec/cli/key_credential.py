@@ -20,7 +20,7 @@ from iscsi_ipsec.cli.key_folder import Shelf, make_folder
 from iscsi_ipsec.core.config.key_file import CredentialRef, KeyDraft, KeySource
 
 CREDENTIAL_PREFIX = "iscsi-ipsec-"
-"""What the names of credentials that we make begin with; only those are ever removed with their key file."""
+"""The prefix of credentials that this program makes; only those are ever removed with their key file."""
 
 
 def systemd_creds() -> str | None:
@@ -59,7 +59,7 @@ def _encrypt(secret: Secret, name: str, *, runtime: bool) -> None:
             command, input=secret.reveal(), capture_output=True, timeout=credentials.TIMEOUT, check=False
         )
     except (OSError, subprocess.SubprocessError) as err:
-        # without its cause: what the exception holds may be a key
+        # without its cause: the exception may hold a key
         raise CommandError(Exit.PROBLEMS, f"systemd-creds failed: {type(err).__name__}") from None
     if done.returncode or not done.stdout:
         raise CommandError(
@@ -75,7 +75,7 @@ def sources(draft: KeyDraft) -> tuple[KeySource, ...]:
 
 
 def drop_credential(shelf: Shelf, source: CredentialRef, but: str) -> None:
-    """Remove a credential that we made and that no other key file names."""
+    """Remove a credential that this program made and that no other key file names."""
     users = [s.draft.name for s in shelf.stored if source in sources(s.draft) and s.draft.name != but]
     if users or not source.name.startswith(CREDENTIAL_PREFIX):
         return

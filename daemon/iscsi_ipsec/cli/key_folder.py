@@ -1,4 +1,4 @@
-"""Lists the key files of one instance, and decides what may be written beside them.
+"""Lists the key files of one instance, and decides which files may be written beside them.
 
 Law: a file is only written where the daemon will take it: into a folder that
 only root can change, under a name that no other file hides, for an identity
@@ -66,7 +66,7 @@ class Shelf:
 
     @cached_property
     def stored(self) -> tuple[Stored, ...]:
-        """All key files in force, by name; what is wrong with others goes to ``problems``."""
+        """All key files in force, by name; the problems of others are added to ``problems``."""
         for folder in self.paths.psk_folders:
             require_access(folder, os.R_OK | os.X_OK)
         found = files.find_config(self.paths.psk_folders)
@@ -87,9 +87,9 @@ class Shelf:
         return owners
 
     def refuse_conflict(self, draft: KeyDraft, but: Container[str] = ()) -> None:
-        """:class:`CommandError` where the file would be hidden, or its identity is another file's already.
+        """:class:`CommandError` where the file would be hidden, or another file already has its identity.
 
-        ``but``: names of files that policies name, so that nothing is left to choose.
+        ``but``: files that policies name, which may have the same identity since the policy chooses.
         """
         hider = f"{self.persistent_folder}/{draft.name}{files.SUFFIX}"
         if self.folder == self.runtime_folder and os.path.lexists(hider):
@@ -134,7 +134,7 @@ def make_folder(folder: str) -> None:
 
 
 def checked_name(name: str) -> str:
-    """A key file's name as given, without ``.toml``; :class:`CommandError` where it is none."""
+    """A key file's name as given, without ``.toml``; :class:`CommandError` where it is not a file name."""
     name = name.removesuffix(files.SUFFIX)
     if name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
         raise CommandError(

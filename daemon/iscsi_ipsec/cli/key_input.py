@@ -1,8 +1,7 @@
-"""Takes a key from standard input, a file, a prompt or the kernel's random numbers.
+"""Reads a key from standard input, a file, a prompt or the kernel's random numbers.
 
-Law: never from the command line, which every user of the machine can read in
-/proc; and a word of the command line is never repeated where a key may have
-been put there by mistake.
+Law: never from the command line, which every user of the machine can read in /proc; and no message repeats a
+word of the command line that may be a key by mistake.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MAX_GENERATED = 1024
 
 
 class DiscreetParser(Parser):
-    """A parser for verbs that take keys: it repeats no word that it does not know, and abbreviates no option.
+    """A parser for verbs that take keys: it never repeats an unknown word, and accepts no abbreviated option.
 
     ``--key X`` would otherwise be read as ``--key-file X``, and a stray X printed.
     """
@@ -41,12 +40,12 @@ class DiscreetParser(Parser):
     def parse_known_args(  # type: ignore[override]  # the overloads of typeshed serve namespaces of other types
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As the original, but one free word behind options is the NAME, and any other word an error."""
+        """Parse as the original does, but take one free word behind options as NAME, and any other word as an error."""
         known, extra = super().parse_known_args(args, namespace)
         if len(extra) == 1 and not extra[0].startswith("-") and getattr(known, "name", "") is None:
             known.name = extra.pop()
         if extra and extra[0].startswith("--"):
-            # an option's name is no key; what may stand behind its = is
+            # an option's name is not a key, but the text behind its = may be one
             option = extra[0].partition("=")[0]
             close = difflib.get_close_matches(option, self._option_string_actions, 1)
             self.error(f"unknown option {option}" + (f" (did you mean {close[0]}?)" if close else ""))
@@ -58,7 +57,7 @@ class DiscreetParser(Parser):
 
 
 class _Refuse(argparse.Action):
-    """An option that exists only to say what to use instead."""
+    """An option whose only use is its error, which says what to use instead."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
@@ -77,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--key-file", metavar="PATH", help="the content of a file, without one line end")
     group.add_argument(
         "--generate", nargs="?", type=_size, const=GENERATED_BYTES, metavar="BYTES",
-        help=f"random bytes (%(const)s), as base64 text; it is not shown, but how to read it is (at least {WEAK_KEY_BYTES})",
+        help=f"random bytes (%(const)s), as base64 text; it is not shown; the output says how to read it (at least {WEAK_KEY_BYTES})",
     )  # fmt: skip
     for wrong in ("--key", "--psk", "--secret", "--password"):
         group.add_argument(wrong, nargs="?", action=_Refuse, help=argparse.SUPPRESS)
@@ -102,14 +101,14 @@ def read_key(options: argparse.Namespace) -> Secret:
 
 
 def _as_meant(data: bytes) -> bytes:
-    """The key in what an editor saved: without one line end and a byte order mark; what else looks odd is shown."""
+    """The key from an editor's file: without one line end and a byte order mark; other oddities are warned about."""
     for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         text = _text_of(data.removeprefix(mark), encoding) if data.startswith(mark) else ""
         if text:
-            _warn("the key was saved as UTF-16: its text is taken, in UTF-8")
+            _warn("the key was saved as UTF-16: it is used as UTF-8 text")
             data = text.encode()
     if data.startswith(codecs.BOM_UTF8) and _text_of(data, "utf-8"):
-        _warn("a byte order mark stands before the key: it is left out")
+        _warn("a byte order mark before the key is left out")
         data = data.removeprefix(codecs.BOM_UTF8)
     data = data.removesuffix(b"\r\n") if data.endswith(b"\r\n") else data.removesuffix(b"\n")
     if b"\0" in data:
@@ -120,7 +119,7 @@ def _as_meant(data: bytes) -> bytes:
 
 
 def _text_of(data: bytes, encoding: str) -> str:
-    """The bytes as text, empty where they are none: a random key may begin with any bytes."""
+    """The bytes as text, empty where they are not text: a random key may begin with any bytes."""
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -154,7 +153,7 @@ def _from_file(path: str) -> bytes:
                 )
             return _limited(file)
     except (OSError, ValueError) as err:
-        # the path is not quoted, nor the cause kept: who took --key-file for --key has put a key there
+        # neither path nor cause is shown: it may be a key, if --key-file was mistaken for --key
         why = err.strerror if isinstance(err, OSError) else "not a path"
         if isinstance(err, PermissionError):
             raise CommandError(

@@ -40,11 +40,11 @@ exit codes: 0 fine, 1 problems found, 2 wrong usage, 3 daemon not running,
 4 charon unreachable, 5 not permitted"""
 
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""Why a write to standard output fails where that is a file."""
+"""Errors of writing to standard output where that is a file."""
 
 
 def build_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
-    """The command line with these verbs; the whole is also read by the tests of the manual."""
+    """The command line with these verbs; the manual's tests read the complete one."""
     parser = Parser(
         prog="iscsi-ipsec",
         description="Shows and checks what iscsi-ipsecd does to keep iSCSI sessions inside IPsec.",
@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(verb, _VERBS, 1)
         hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(_VERBS)}"
         return _fail(Exit.USAGE, f'there is no verb "{verb}"', hint)
-    # a verb loads what it needs; without one all are asked for the help
+    # only the chosen verb is imported; without one the help needs all
     options = build_parser([verb] if verb else _VERBS).parse_args(arguments)
     try:
         return int(options.run(options, paths_of(options)))
@@ -121,7 +121,7 @@ def _verb_in(arguments: Sequence[str]) -> str | None:
 
 
 def _drop_output() -> None:
-    """Have nothing left to write at the end of the process, which would fail again."""
+    """Drop unwritten output, which would fail again at the end of the process."""
     with open(os.devnull, "w", encoding="ascii") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 

@@ -23,13 +23,13 @@ _LEAST = 6
 
 
 def print_json(document: object) -> None:
-    """The machine's form of every answer."""
+    """Every answer as JSON."""
     json.dump(document, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether a stream shows colours and obeys a terminal's commands."""
+    """Whether a stream is a terminal that shows colours and obeys control sequences."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -39,7 +39,7 @@ def paint(text: str, colour: int) -> str:
 
 
 def width() -> int:
-    """The columns that there are: those of the terminal (or COLUMNS), else 80."""
+    """The number of columns: those of the terminal (or COLUMNS), else 80."""
     return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
 
 

@@ -1,6 +1,6 @@
 """Shows progress in one line on a terminal's stderr, and wipes it at the end.
 
-Law: nothing of it where stderr is no terminal, so that logs and pipes hold results only.
+Law: shows nothing where stderr is not a terminal, so that logs and pipes hold results only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Self
 
 _DELAY = 0.3
-"""Seconds before the first line: what is quick needs none."""
+"""Seconds before the first line: quick work shows no progress."""
 
 
 class Progress:
-    """``with Progress() as progress: progress.tell("...")``; the line is wiped when the block ends."""
+    """``with Progress() as progress: progress.show("...")``; the line is wiped when the block ends."""
 
     def __init__(self) -> None:
         self._shown, self._terminal = "", sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Copies of key files that were replaced or removed, for ``psk undo``: root's alone, one for each file, for a day.
+"""Keeps copies of replaced and removed key files for ``psk undo``: readable by root only, one for each file, for a day.
 
 Law: a copy is complete (the file's bytes, and those of the credentials that were made for it) and is
 written before anything is changed; it never outlives its day where the command or systemd-tmpfiles runs.
@@ -34,7 +34,7 @@ class Copy:
 
 
 def keep(paths: Paths, path: str, credentials: Iterable[str]) -> None:
-    """Keep a file, and the credentials' files, as they are now; of a file that is not there nothing."""
+    """Copy a file and its credentials' files as they are now; nothing where the file does not exist."""
     kept(paths)  # deletes those whose day is over
     if not os.path.isfile(path):
         return
@@ -50,7 +50,7 @@ def keep(paths: Paths, path: str, credentials: Iterable[str]) -> None:
 
 
 def drop(paths: Paths, path: str) -> None:
-    """Delete the copy of a file, as its key must be gone."""
+    """Delete the copy of a file whose key must not survive."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_place(_folder(paths, path), path))
 
@@ -63,7 +63,7 @@ def kept(paths: Paths) -> tuple[Copy, ...]:
             for name in os.listdir(folder):
                 place = os.path.join(folder, name)
                 copy = _read(place)
-                # what was not written here cannot be undone, and may hold a key
+                # a file that was not written here cannot be undone, and may hold a key
                 if copy is None or time.time() - copy.time > LIFETIME:
                     os.unlink(place)
                 else:
@@ -92,7 +92,7 @@ def _encoded(path: str) -> str | None:
 
 
 def _folder(paths: Paths, path: str) -> str:
-    """A key that shall not outlive the boot leaves no copy that does."""
+    """The folder for a file's copy: a key that must not outlive the boot leaves no persistent copy."""
     return paths.replaced_folders[0 if os.path.dirname(path) == paths.psk_folders[0] else 1]
 
 

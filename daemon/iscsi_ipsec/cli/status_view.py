@@ -1,6 +1,6 @@
-"""The status document for people: which state a portal is in, what is wrong with the host, and what to type next.
+"""Formats the status document for people: each portal's state, the problems, and what to type next.
 
-Law: pure. Words and order only; where they are printed is the verb's.
+Law: pure. Words and order only; the verb prints them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNENCRYPTED = "UNENCRYPTED"
 """The state of a portal whose sessions' data crosses the wire unencrypted."""
 
 _GROUP_FROM = 4
-"""So many portals with one problem are listed in one line."""
+"""From so many portals on, those with the same problem are listed in one line."""
 _NAMED_AT_MOST = 3
 
 
@@ -70,7 +70,7 @@ def state_of(row: Row) -> str:
 
 
 def is_unencrypted(row: Row) -> bool:
-    """Whether iSCSI sessions run to the portal and nothing keeps their data from crossing unencrypted."""
+    """Whether iSCSI sessions run to the portal and their data may cross the network unencrypted."""
     return bool(row["sessions"]) and not row["closed"] and row["role"] == Role.INITIATOR.value
 
 
@@ -184,7 +184,7 @@ def _of_many(group: Sequence[Row]) -> str:
 
 
 def _where_and_what(problem: Row) -> str:
-    """The place in front, unless the message names it."""
+    """The message with its place in front, unless it names the place itself."""
     message, file = problem["message"], problem["file"]
     place = f"{file}:{problem['line']}" if file and problem["line"] else file or problem["portal"] or ""
     named = file or problem["portal"] or ""

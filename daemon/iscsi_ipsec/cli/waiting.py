@@ -15,7 +15,7 @@ from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.service.paths import Paths
 
 MAX_TIMEOUT = 7 * 86400.0
-"""Seconds; who means to wait for longer has mistyped."""
+"""Seconds; a longer time is a typing error."""
 
 POLL = 0.1
 """Seconds between two reads of the status file."""
@@ -29,7 +29,7 @@ def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
 
 
 def seconds(text: str) -> float:
-    """A time to wait; no time at all is one, NaN and less than nothing are not."""
+    """A time to wait; 0 is allowed, NaN and negative numbers are not."""
     try:
         value = float(text)
     except ValueError:
@@ -40,12 +40,12 @@ def seconds(text: str) -> float:
 
 
 def shortened(lacking: list[str]) -> str:
-    """What is missing, in one line."""
+    """The missing things in one line."""
     return lacking[0] + (f", and {len(lacking) - 1} more" if len(lacking) > 1 else "")
 
 
 def missing(paths: Paths, portals: list[str]) -> list[str]:
-    """What is not in place yet, in words; empty when everything is."""
+    """The things that are not in place yet, in words; empty when everything is."""
     if not daemon_runs(paths):
         return ["iscsi-ipsecd is not running"]
     document = try_status(paths)
@@ -97,7 +97,7 @@ def wait_until_none(timeout: float, lacking: Callable[[], list[str]], paths: Pat
 
 
 def unread(paths: Paths, document: dict[str, Any]) -> list[str]:
-    """Files whose present form the daemon has not seen, also those that are gone but not for the daemon."""
+    """Files whose current version the daemon has not read, and deleted files that it still has."""
     seen = {row["path"]: row["signature"] for row in document["files"]}
     now = {}
     with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ def unread(paths: Paths, document: dict[str, Any]) -> list[str]:
 
 
 def not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
-    """What keeps charon from having this key, in words; no portal that uses it is waited for."""
+    """Why charon does not have this key yet, in words; portals that use it are not waited for."""
     document = try_status(paths)
     row = next((row for row in document["files"] if row["path"] == path), None) if document else None
     if document is None or row is None or path in unread(paths, document):
@@ -139,10 +139,10 @@ def not_yet_in_force(paths: Paths, path: str, name: str) -> list[str]:
 
 
 def not_yet_gone(paths: Paths, path: str) -> list[str]:
-    """What keeps a removed key in charon, in words."""
+    """Why charon still has a removed key, in words."""
     document = try_status(paths)
     if document is None or any(row["path"] == path for row in document["files"]):
-        return [f"the daemon has not seen that {path} is gone"]
+        return [f"the daemon has not noticed yet that {path} is gone"]
     return [] if document["charon"]["reachable"] else ["charon is unreachable"]
 
 

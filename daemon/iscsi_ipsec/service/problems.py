@@ -74,8 +74,8 @@ def unlisted_problem() -> Problem:
     """The warning that charon cannot list the secrets that it holds."""
     return Problem(
         code="secrets-unlisted",
-        message="charon holds more secrets than it can list (about 16,000 in all): a secret of this program that others unload is"
-        " noticed by charon's log alone, and a secret that was to go while the daemon was down may still be there",
+        message="charon holds more secrets than it can list (about 16,000 in all): if others unload a secret of this program, that is"
+        " noticed by charon's log alone, and a secret that was to be unloaded while the daemon was down may still be there",
         hint="use fewer keys, or shorter names for the secrets in swanctl.conf; a restart of strongSwan drops what is left over",
         severity=Severity.WARNING,
     )

@@ -130,7 +130,7 @@ class Routes:
     def _request(self, kind: int, request: Any, flags: int) -> tuple[int, list[Any]]:
         """What the kernel answers: an errno, 0 for none, and messages of the request's class.
 
-        EINTR: the tables changed while it told them.
+        EINTR: the tables changed during the dump.
         """
         self._sequence += 1
         header = request["header"]

@@ -41,7 +41,7 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Check what was named, or everything together."""
+    """Check the named files, or all files together."""
     problems: list[Problem] = []
     targets = _targets(options.paths, paths, problems)
     checker = FileCheck(paths)
@@ -91,7 +91,7 @@ def _found(folders: tuple[str, ...], problems: list[Problem]) -> tuple[files.Fou
 
 
 def _ignored(folder: str) -> Iterable[Problem]:
-    """Files that look like configuration, and that the daemon passes over for their name."""
+    """Files that look like configuration, but that the daemon ignores because of their name."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -111,13 +111,13 @@ def _ignored(folder: str) -> Iterable[Problem]:
 
 
 def judge_all(paths: Paths, problems: list[Problem]) -> list[Judged]:
-    """Every file that the daemon reads, judged by itself."""
+    """Every file that the daemon reads, checked by itself."""
     checker = FileCheck(paths)
     return [checker.judge(path) for path in _targets([], paths, problems)]
 
 
 def together(judged: Iterable[Judged], paths: Paths) -> tuple[Problem, ...]:
-    """What the daemon would refuse although each file by itself is right."""
+    """The problems between files that are right by themselves."""
     judged = tuple(judged)
     # deciding takes more modules than looking at one file
     from iscsi_ipsec.core.decide.lookup import Lookup  # noqa: PLC0415
@@ -148,7 +148,7 @@ def _of(values: Iterable[object], kind: type[T]) -> tuple[T, ...]:
 
 
 def _algorithms(socket: str) -> frozenset[str]:
-    """What this host's charon can do; without one nothing is said about that."""
+    """The abilities of this host's charon; without a charon they are not checked."""
     from iscsi_ipsec.adapters.charon import Charon, default_socket  # noqa: PLC0415  # only this asks it
 
     charon = Charon(socket or default_socket())

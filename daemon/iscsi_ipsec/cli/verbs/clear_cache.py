@@ -1,10 +1,9 @@
 """``clear-cache``: Windows' ClearCache.
 
-Makes the daemon look at everything again: files, open-iscsi's database,
-routes, the guard in the kernel, and what charon has; whatever differs is put
-right. Host names are looked up anew, and a later answer that differs is acted on
-when it comes. Nothing that is right is reloaded, and no SA ends. It is the SIGHUP of
-``systemctl reload iscsi-ipsecd``, and returns when that has been done.
+Makes the daemon read everything again: files, open-iscsi's database,
+routes, the guard in the kernel, and the contents of charon, and corrects differences. Host names are looked
+up anew; a later answer that differs takes effect when it comes. Nothing else is reloaded, and no SA ends. It does the same as ``systemctl reload
+iscsi-ipsecd`` (SIGHUP), but returns when the daemon has done it.
 """
 
 from __future__ import annotations

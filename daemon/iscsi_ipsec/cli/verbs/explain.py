@@ -1,4 +1,4 @@
-"""``explain``: every rule that decided about a portal, in order."""
+"""``explain``: shows every rule that decided about a portal, in order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def rows_of(document: dict[str, Any], text: str) -> list[dict[str, Any]]:
 
 
 def _closed_by(document: dict[str, Any], portal: Portal) -> str:
-    """What is dropped on the way to a portal that nobody has named, in words."""
+    """Says which closed network an unknown portal lies in."""
     guard = document["guard"]
     closed, opened = (
         next((n for n in guard.get(name, ()) if _contains(n, portal)), None)

@@ -1,4 +1,4 @@
-"""``flags``: decodes and encodes ISCSI_SECURITY_FLAGS, with what they become in strongSwan."""
+"""``flags``: decodes and encodes ISCSI_SECURITY_FLAGS, and shows their effect in strongSwan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(subparsers: Verbs) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Print number, names and meaning."""
-    del paths  # every verb is called alike
+    del paths  # every verb is called with these arguments
     given = [word for text in options.flags for word in text.split(",") if word]
     try:
         flags = parse_flags(given[0] if len(given) == 1 else given)

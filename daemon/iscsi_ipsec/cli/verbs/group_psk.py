@@ -1,7 +1,7 @@
 """``group-psk``: sets and removes the group key, Windows' SetGroupPresharedKey.
 
-It serves identities that have no key of their own; whoever has it can be the
-target to any of them (RFC 3723, 2.3.2), which ``set`` says.
+It serves identities that have no key of their own; whoever has it can pose as the target to any of them (RFC
+3723, 2.3.2); ``set`` warns about that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def add(subparsers: Verbs) -> None:
     setter = actions.add_parser("set", help="write the group key's file, or put a new key into it")
     key_change.add_set_options(setter)
     setter.set_defaults(run=_set)
-    remover = actions.add_parser("remove", help="remove the group key's file; what it protected stays closed")
+    remover = actions.add_parser(
+        "remove", help="remove the group key's file; the portals that it protected stay closed"
+    )
     key_change.add_remove_options(remover)
     remover.add_argument(
         "--runtime", action="store_true", help="the file of that name that lasts until the next boot"

@@ -1,8 +1,8 @@
 """``import``: turns the settings of Windows' iSCSI initiator into key files and portal policies.
 
-Says what it would write, with keys left out; ``--apply`` writes. A file that
-exists is only replaced with ``--force``, and one that is already as it would
-be made is left alone. How flags are taken over, :mod:`~iscsi_ipsec.core.windows.values` says.
+Shows what it would write, without keys; ``--apply`` writes. An existing file is only replaced with
+``--force``, and one with the same content is left alone. :mod:`~iscsi_ipsec.core.windows.values` says how
+flags are converted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from iscsi_ipsec.core.windows.values import FoundKey, FoundPortal, Harvest, Rule
 from iscsi_ipsec.service.paths import Paths
 
 MAX_INPUT = 64 << 20
-"""More than ten thousand keys take."""
+"""Enough for more than ten thousand keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class _Made:
 def add(subparsers: Verbs) -> None:
     """Describe the verb."""
     parser = subparsers.add_parser(
-        "import", help="turn what Windows' initiator was told into files (shows them; --apply writes)",
+        "import", help="turn the settings of Windows' initiator into files (shows them; --apply writes)",
         description="Reads iscsicli scripts, ConvertTo-Json of the WMI classes, registry exports with DefaultSecurityBitmap, and rows of iSNS portal bitmaps.",
     )  # fmt: skip
     parser.add_argument("files", nargs="*", metavar="FILE", help="- is standard input")
@@ -97,7 +97,7 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Parse all, show or write all that is good, and list what is not."""
+    """Parse all input, show or write all valid files, and list the problems."""
     harvests = _parse_all(options)
     problems = [problem for harvest in harvests for problem in harvest.problems]
     existing = read_policies(paths)
@@ -144,7 +144,7 @@ def _names_portals(file: _Made) -> bool:
 
 
 def _clashes(fresh: list[_Made], paths: Paths) -> list[Problem]:
-    """Portals that would close as soon as these files are there, since several keys apply to them then."""
+    """Portals that these files would close, since several keys apply to them then."""
     problems: list[Problem] = []
     now = judge_all(paths, problems)
     replaced = {file.path for file in fresh}
@@ -155,7 +155,7 @@ def _clashes(fresh: list[_Made], paths: Paths) -> list[Problem]:
 
 
 def _shown_before(fresh: list[_Made], paths: Paths) -> tuple[list[str], bool]:
-    """What is up at the portals that the files close or give another key, and whether anything is."""
+    """The SAs and sessions at the portals that the files close or give another key, and whether there are any."""
     keys = {file.path for file in fresh if not isinstance(file.value, PortalPolicy)}
     patterns = [
         pattern
@@ -191,7 +191,7 @@ def _parse_all(options: argparse.Namespace) -> list[Harvest]:
             harvests.append(parse(text, name, rules))
         last = harvests[-1]
         if not (last.keys or last.portals or last.default or last.problems):
-            last.error(0, "nothing that tells of IPsec is in it", "--format says what it is")
+            last.error(0, "nothing in it is about IPsec", "--format says what it is")
     if options.default_bitmap is not None:
         harvests.append(Harvest("--default-bitmap"))
         take_default(options.default_bitmap, 0, harvests[-1])
@@ -357,7 +357,7 @@ def _state(path: str, data: bytes, options: argparse.Namespace, where: _Where) -
         if files.read_config(path, private=False) == data:
             return "unchanged"
     except ConfigError:
-        pass  # it is not as we would make it, whatever it is
+        pass  # it differs from the file that we would write, whatever it is
     if options.force:
         return "replaced"
     where.problems.append(_fault(where.file, where.line, f"{path} exists and is kept", "--force replaces it"))

@@ -1,9 +1,8 @@
-"""``open-all``: everything that this program put in the way out of it, now: for 3 a.m., and for whoever must.
+"""``open-all``: opens every portal at once, for an emergency.
 
-Stops the daemon first, which would close everything again, and keeps it from
-being started, at the next boot too; then takes out what it loaded into charon
-and nftables. Files and the memory of managed portals stay, so that starting
-the daemon again closes what was closed.
+Stops the daemon first, which would close everything again, and prevents its start, at the next boot too; then
+removes everything that it loaded into charon and nftables. Files and the memory of managed portals stay, so
+that starting the daemon again closes the same portals.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from iscsi_ipsec.service.paths import Paths
 UNITS = ("iscsi-ipsecd.service", "iscsi-ipsec-guard.service")
 STOP_SECONDS, POLL = 30.0, 0.1
 BACK = f"systemctl unmask {' '.join(UNITS)} && systemctl enable --now {' '.join(reversed(UNITS))}"
-"""How to go back."""
+"""The commands that undo ``open-all``."""
 
 
 def add(subparsers: Verbs) -> None:
@@ -41,7 +40,7 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Ask, stop the daemon, unload, and say what is unencrypted now."""
+    """Ask, stop the daemon, unload, and list the sessions that are unencrypted now."""
     if os.geteuid() != 0:
         raise CommandError(Exit.NOT_PERMITTED, "only root may open portals", "run this as root")
     touched = Impact(paths, lambda row: row["closed"])
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         return Exit.FINE
     socket = ((last_status(paths) or {}).get("charon") or {}).get("socket") or ""
     _stop(paths)
-    # after the question: it loads what only this needs
+    # after the question: its imports are needed only here
     from iscsi_ipsec.adapters.charon import Charon  # noqa: PLC0415
     from iscsi_ipsec.adapters.nft import Guard  # noqa: PLC0415
     from iscsi_ipsec.service.unload import unload_all  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""``plan``: what the daemon would change in charon now; changes nothing."""
+"""``plan``: shows what the daemon would change in charon now; changes nothing."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from iscsi_ipsec.service.problems import unlisted_problem
 
 
 class _ReaderWith(FileReader):
-    """The admin's files as they are, and with others in the place that their names have."""
+    """The admin's files as they are, and with other files put in place by their names."""
 
     def __init__(self, paths: Paths, store: Store) -> None:
         super().__init__(paths, store)
         self.added: tuple[Settings | PortalPolicy | Key, ...] = ()
 
     def read(self, *, all_files: bool = True) -> ConfigFiles:
-        """What would be in force."""
+        """The content that would be in force."""
         now = super().read(all_files=all_files)
         if not self.added:
             return now
@@ -76,7 +76,7 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Look as the daemon does and print the operations."""
+    """Observe as the daemon does, and print the operations."""
     added = _added(options.added, paths)
     document = try_status(paths) or {}
     socket_path = paths.vici_socket or document.get("charon", {}).get("socket") or default_socket()
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     previously_managed = ManagedPortals(paths, store, SystemClock()).previously_managed([])
     snapshot = observer.observe(frozenset({"start"}), previously_managed)
     presented_keys = observer.presented_in(snapshot, state.secrets or frozenset())
-    if presented_keys:  # the daemon keeps to what charon shows
+    if presented_keys:  # the daemon keeps the order that charon has
         snapshot = observer.observe(frozenset(), previously_managed, presented_keys)
     if state.secrets is None:
         sys.stderr.write(f"{unlisted_problem()}\n")

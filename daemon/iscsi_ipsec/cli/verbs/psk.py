@@ -1,9 +1,8 @@
 """``psk``: sets, looks up, lists and removes keys of identities, as files of ``psk.d``.
 
 ``set`` is Windows' SetPresharedKeyForId, ``--runtime`` its Persist=FALSE;
-``get`` is GetPresharedKeyForId, which tells whether there is a key, and
-never the key. What ``set`` replaces keeps its portals, flags and description
-unless they are given; comments of a file that is replaced are lost.
+``get`` is GetPresharedKeyForId, which says whether there is a key, and never shows the key. ``set`` keeps the
+portals, flags and description of a file that it replaces unless they are given; its comments are lost.
 """
 
 from __future__ import annotations
@@ -61,7 +60,9 @@ def add(subparsers: Verbs) -> None:
     confirm.add_options(undoer)
     key_change.add_wait_options(undoer)
     undoer.set_defaults(run=key_change.run_undo)
-    remover = actions.add_parser("remove", help="remove a key file; what it protected stays closed")
+    remover = actions.add_parser(
+        "remove", help="remove a key file; the portals that it protected stay closed"
+    )
     remover.add_argument("id", nargs="?", metavar="ID", help="whose key to remove")
     _add_id(remover)
     key_change.add_remove_options(remover)

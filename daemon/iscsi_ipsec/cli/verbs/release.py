@@ -1,4 +1,4 @@
-"""``release``: opens a portal that no file covers any more; besides ``open-all`` the only way to."""
+"""``release``: opens a portal that no file covers any more; only ``open-all`` opens portals too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add(subparsers: Verbs) -> None:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
-    """Ask the daemon, and wait until it has done so."""
+    """Ask the daemon to release the portal, and wait until it has done so."""
     rows = rows_of(read_status(paths), options.portal)
     portal = rows[0]["portal"]
     _refuse_covered(rows)

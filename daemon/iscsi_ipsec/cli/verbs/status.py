@@ -1,4 +1,4 @@
-"""``status``: one row per portal, then what is wrong with the host and what to do about it."""
+"""``status``: shows one row per portal, then the host's problems with what to do about each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Show the status once, or again and again."""
     if not options.watch:
         return _show(options, paths)
-    # as an exception Ctrl-C could come up where it is lost, such as in a destructor: it is waited for
+    # raised as an exception, Ctrl-C could be lost, for instance in a destructor: so the loop waits for the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         while True:
@@ -79,8 +79,8 @@ def _show(options: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def refresh(document: dict[str, Any], paths: Paths) -> bool:
-    """Bring sessions, ages and counts up to now; False where charon does not answer."""
-    with contextlib.suppress(KernelUnavailable):  # then the daemon's last look has to do
+    """Update sessions, ages and counts; False where charon does not answer."""
+    with contextlib.suppress(KernelUnavailable):  # then the daemon's last report is shown
         guard = Guard().installed()
         document["guard"]["installed"] = guard is not None
         document["guard"]["dropped"] = sum(guard.dropped.values()) if guard else None
@@ -108,7 +108,7 @@ def refresh_sessions(document: dict[str, Any], paths: Paths) -> None:
 
 
 def _refresh_row(sa: dict[str, Any], children: Iterable[ChildSa]) -> None:
-    """The numbers of the SA, or of the one that has replaced it since; a vanished one is the next pass's business."""
+    """The numbers of the SA, or of the one that has replaced it since; the next pass reports one that vanished."""
     same = [c for c in children if c.unique_id == sa["child_id"]]
     successors = [c for c in children if c.child_name == sa["child"] and c.reqid == sa["reqid"]]
     if not (same or successors):
@@ -164,7 +164,7 @@ def _rotations(keys: list[dict[str, Any]]) -> str:
 
 
 class _Painted(io.TextIOBase):
-    """Text that is collected and painted as if for the terminal where it goes."""
+    """A buffer that takes colours as the terminal does to which it is written later."""
 
     def __init__(self, into: io.StringIO) -> None:
         self._into, self._terminal = into, sys.stdout.isatty()

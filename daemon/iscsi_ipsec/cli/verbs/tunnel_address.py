@@ -1,9 +1,9 @@
 """``tunnel-address``: Windows' SetTunnelModeOuterAddress, as a portal policy of its own.
 
 ``set`` writes ``portal.d/tunnel-<portal>.toml``. The most specific policy of
-a portal is the only one that counts, so the new file takes over what a policy
-for a network around the portal said. A file that names exactly this portal is
-the admin's: it is named, not edited, and so is one of ours that was changed.
+a portal is the only one that counts, so the new file copies the settings of a policy for a network around the
+portal. A file that names exactly this portal belongs to the admin: the command names it and does not edit it.
+The same holds for a file that ``set`` wrote and the admin changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.service.paths import Paths, add_options
 
 MARK = "made by iscsi-ipsec tunnel-address"
-"""What a policy of ours says of itself."""
+"""The ``description`` of a policy that ``set`` wrote."""
 
 
 def add(subparsers: Verbs) -> None:
@@ -88,7 +88,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
     sys.stdout.write(f"wrote {path}\n")
     if base:
         sys.stderr.write(
-            f"note: it takes over what {base.path} says now; later changes there do not reach {portal}\n"
+            f"note: it copies the present settings of {base.path}; later changes there do not reach {portal}\n"
         )
     return Exit.FINE
 
@@ -107,7 +107,7 @@ def _remove(options: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _shown(paths: Paths, portal: Portal, text: str) -> list[str]:
-    """What is up at the portal, whose SA is replaced by one with the new addresses."""
+    """The SAs and sessions at the portal, whose SA is replaced by one with the new addresses."""
     touched = Impact(paths, lambda row: row["portal"] == str(portal))
     return [f"{text}; a new SA replaces the present one:", *touched.lines()] if touched.is_live else []
 
@@ -119,7 +119,7 @@ def file_of(paths: Paths, portal: Portal, *, runtime: bool) -> str:
 
 
 def read_policies(paths: Paths) -> tuple[PortalPolicy, ...]:
-    """All policies in force; a broken one could be the very one that names the portal, so it ends the command."""
+    """All policies in force; a broken policy ends the command, since it could be the one that names the portal."""
     for folder in paths.portal_folders:
         require_access(folder, os.R_OK | os.X_OK)
     found = files.find_config(paths.portal_folders)

@@ -76,7 +76,7 @@ def judge(document: dict[str, Any], paths: Paths) -> tuple[Verdict, ...]:
 
 
 def _expectations(rows: Iterable[Mapping[str, Any]]) -> dict[Portal, Expectation]:
-    """By portal: one that is reached through several interfaces has a row, and a reqid, for each."""
+    """The expected state of each portal; a portal that is reached through several interfaces has a row, and a reqid, for each."""
     expected: dict[Portal, Expectation] = {}
     for row in rows:
         if row["role"] == Role.INITIATOR.value:
