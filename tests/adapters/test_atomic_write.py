@@ -7,16 +7,12 @@ import resource
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import iscsi_ipsec
-from iscsi_ipsec.adapters.atomic_write import Part, RewrittenFile, write_atomic, write_private
+from iscsi_ipsec.adapters.atomic_write import write_atomic, write_private
 from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 
 PACKAGES = str(Path(iscsi_ipsec.__file__).parents[1])
@@ -183,118 +179,3 @@ def test_a_folder_that_is_not_ours_to_write_is_not_permitted(tmp_path: Path) -> 
             os._exit(4)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-
-
-# -- a file that is written again and again
-
-
-@pytest.fixture
-def rewritten(tmp_path: Path) -> Iterator[RewrittenFile]:
-    file = RewrittenFile(f"{tmp_path}/f")
-    yield file
-    file.close()
-
-
-def text_of(number: int) -> bytes:
-    return f"<{number}>".encode() * 3000 * number
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=6))
-def test_parts_of_the_last_file_in_any_order_with_new_ones_make_the_next(
-    rewritten: RewrittenFile, tmp_path: Path, rounds: list[list[int]]
-) -> None:
-    last: dict[int, Part] = {}
-    for numbers in rounds:
-        new = {number: last.get(number) or Part(text_of(number)) for number in numbers}
-        rewritten.write([new[number] for number in numbers])
-        assert rewritten.is_intact
-        assert (tmp_path / "f").read_bytes() == b"".join(map(text_of, numbers))
-        assert all(part.text is None for part in new.values())
-        last = new
-
-
-def test_a_part_is_copied_and_not_made_again(
-    rewritten: RewrittenFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = [Part(b"a" * 100_000), Part(b"b" * 100_000)]
-    rewritten.write(parts)
-    written: list[int] = []
-    write = os.write
-
-    def spy(fd: int, data: bytes) -> int:
-        written.append(len(data))
-        return write(fd, data)
-
-    monkeypatch.setattr(os, "write", spy)
-    rewritten.write([Part(b"head"), *parts])
-    assert written == [4]
-
-
-def test_only_the_last_file_is_kept_open(rewritten: RewrittenFile) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    for number in range(10):
-        rewritten.write([Part(text_of(number))])
-    assert len(os.listdir("/proc/self/fd")) == before + 1
-    rewritten.close()
-    rewritten.close()
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert not rewritten.is_intact
-
-
-def test_the_last_file_is_nobody_elses(rewritten: RewrittenFile) -> None:
-    rewritten.write([Part(b"x")])
-    assert not os.get_inheritable(rewritten._last)
-
-
-def test_after_a_failure_the_same_parts_can_be_written(
-    rewritten: RewrittenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = Part(b"old" * 1000), Part(b"new" * 1000)
-    rewritten.write([old])
-    before = len(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "rename", lambda *_, **__: os.stat("/nonexistent"))
-        with pytest.raises(StateUnavailable):
-            rewritten.write([new, old])
-    assert (tmp_path / "f").read_bytes() == b"old" * 1000
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert rewritten.is_intact
-    rewritten.write([new, old])
-    assert (tmp_path / "f").read_bytes() == b"new" * 1000 + b"old" * 1000
-
-
-def overwrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(b"Z")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        overwrite,
-        lambda p: p.write_bytes(b""),
-        lambda p: os.truncate(p, 2000),
-        os.unlink,
-        lambda p: p.chmod(0o644),
-    ],
-    ids=["overwritten", "emptied", "longer", "removed", "opened to others"],
-)
-def test_a_file_that_somebody_changed_is_not_intact(
-    rewritten: RewrittenFile, tmp_path: Path, change: Callable[[Path], object]
-) -> None:
-    rewritten.write([Part(b"a" * 1000)])
-    time.sleep(0.02)  # more than a tick of the file system's clock
-    change(tmp_path / "f")
-    assert not rewritten.is_intact
-
-
-def test_a_part_that_is_no_more_in_the_last_file_is_an_error_and_no_gap(
-    rewritten: RewrittenFile, tmp_path: Path
-) -> None:
-    part = Part(b"a" * 1000)
-    rewritten.write([part])
-    os.truncate(tmp_path / "f", 10)
-    with pytest.raises(StateUnavailable, match="cut short"):
-        rewritten.write([part])
-    assert names(tmp_path) == ["f"]

@@ -43,7 +43,7 @@ def change_one(charon: Charon, daemon: Daemon, shape: Shape, count: int, report:
     for number in range(count):
         daemon.settle(rest, timeout=LONG)
         before, mark = charon.secrets(), charon.log_mark()
-        generation = daemon.status()["generation"]
+        before_it = daemon.passes()
         key = shape.keys - 1 - number % (shape.keys - shape.portals)  # one that no portal uses
         path = daemon.psk / f"{key_name(key)}.toml"
         beside = path.with_name(f".{path.name}.new")
@@ -54,7 +54,7 @@ def change_one(charon: Charon, daemon: Daemon, shape: Shape, count: int, report:
         wait_until(partial(_loaded, charon, mark), "the new secret is there", timeout=LONG, interval=POLL)
         times.append(time.perf_counter() - began)
         daemon.settle(rest, timeout=LONG)
-        passes.append(daemon.status()["generation"] - generation)
+        passes.append(daemon.passes() - before_it)
         new, gone = charon.secrets() - before, before - charon.secrets()
         report.check(f"secrets that came and went, {shape}", (len(new), len(gone)), (1, 1))
     quiet(daemon)
@@ -115,10 +115,10 @@ def _bare_load(lab: Lab, name: str, shape: Shape, runs: int) -> list[float]:
 def footprint(daemon: Daemon, shape: Shape, seconds: float, report: Report) -> None:
     """Memory, and the share of one core that a daemon without work takes."""
     before, began = cpu_seconds(daemon.pid), time.perf_counter()
-    generation = daemon.status()["generation"]
+    before_it = daemon.passes()
     time.sleep(seconds)
     used, lasted = cpu_seconds(daemon.pid) - before, time.perf_counter() - began
-    passes = daemon.status()["generation"] - generation
+    passes = daemon.passes() - before_it
     memory = resident(daemon.pid)
     what = f"daemon at rest, {shape}"
     report.add(
@@ -134,16 +134,16 @@ def regular_pass(daemon: Daemon, shape: Shape, report: Report) -> None:
     wait_until(
         lambda: any(row["kind"] == "settings" for row in daemon.status()["files"]), "the settings are read"
     )
-    changed = daemon.status()["generation"]
+    changed = daemon.passes()
     wait_until(
-        lambda: daemon.status()["generation"] >= changed + 3,
+        lambda: daemon.passes() >= changed + 3,
         "what the change itself costs is over",
         timeout=LONG,
     )
     quiet_enough, writes = ROUND, writes_of(daemon)
-    began, before = daemon.status()["generation"], cpu_seconds(daemon.pid)
-    wait_until(lambda: daemon.status()["generation"] >= began + quiet_enough, "passes are made", timeout=LONG)
-    passes = daemon.status()["generation"] - began
+    began, before = daemon.passes(), cpu_seconds(daemon.pid)
+    wait_until(lambda: daemon.passes() >= began + quiet_enough, "passes are made", timeout=LONG)
+    passes = daemon.passes() - began
     each = (cpu_seconds(daemon.pid) - before) / passes
     what = f"daemon at rest, {shape}"
     report.add(

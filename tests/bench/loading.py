@@ -34,9 +34,7 @@ def python(node: Node, module: str, *words: str) -> dict[str, Any]:
 
 def writes_of(daemon: Daemon) -> int:
     """How often the daemon has written to charon, by its own metrics."""
-    text = (daemon.runtime / "metrics.prom").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("iscsi_ipsec_vici_writes_total "))
-    return int(float(line.split()[1]))
+    return daemon.metric("vici_writes")
 
 
 def timed(act: Callable[[], object]) -> float:

@@ -180,18 +180,31 @@ class Daemon:
             return {}
         return status
 
+    def metric(self, name: str) -> int:
+        """A counter of metrics.prom as it is now; 0 before the first pass."""
+        try:
+            text = (self.runtime / "metrics.prom").read_text()
+        except FileNotFoundError:
+            return 0
+        line = next(line for line in text.splitlines() if line.startswith(f"iscsi_ipsec_{name}_total "))
+        return int(float(line.split()[1]))
+
+    def passes(self) -> int:
+        """How many passes it has made; status.json is only written where something changed."""
+        return self.metric("passes")
+
     def settle(self, quiet: float = 0.7, *, timeout: float = 20.0) -> None:
         """Return when no pass was made for *quiet* seconds.
 
         Passes of the start go on for a moment, and would heal by chance what a test
         breaks meanwhile.
         """
-        seen: list[tuple[object, float]] = []
+        seen: list[tuple[int, float]] = []
 
         def silent() -> bool:
-            generation = self.status().get("generation")
-            if generation is None or not seen or seen[-1][0] != generation:
-                seen.append((generation, time.monotonic()))
+            passes = self.passes()
+            if not passes or not seen or seen[-1][0] != passes:
+                seen.append((passes, time.monotonic()))
             return time.monotonic() - seen[-1][1] >= quiet
 
         wait_until(silent, "the daemon has nothing more to do", timeout=timeout, detail=self.tail)
