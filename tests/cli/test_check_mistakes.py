@@ -40,6 +40,25 @@ def check(instance: Instance, files: dict[str, str]) -> list[str]:
             {"portal.d/name.toml": 'portals = ["san.example.com:3261"]\n'},
             "portal.d/name.toml:1: no key applies to san.example.com:3261",
         ),
+        (
+            {"portal.d/net.toml": 'portals = ["10.9.0.0/24"]\n', "psk.d/g.toml": f'{GROUP}portals = ["10.9.0.0/25"]\n'},
+            "portal.d/net.toml:1: no key applies to 10.9.0.128:3260, in 10.9.0.0/24:3260",
+        ),
+        (
+            {
+                "portal.d/net.toml": 'portals = ["10.9.0.0/24"]\n', "psk.d/g.toml": GROUP,
+                "psk.d/db1.toml": f'{KEY}portals = ["10.9.0.64/28"]\n',
+                "psk.d/db2.toml": f'{KEY.replace("db1", "db2")}portals = ["10.9.0.64/27"]\n',
+            },
+            "several keys with a name as identity apply to 10.9.0.64/28:3260",
+        ),
+        (
+            {
+                "portal.d/net.toml": 'portals = ["10.9.0.0/24"]\n', "psk.d/g.toml": f'{GROUP}portals = ["10.8.0.0/16"]\n',
+                "portal.d/half.toml": 'portals = ["10.9.0.0/25"]\npsk = "db1"\n', "psk.d/db1.toml": f'{KEY}portals = ["10.9.0.0/25"]\n',
+            },
+            "portal.d/net.toml:1: no key applies to 10.9.0.128:3260, in 10.9.0.0/24:3260",
+        ),
         ({"psk.d/a.toml": GROUP, "psk.d/b.toml": GROUP}, "psk.d/b.toml: "),
         ({"psk.d/db1.toml": KEY, "psk.d/db1-old.toml": KEY}, "psk.d/db1.toml: "),
         ({"psk.d/db1.toml": KEY, "psk.d/db2.toml": KEY.replace("db1", "DB1")}, "psk.d/db2.toml: "),

@@ -1,7 +1,8 @@
 """Checks all files together, offline: finds what the daemon would refuse or decide against the admin's intent.
 
-Law: pure. The daemon's own :func:`~iscsi_ipsec.core.decide.derive.derive` decides, about the portals that are known and one of each
-network and name; only inputs of the moment (routes, DNS, portals managed before) are left out.
+Law: pure. The daemon's own :func:`~iscsi_ipsec.core.decide.derive.derive` decides: about the portals that are known,
+about one of each network that no narrower pattern of any file names (all others of it are decided alike), and about
+one of each name, at an address that no file names. Only inputs of the moment (routes, DNS, portals managed before) are left out.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ NOBODYS: Mapping[int, Address] = {
     6: ipaddress.IPv6Address("2001:db8::fe"),
 }
 """Addresses of documentation (RFC 5737, RFC 3849)."""
-
-_TRIED = 16
-"""Addresses of a network that are tried for one that no narrower policy names."""
 
 
 def check_together(world: World, lines: Mapping[str, KeyLines]) -> tuple[Problem, ...]:
@@ -145,13 +143,15 @@ def _derived(world: World) -> Iterator[Problem]:
     shown: dict[Portal, str] = {}
     names: dict[str, tuple[Address, ...]] = dict(world.names)
     fresh = (ipaddress.IPv4Address("192.0.2.0") + n for n in itertools.count(1))  # RFC 5737: nobody's
-    for pattern in _patterns(world):
+    patterns = tuple(_patterns(world))
+    for pattern in patterns:
         if isinstance(pattern, NamedPortal):
             if pattern.host not in world.names:
                 names.setdefault(pattern.host, (next(fresh),))
                 shown[Portal(names[pattern.host][0], pattern.port)] = str(pattern)
         elif not pattern.single:
-            shown[_example(pattern, world.policies)] = str(pattern)
+            example, has_narrower = _example(pattern, patterns)
+            shown.setdefault(example, f"{example}, in {pattern}" if has_narrower else str(pattern))
     initiator = [portal for portal in shown if _role_of(portal, world.policies) is not Role.TARGET]
     whole = dataclasses.replace(
         world,
@@ -194,19 +194,27 @@ def _patterns(world: World) -> Iterable[PortalPattern]:
     )
 
 
-def _example(network: PortalRange, policies: Sequence[PortalPolicy]) -> Portal:
-    """A portal of the network, if possible one that no narrower policy names."""
-    first = network.network.network_address
-    last = int(network.network.broadcast_address)
-    portals = [Portal(first + n, network.port) for n in range(1, _TRIED) if int(first) + n <= last]
+def _example(network: PortalRange, patterns: Iterable[PortalPattern]) -> tuple[Portal, bool]:
+    """A portal of the network that no narrower pattern names, if there is one; and whether there are narrower ones.
+
+    Networks lie in one another or apart, so what is free begins at the network's begin or right behind a narrower one.
+    """
+    whole = network.network
     narrower = [
         pattern
-        for policy in policies
-        for pattern in policy.patterns
-        if isinstance(pattern, PortalRange) and pattern.network.prefixlen > network.network.prefixlen
+        for pattern in patterns
+        if isinstance(pattern, PortalRange)
+        and pattern.port == network.port
+        and pattern.network.version == whole.version
+        and pattern.network.prefixlen > whole.prefixlen
+        and pattern.network.network_address in whole
     ]
-    free = (p for p in portals if not any(pattern.contains(p) for pattern in narrower))
-    return next(free, Portal(first, network.port))
+    first = whole.network_address
+    behind = [int(pattern.network.broadcast_address) - int(first) + 1 for pattern in narrower]
+    tried = [first + offset for offset in (1, 0, *behind) if offset < whole.num_addresses]
+    portals = [Portal(address, network.port) for address in tried]
+    free = (portal for portal in portals if not any(pattern.contains(portal) for pattern in narrower))
+    return next(free, portals[0]), bool(narrower)
 
 
 def _role_of(portal: Portal, policies: Sequence[PortalPolicy]) -> Role | None:
