@@ -141,8 +141,43 @@ def test_a_mistake_in_a_key_file_has_its_line_and_a_word_that_helps(
 
 
 @pytest.mark.parametrize(
+    ("kind", "id", "said"),
+    [
+        ("ID_IPV4_ADDR", "0.0.0.0", "stands for any address"), ("ID_IPV6_ADDR", "::", "stands for any address"),  # noqa: S104  # what must be refused
+        ("ID_IPV4_ADDR", "224.0.0.1", "is a multicast address"), ("ID_IPV4_ADDR", "255.255.255.255", "is the broadcast address"),
+        ("ID_IPV6_ADDR", "::ffff:10.0.0.5", "write 10.0.0.5"), ("ID_FQDN", "%any", "stands for anybody"),
+        ("ID_FQDN", "fqdn:db1.example.com", "write the name alone, 'db1.example.com'"),
+        ("ID_FQDN", "db1.example.com.", "write 'db1.example.com'"), ("ID_FQDN", "*.example.com", "holds a wildcard"),
+        ("ID_USER_FQDN", "db1", "is not of the form user@host"), ("ID_FQDN", "10.0.0.5", "looks like an address"),
+    ],
+)  # fmt: skip
+def test_an_identity_that_no_single_host_has_is_refused_with_what_to_write(
+    instance: Instance, kind: str, id: str, said: str
+) -> None:
+    text = f'id_type = "{kind}"\nid = "{id}"\nkey = "q7nq5KCFsv1nVsRkQd0Yx1VHzCkHNl9e"\n'
+    (line,) = check(instance, key(text))
+    assert line.startswith("psk.d/db1.toml:2: ")
+    assert said in line
+    if kind != "ID_USER_FQDN" and id != "10.0.0.5":
+        lines = check(instance, {"psk.d/db1.toml": KEY, "portal.d/x.toml": f'{SAN}target_id = "{id}"\n'})
+        assert [line for line in lines if line.startswith("portal.d/x.toml:2: target_id: ")], lines
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
+        (f'{SAN}psk = "g.toml"\n', ':2: psk is the name of a file in psk.d, without .toml (write psk = "g")'),
+        (f'{SAN}psk = "psk.d/g.toml"\n', ":2: psk is the name of a file in psk.d, without folder"),
+        (f'{SAN}esp_proposals = ["null-sha256-modp2048"]\n', ':2: "null-sha256-modp2048" offers null'),
+        (f'{SAN}esp_proposals = ["des-md5-modp768"]\n', "offers des, md5, modp768, which can be broken"),
+        (f'{SAN}ike_proposals = ["3des-sha1-modp1024"]\n', "offers 3des, sha1, modp1024, which can be broken"),
+        (f'{SAN}role = "target"\ninitiators = ["0.0.0.0/0"]\n', ":3: initiators: '0.0.0.0/0' stands for anybody"),
+        (f'{SAN}role = "server"\n', ':2: role must be "initiator" or "target"'),
+        (f'{SAN}preset = "netapp"\n', 'did you mean "ontap"?'),
+        ('portals = ["10.0.0.20/24"]\n', "did you mean 10.0.0.0/24?"),
+        ('portals = ["0.0.0.0"]\n', "stands for any address"),
+        ('portals = ["fe80::1%eth0"]\n', "has a zone"),
+        ('portals = "10.0.0.20"\n', ":1: portals must be a list"),
         ('portals = ["10.0.0.20:3260,1"]\n', "leave out the comma"),
         ('portals = ["iqn.2026-01.com.example:disk1"]\n', "the name of a target"),
         ('portals = ["iscsi://10.0.0.20"]\n', "is a URL"),

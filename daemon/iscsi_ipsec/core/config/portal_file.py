@@ -35,6 +35,10 @@ def parse_portal_file(text: str, path: str, name: str, warnings: list[Problem] |
     psk = source.text("psk")
     if psk is not None and (not psk or "/" in psk or "\0" in psk):
         source.problem("psk", "bad-psk", "psk is the name of a file in psk.d, without folder")
+    elif psk is not None and psk.endswith(".toml"):
+        source.problem(
+            "psk", "bad-psk", "psk is the name of a file in psk.d, without .toml", f'write psk = "{psk[:-5]}"'
+        )
     source.text("description")
     preset = source.text("preset")
     if preset is not None and preset not in presets.PRESETS:

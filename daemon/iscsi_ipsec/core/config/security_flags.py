@@ -72,6 +72,12 @@ def parse_flags(value: int | str | Iterable[str]) -> SecurityFlags:
         if short in SecurityFlags.__members__:
             flags |= SecurityFlags[short]
         else:
+            if "," in name:
+                unknown.append(f'"{name}" (each flag has quotes of its own)')
+                continue
+            if name[:1].isdigit():
+                unknown.append(f'"{name}" (a number stands alone, without brackets and quotes)')
+                continue
             close = difflib.get_close_matches(short, SecurityFlags.__members__, 1)
             close = (
                 close

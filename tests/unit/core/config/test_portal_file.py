@@ -31,7 +31,7 @@ def test_parse_portal_file_reads_everything_that_a_policy_may_say() -> None:
         """\
 portals = ["10.0.0.20", "10.0.0.0/24", "[fd00::20]:3261", "San-A.example.com:3262"]
 security_flags = ["VALID", "IKE_IPSEC_ENABLED", "TUNNEL_MODE_PREFERRED"]
-psk = "db1.toml"
+psk = "db1"
 target_id = "san-a.example.com"
 tunnel_outer_remote = "203.0.113.1"
 tunnel_outer_local = "198.51.100.1"
