@@ -143,7 +143,7 @@ mutants: $(VENV_STAMP)
 
 # the tests once more under coverage, daemons and commands that they start included
 .PHONY: coverage
-coverage: $(VENV_STAMP)
+coverage: $(VENV_STAMP) $(OLD_PYROUTE2)
 	@$(NEED) $(TEST_PACKAGES)
 	rm -rf build/coverage
 	mkdir -p build/coverage
@@ -160,8 +160,14 @@ unit: $(VENV_STAMP)
 	$(if $(wildcard /dev/shm/.),TMPDIR=/dev/shm) ORACLE_WORLDS=300 \
 		$(RUN) -m pytest -o tmp_path_retention_policy=failed --hypothesis-profile=quick -m 'not slow' tests/unit tests/property
 
+# the oldest pyroute2 that we take, beside the newest one in .venv
+OLD_PYROUTE2 := build/pyroute2-0.7.2
+$(OLD_PYROUTE2): $(VENV_STAMP)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target $@ pyroute2==0.7.2
+	@touch $@
+
 .PHONY: test
-test: lint
+test: lint $(OLD_PYROUTE2)
 	@$(NEED) $(TEST_PACKAGES)
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
 

@@ -206,12 +206,6 @@ def test_a_verb_does_not_load_what_only_the_daemon_needs(verb: str) -> None:
     assert not heavy & (loaded_by(verbs) - loaded_by("pass"))
 
 
-def test_the_daemon_loads_no_event_loop_no_web_and_no_tls() -> None:
-    """A fifth of a second and 13 MB, which its libraries would bring and it has no use for."""
-    unused = {"asyncio", "ssl", "http", "email", "pyroute2.iproute", "pyroute2.netlink.nlsocket"}
-    assert not unused & (loaded_by("import iscsi_ipsec.service.main") - loaded_by("pass"))
-
-
 def loaded_by(statement: str) -> set[str]:
     program = f"import sys\n{statement}\nprint(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

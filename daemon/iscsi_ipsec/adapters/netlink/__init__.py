@@ -1,7 +1,7 @@
 """netlink: routes, the kernel's IPsec databases, and notices of changes.
 
-Law: ``routes``, ``sockets`` and ``kernel`` ask, ``monitor`` listens. ``library`` alone imports
-:mod:`pyroute2`. A notification is never taken as the state: a monitor only wakes the loop, and the loop reads the state again.
+Law: ``routes``, ``sockets`` and ``kernel`` ask, ``monitor`` listens. A notification is never
+taken as the state: a monitor only wakes the loop, and the loop reads the state again.
 """
 
 from iscsi_ipsec.adapters.netlink.monitor import GuardMonitor, PolicyMonitor, RouteMonitor

@@ -6,7 +6,8 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-from iscsi_ipsec.adapters.netlink.library import diag_socket
+from pyroute2 import DiagSocket
+
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.portal import Flow, Portal
 
@@ -18,7 +19,7 @@ def established_to(ports: Iterable[int]) -> tuple[Flow, ...]:
     wanted = frozenset(ports)
     flows: list[Flow] = []
     try:
-        with diag_socket()() as diag:
+        with DiagSocket() as diag:
             diag.bind()
             for family in (socket.AF_INET, socket.AF_INET6):
                 flows += [

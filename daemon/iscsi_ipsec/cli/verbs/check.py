@@ -162,7 +162,7 @@ def _algorithms(socket: str) -> frozenset[str]:
 
 def _sources(wanted: Iterable[tuple[Address, str]]) -> Mapping[tuple[Address, str], Address | None]:
     """The addresses that packets leave with, as far as this machine's routes know them."""
-    from iscsi_ipsec.adapters.netlink import Routes  # noqa: PLC0415  # 0.1 s that one file need not wait for
+    from iscsi_ipsec.adapters.netlink import Routes  # noqa: PLC0415  # 0.3 s that one file need not wait for
 
     with contextlib.suppress(KernelUnavailable):
         routes = Routes()
