@@ -214,7 +214,7 @@ def test_an_endless_file_is_read_no_further_than_the_limit(
     assert sum(got) == MAX_KEY_FILE_BYTES + 1
 
 
-def test_a_missing_file_is_told_from_an_unreadable_one(tmp_path: Path) -> None:
+def test_a_missing_file_is_distinguished_from_an_unreadable_one(tmp_path: Path) -> None:
     assert refusal(tmp_path / "db1.toml").code == "missing"
     assert refusal(tmp_path / "no-folder" / "db1.toml").code == "missing"
     put(tmp_path / "file")
@@ -398,7 +398,9 @@ def test_editors_and_package_managers_leftovers_are_no_configuration(tmp_path: P
     assert find_config([str(tmp_path)]).files == ()
 
 
-def test_a_missing_folder_an_empty_one_and_one_that_is_open_to_others_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_an_empty_one_and_one_that_is_open_to_others_are_distinguished(
+    tmp_path: Path,
+) -> None:
     missing, empty, exposed = tmp_path / "missing", tmp_path / "empty", tmp_path / "exposed"
     empty.mkdir(mode=0o700)
     put(exposed / "db1.toml")
@@ -550,7 +552,7 @@ def test_a_file_that_was_just_written_is_not_settled(tmp_path: Path) -> None:
 # --- text and keys ----------------------------------------------------------
 
 
-def test_bytes_that_are_not_utf8_are_told_by_their_line_and_never_shown() -> None:
+def test_bytes_that_are_not_utf8_are_reported_by_line_and_never_shown() -> None:
     data = b'# one\nkey = "top\xffsecret"\n'
     with pytest.raises(ConfigError) as caught:
         decode_config(data, "psk.d/db1.toml")

@@ -24,7 +24,7 @@ PATIENCE = 10.0
 
 
 class Watched:
-    """A FileWatch and what it told."""
+    """A FileWatch and the reasons that it woke with."""
 
     def __init__(self) -> None:
         self.wakeups = Wakeups()

@@ -274,7 +274,7 @@ def test_any_policy_with_any_attributes_is_parsed(
     kernel.parse_policy(whole[: len(whole) - cut])
 
 
-def test_networks_of_one_address_and_addresses_of_one_text_are_told_apart() -> None:
+def test_networks_of_one_address_and_addresses_of_one_text_are_distinguished() -> None:
     ends = kernel._Ends()
     raw = bytes([10, 0, 0, 0]).ljust(16, b"\0")
     lengths = [ends.network(raw, length, socket.AF_INET) for length in (8, 24, 8)]

@@ -136,7 +136,7 @@ def test_counters_of_rules_that_drop_nothing_are_not_drops(space: Namespace) -> 
     assert "packets 0 " not in listing  # there was something to count
 
 
-def test_elements_that_are_no_single_portal_are_told_apart(space: Namespace) -> None:
+def test_elements_that_are_no_single_portal_are_distinguished(space: Namespace) -> None:
     state = loaded(
         space,
         "table inet iscsi_ipsec {\nset portals4 { type ipv4_addr . inet_service; flags interval; "

@@ -74,12 +74,12 @@ def test_another_process_of_the_same_user_cannot_read_its_memory_or_environment(
                 f"    try: open('/proc/{held.pid}/' + name, 'rb').read(0 if name == 'mem' else 1); print(name)\n"
                 "    except OSError: pass\n"
             )
-            told = subprocess.run(
+            asked = subprocess.run(
                 ["setpriv", "--reuid", str(NOBODY), "--clear-groups", "/usr/bin/python3", "-c", look],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
             held.communicate("")
-        return told.stdout.split()
+        return asked.stdout.split()
 
     assert readable("") == ["mem", "environ", "maps"]
     assert readable("forbid_dumps(); ") == []

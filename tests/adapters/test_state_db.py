@@ -107,7 +107,7 @@ def test_last_good_files_survive_a_restart(path: str, store: Store) -> None:
     again.close()
 
 
-def test_an_empty_key_is_told_from_none(store: Store) -> None:
+def test_an_empty_key_is_distinguished_from_none(store: Store) -> None:
     store.put_last_good([good(key=b"")])
     kept = store.all_last_good().get("/etc/a.toml")
     assert kept is not None
@@ -402,7 +402,7 @@ def test_a_database_that_was_removed_while_running_is_put_back_as_it_was(path: s
     store.put_last_good([good()])
     store.set_managed([managed()])
     os.unlink(path)
-    store.mend()
+    store.repair()
     assert mode(path) == 0o600
     assert store.renewals == 0
     store.set_managed([managed("10.0.0.21")])
@@ -418,7 +418,7 @@ def test_a_database_spoiled_while_running_is_begun_anew_before_anybody_writes(
 ) -> None:
     store.set_managed([managed()])
     Path(path).write_bytes(content)
-    store.mend()
+    store.repair()
     assert store.renewals == 1
     assert store.fresh
     store.set_managed([managed()])
@@ -429,7 +429,7 @@ def test_a_database_spoiled_while_running_is_begun_anew_before_anybody_writes(
 def test_a_database_that_is_whole_is_left_alone(path: str, store: Store) -> None:
     store.set_managed([managed()])
     before = FileStat.at(path)  # without the time at which it was read
-    store.mend()
+    store.repair()
     assert FileStat.at(path) == before
     assert store.renewals == 0
 
@@ -505,7 +505,7 @@ def test_a_database_in_a_form_of_the_future_is_refused_with_a_sentence_and_left_
     in_memory.set_managed([managed()])
     assert in_memory.managed()
     with pytest.raises(StateUnavailable, match=sentence):
-        in_memory.mend()
+        in_memory.repair()
     assert in_memory.managed(), "what is in memory stays there"
     in_memory.close()
     assert Path(path).read_bytes() == before
@@ -668,7 +668,7 @@ def test_a_disk_that_only_reads_gives_what_it_has_and_each_mend_says_so(
     assert not store.fresh
     for _ in range(2):
         with pytest.raises(StateUnavailable, match=os.strerror(code)):
-            store.mend()
+            store.repair()
     store.close()
 
 
@@ -678,7 +678,7 @@ def test_what_was_kept_in_memory_is_on_disk_as_soon_as_that_takes_it(on_disk: st
         store = Store(on_disk, or_memory=True)
         store.put_last_good([good("/etc/b.toml")])
         store.drop_last_good([good().path])
-    store.mend()
+    store.repair()
     assert store.renewals == 1
     store.close()
     again = Store(on_disk)
@@ -698,7 +698,7 @@ def test_what_could_not_be_read_at_the_start_is_kept_when_the_disk_is_back(on_di
         store = Store(on_disk, or_memory=True)
         assert store.fresh
         store.put_last_good([good("/etc/b.toml")])
-    store.mend()
+    store.repair()
     assert set(store.all_last_good()) == {good().path, "/etc/b.toml"}
     assert len(store.managed()) == 1
     store.close()

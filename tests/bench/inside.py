@@ -77,7 +77,7 @@ class Passes:
             self._daemon = service._Daemon(paths, Store(paths.store_file), "")
         self.building = time.perf_counter() - began
         for producer in self._daemon._producers:
-            producer.start()  # charon tells them every line of its log, which costs time that a daemon has to spend
+            producer.start()  # charon sends them every line of its log, which costs time that a daemon has to spend
 
     @property
     def writes(self) -> int:
@@ -90,7 +90,7 @@ class Passes:
         decided = time.perf_counter()
         self._daemon._reporter.write(outcome)
         reported = time.perf_counter()
-        return outcome, {"pass": decided - began, "tell": reported - decided, "cpu": _cpu_seconds() - used}
+        return outcome, {"pass": decided - began, "report": reported - decided, "cpu": _cpu_seconds() - used}
 
     def end(self) -> None:
         self._daemon._end()

@@ -90,10 +90,10 @@ def _inside(lab: Lab, name: str, shape: Shape, report: Report, times: Times, mes
     times["building"].append(found["building"])
     times["first"].append(found["first"]["pass"])
     times["apply"].append(found["first"]["apply"])
-    times["tell"].append(found["first"]["tell"])
+    times["report"].append(found["first"]["report"])
     for reason in ("files", "sa", "resync"):
         times[reason] += [took["pass"] for took in found[reason]]
-        times[f"{reason}-tell"] += [took["tell"] for took in found[reason]]
+        times[f"{reason}-report"] += [took["report"] for took in found[reason]]
         times[f"{reason}-cpu"] += [took["cpu"] for took in found[reason]]
     report.check(f"{shape}: VICI writes by hand", found["first"]["writes"], shape.writes)
     report.check(f"{shape}: unchanged", found["unchanged"], {"opened": 0, "writes": 0})
@@ -171,7 +171,7 @@ def _rows(shape: Shape, times: Times, report: Report) -> None:
     what = "the daemon's first pass in parts"
     add(what, "building, files read once", "building")
     add(what, "the pass itself, VICI included", "first")
-    add(what, "status and metrics written", "tell")
+    add(what, "status and metrics written", "report")
     what = "nothing changed"
     again = None
     if times["load-creds"]:
@@ -179,7 +179,7 @@ def _rows(shape: Shape, times: Times, report: Report) -> None:
     add(what, "daemon, a pass for files", "files", again, "0 VICI writes, 0 files opened")
     add(what, "daemon, a pass after an event", "sa", again, "no file is looked at")
     add(what, "daemon, the regular pass", "resync", again, "mean of ten, one part after the other")
-    add(what, "status and metrics written", "files-tell", again)
+    add(what, "status and metrics written", "files-report", again)
     add(
         what,
         "CPU of pass for files and report",

@@ -39,7 +39,7 @@ def resident(pid: int) -> dict[str, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process with all its threads; to the nanosecond where the kernel tells, else to the tick."""
+    """CPU time of a process with all its threads; to the nanosecond where the kernel gives it, else to the tick."""
     times = [_read(str(path)).split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     if nanoseconds := sum(int(fields[0]) for fields in times if fields):
         return nanoseconds / 1e9

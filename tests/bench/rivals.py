@@ -1,6 +1,6 @@
 """The rivals: a bare VICI client, one by one and pipelined, on messages that are ready in memory.
 
-They are told what to send and check nothing but that charon agreed, so they are as fast as
+Their messages are given, and they check nothing but that charon agreed, so they are as fast as
 this library can be. Run as a process of its own: ``python -m tests.bench.rivals MODE SOCKET FILE``.
 """
 

@@ -23,7 +23,7 @@ def leave(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def tell(text: str) -> None:
+def show(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=int(os.environ.get("CHAOS_SEED") or secrets.randbelow(10**6))
     )
     parser.add_argument("--steps", type=int, default=int(os.environ.get("CHAOS_STEPS") or 1000))
-    parser.add_argument("--verbose", action="store_true", help="tell each step")
+    parser.add_argument("--verbose", action="store_true", help="print each step")
     options = parser.parse_args(words)
     if missing := missing_for_lab():
         sys.stderr.write("Chaos needs:\n" + "".join(f"  {what}\n" for what in missing))
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         run.begin()
         try:
             rng = random.Random(options.seed)  # noqa: S311  # to be repeated, not to be secret
-            run.random_steps(rng, options.steps, tell if options.verbose else quiet)
+            run.random_steps(rng, options.steps, show if options.verbose else quiet)
         except ChaosError as err:
             sys.stdout.write(f"{err}\n")
             return 1

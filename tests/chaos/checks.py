@@ -108,7 +108,7 @@ def _file_differences(stage: Stage, scene: Scene, said: Mapping[str, Any]) -> li
 
 
 def charon_differences(stage: Stage, expected: Expected) -> list[str]:
-    """Connections and secrets of ours, to the letter."""
+    """Connections and secrets of this program, to the letter."""
     found = []
     conns = {name: tree for name, tree in stage.charon.connections().items() if name.startswith(OURS)}
     wanted = expected.conns

@@ -39,7 +39,7 @@ class Fault:
 
     @property
     def tampers(self) -> bool:
-        """Whether the guard is opened by it, for a moment or until somebody mends it."""
+        """Whether the guard is opened by it, for a moment or until somebody repairs it."""
         return KINDS[self.name].tampers
 
 
@@ -290,13 +290,13 @@ def spoil(scene: Scene, hand: Hand, args: Args) -> None:
     scene.shelf.disk[path] = Bad(how, content)
 
 
-def _pick_mend(scene: Scene, rng: random.Random) -> Args | None:
+def _pick_fix(scene: Scene, rng: random.Random) -> Args | None:
     bad = [path for path in _lying(scene) if isinstance(scene.shelf.disk[path], Bad)]
     return {"path": rng.choice(bad)} if bad else None
 
 
-@kind(_pick_mend, 9)
-def mend(scene: Scene, hand: Hand, args: Args) -> None:
+@kind(_pick_fix, 9)
+def fix(scene: Scene, hand: Hand, args: Args) -> None:
     """A file that had to be refused is as it was before."""
     path: str = args["path"]
     bad = scene.shelf.disk[path]
@@ -852,7 +852,7 @@ def free_disk(scene: Scene, hand: Hand, args: Args) -> None:
 
 
 def _next_pass(scene: Scene, hand: Hand) -> None:
-    """Nobody tells the daemon about its own folder; it sees to it in its next pass, within 30 s."""
+    """The daemon does not watch its own folder; it checks it in its next pass, within 30 s."""
     if scene.daemon_up:
         hand.signal_daemon(signal.SIGHUP)
 

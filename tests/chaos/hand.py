@@ -56,7 +56,7 @@ class Hand(Protocol):
         """Where a symbolic link leads; empty for anything else."""
 
     def noise(self, folder: str, events: int) -> None:
-        """Make and remove a file that is none of ours, until there were so many inotify events."""
+        """Make and remove a file that does not belong to the configuration, until there were so many inotify events."""
 
     def fill(self, path: str) -> None:
         """Write until the disk is full."""
@@ -186,7 +186,7 @@ class LabHand:
                 file.write(bytes(1024))
 
     def signature(self, path: str) -> str:
-        """As status.json tells it: which form of a file was looked at."""
+        """Which version of a file was read, by status.json."""
         try:
             st = self.at(path).stat()
         except OSError:

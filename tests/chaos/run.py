@@ -139,14 +139,14 @@ class Run:
         stage = self.stage
         found = []
         if not tampered:
-            found += [f"in clear: {frame}" for frame in stage.in_clear(mark, always)]
+            found += [f"unencrypted: {frame}" for frame in stage.in_clear(mark, always)]
         mark = stage.lab.wire.mark()
         stage.knock(now)
         if self.scene.link_up and self.scene.guard_up:
             for address in list(checks.reachable(stage, self.scene))[:2]:
                 if not stage.answers(address):
                     found.append(f"{address} is open and does not answer")
-        found += [f"in clear: {frame}" for frame in stage.in_clear(mark, now)]
+        found += [f"unencrypted: {frame}" for frame in stage.in_clear(mark, now)]
         return found
 
     def _prove(self) -> None:

@@ -40,13 +40,13 @@ class Scene:
     held: set[str] = field(default_factory=set)
     held_stored: set[str] = field(default_factory=set)
     inherited: set[str] = field(default_factory=set)
-    """Held portals of which only the guard's file told, until a file covers them."""
+    """Held portals that only the guard's file names, until a file covers them."""
     inherited_stored: set[str] = field(default_factory=set)
     daemon_up: bool = True
     charon_up: bool = True
     link_up: bool = True
     guard_up: bool = True
-    """False while nobody is there to mend a guard that was tampered with."""
+    """False while nobody is there to repair a guard that was tampered with."""
     guard_file: set[str] = field(default_factory=set)
     """Portals in the file from which the guard is loaded at boot."""
     expected: Expected = field(default_factory=Expected)
@@ -84,7 +84,7 @@ class Scene:
         return self.expected
 
     def state_lost(self, *, removed: bool) -> None:
-        """state.db is damaged or gone. A running daemon still knows what it held; else the guard's file tells."""
+        """state.db is damaged or gone. A running daemon still knows what it held; else the guard's file has it."""
         if removed and self.daemon_up:
             return  # it is still open, and put back as it was
         self.shelf.state_lost(running=self.daemon_up)

@@ -63,7 +63,7 @@ _LOADED = re.compile(r"loaded IKE shared key with id '([^']*)' for: (.*)$", re.M
 
 
 class Knocker:
-    """Tries TCP connections to portals all the time, and from them: none of it may leave in clear."""
+    """Tries TCP connections to portals all the time, and from them: none of it may leave unencrypted."""
 
     PAUSE = 0.004
 
@@ -142,7 +142,7 @@ class Stage:
     hand: LabHand
     knocker: Knocker
     owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Owners of our secrets by id, as charon's log tells them."""
+    """Owners of our secrets by id, from charon's log."""
     guard_rules: str = ""
     """The guard's table as it is on a good day, without elements."""
     _log_read: int = 0

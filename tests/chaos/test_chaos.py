@@ -19,7 +19,7 @@ SECONDS_A_STEP = 3
 
 
 @pytest.mark.timeout(120 + STEPS * SECONDS_A_STEP)
-def test_after_each_of_many_faults_all_is_as_the_files_say_and_nothing_was_in_clear() -> None:
+def test_after_each_of_many_faults_all_is_as_the_files_say_and_nothing_was_unencrypted() -> None:
     if missing := missing_for_lab():
         pytest.skip(f"no lab without {', '.join(missing)}")
     sys.stdout.write(f"CHAOS_SEED={SEED} CHAOS_STEPS={STEPS}\n")

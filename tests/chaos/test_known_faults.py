@@ -1,7 +1,7 @@
 """Faults in the order in which they once did harm, and each kind of fault that a folder of files can have.
 
 After each of them `Run.step` compares everything with the oracle: charon, the kernel's policies,
-the guard, what `status` says is wrong, and whether anything went in clear.
+the guard, what `status` says is wrong, and whether anything went unencrypted.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_a_lost_folder_goes_on_hiding_what_it_hid(run: Run) -> None:
     run.replay([fault("restart_charon", clean=False), fault("bring_back", folder="etc/psk.d")])
 
 
-def test_whatever_is_wrong_with_a_file_its_last_good_content_stays_in_force_until_it_is_mended(
+def test_whatever_is_wrong_with_a_file_its_last_good_content_stays_in_force_until_it_is_fixed(
     run: Run,
 ) -> None:
     run.replay(
@@ -147,26 +147,26 @@ def test_whatever_is_wrong_with_a_file_its_last_good_content_stays_in_force_unti
             if how == "syntax":
                 run.step(fault("restart_charon", clean=True))
                 run.step(fault("restart_daemon", clean=False))
-            run.step(fault("mend", path=path))
+            run.step(fault("fix", path=path))
     assert len(run.scene.expected.conns) == 1
 
 
 def test_a_key_in_a_file_beside_is_kept_as_well(run: Run) -> None:
     run.replay([put(OWN, key(2, "k1.lab", beside=True, portals=(PORTAL,))), record()])
     for how in ("beside gone", "beside empty", "beside mode"):
-        run.replay([fault("spoil", path=OWN, how=how), fault("mend", path=OWN)])
+        run.replay([fault("spoil", path=OWN, how=how), fault("fix", path=OWN)])
     run.replay(
         [
             fault("spoil", path=OWN, how="beside gone"),
             fault("restart_daemon", clean=True),
-            fault("mend", path=OWN),
+            fault("fix", path=OWN),
         ]
     )
     run.replay([fault("rotate", path=OWN, key=key(3).key)])
     assert len(run.scene.expected.conns) == 1
 
 
-def test_folders_that_go_or_cannot_be_trusted_change_nothing_and_are_told(run: Run) -> None:
+def test_folders_that_go_or_cannot_be_trusted_change_nothing_and_are_reported(run: Run) -> None:
     run.replay([*MANAGED, put(POLICY, PolicyText(portals=(OTHER,), psk="g"))])
     before = run.scene.expected.conns
     for folder in MOVABLE[:3]:

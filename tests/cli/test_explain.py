@@ -59,14 +59,14 @@ def test_explain_of_an_unknown_portal_is_a_problem(running: Instance) -> None:
 def test_explain_of_an_unnamed_portal_shows_what_keeps_it_closed(running: Instance, unnamed: str) -> None:
     nets = policy("10.9.9.0/24", "fd00:9::/64", flags=choice())
     opened = policy("10.9.9.128/25", name="open", flags=CLEAR)
-    running.tell(derived(per_id(SOURCE), nets, opened))
+    running.report(derived(per_id(SOURCE), nets, opened))
     assert "which is closed" in running.call("explain", unnamed).err
     assert "which is closed" not in running.call("explain", "10.9.9.200").err
     assert "which is closed" not in running.call("explain", "10.9.9.9:860").err
 
 
 def test_explain_of_a_closed_portal_shows_the_problem(running: Instance) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     answer = running.call("explain", "10.0.0.20")
     assert answer.code == PROBLEMS
     assert "stays closed" in answer.out

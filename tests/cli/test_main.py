@@ -64,7 +64,7 @@ def test_without_a_daemon_the_exit_code_is_3(instance: Instance, words: list[str
 
 @pytest.mark.parametrize("words", READERS, ids=" ".join)
 def test_a_status_file_that_a_dead_daemon_left_is_not_believed(instance: Instance, words: list[str]) -> None:
-    instance.tell()
+    instance.report()
     instance.write("run/daemon.lock", "")
     assert instance.call(*words).code == NOT_RUNNING
 
@@ -89,7 +89,7 @@ def test_another_user_is_not_permitted(running: Instance, words: list[str]) -> N
 
 @pytest.mark.parametrize("words", READERS, ids=" ".join)
 def test_a_status_of_another_version_is_not_read(running: Instance, words: list[str]) -> None:
-    running.tell(schema=SCHEMA + 1)
+    running.report(schema=SCHEMA + 1)
     answer = running.call(*words)
     assert answer.code == PROBLEMS
     assert "another version" in answer.err
@@ -156,7 +156,7 @@ def test_a_full_disk_below_standard_output_is_no_traceback(running: Instance) ->
 
 
 def test_control_c_is_no_traceback(running: Instance) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     command = [sys.executable, "-m", "iscsi_ipsec.cli.main", *running.places, "wait", "--timeout", "60"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: _has_loaded(process.pid), "the command waits")
@@ -191,7 +191,7 @@ def test_a_place_behind_the_verb_beats_one_before_it(running: Instance) -> None:
 
 
 def test_a_portal_is_named_alike_in_every_verb(running: Instance) -> None:
-    running.tell(derived(per_id("db1"), record("fd00::20")))
+    running.report(derived(per_id("db1"), record("fd00::20")))
     for text in ("fd00::20", "[fd00::20]", "[FD00:0::20]:3260"):
         (row,) = json.loads(running.call("explain", "--json", text).out)
         assert row["portal"] == str(portal("fd00::20")) == "[fd00::20]:3260"

@@ -45,7 +45,7 @@ def test_a_portal_that_a_new_policy_closes_is_shown_with_its_sessions(charon: Ch
     assert any(row["command"] == "load-conn" for row in shown["operations"])
 
 
-def test_a_changed_key_and_changed_settings_are_told_apart_and_nothing_is_touched(
+def test_a_changed_key_and_changed_settings_are_distinguished_and_nothing_is_touched(
     charon: Charon, daemon: Daemon
 ) -> None:
     running(charon, daemon)

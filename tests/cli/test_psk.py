@@ -394,7 +394,7 @@ def test_a_removed_key_leaves_no_credential_behind_but_other_peoples(
     assert theirs.exists()
 
 
-def test_without_systemd_creds_a_key_is_not_written_in_clear_instead(
+def test_without_systemd_creds_a_key_is_not_written_unencrypted_instead(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(instance.root))
@@ -550,7 +550,7 @@ def test_an_encrypted_key_that_stays_valid_keeps_its_credential(
     assert os.listdir(stores[0]) == []
 
 
-def test_a_key_in_clear_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
+def test_an_unencrypted_key_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
     instance: Instance, stores: tuple[Path, Path]
 ) -> None:
     instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)

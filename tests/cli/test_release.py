@@ -30,7 +30,7 @@ charon, instance, running = (
 
 
 def test_release_asks_the_daemon_and_returns_when_it_is_done(running: Instance) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     requests = running.root / "run/requests"
     asked: list[str] = []
 
@@ -40,7 +40,7 @@ def test_release_asks_the_daemon_and_returns_when_it_is_done(running: Instance) 
         )
         asked.append(request.read_text())
         request.unlink()
-        running.tell(derived(record()))
+        running.report(derived(record()))
 
     thread = threading.Thread(target=daemon)
     thread.start()
@@ -52,7 +52,7 @@ def test_release_asks_the_daemon_and_returns_when_it_is_done(running: Instance) 
 
 
 def test_release_refuses_a_covered_portal(running: Instance) -> None:
-    running.tell(derived(per_id(SOURCE), record(), policy("10.0.0.20", name="san")))
+    running.report(derived(per_id(SOURCE), record(), policy("10.0.0.20", name="san")))
     answer = running.call("release", "10.0.0.20")
     assert answer.code == PROBLEMS
     assert "still covered by portal.d/san.toml" in answer.err
@@ -60,7 +60,7 @@ def test_release_refuses_a_covered_portal(running: Instance) -> None:
 
 
 def test_release_says_that_require_ipsec_keeps_the_portal_closed(running: Instance) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     requests = running.root / "run/requests"
 
     def daemon() -> None:
@@ -68,7 +68,7 @@ def test_release_says_that_require_ipsec_keeps_the_portal_closed(running: Instan
             lambda: [p for p in requests.iterdir() if not p.name.startswith(".")], "a request", timeout=60
         )
         request.unlink()
-        running.tell(derived(record(), settings=Settings(require_ipsec=True)))
+        running.report(derived(record(), settings=Settings(require_ipsec=True)))
 
     thread = threading.Thread(target=daemon)
     thread.start()
@@ -80,7 +80,7 @@ def test_release_says_that_require_ipsec_keeps_the_portal_closed(running: Instan
 
 
 def test_release_shows_a_session_that_would_be_unencrypted(running: Instance) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     write_session(running.root / "sys", 7, "10.0.0.20")
     for more, code in ((), PROBLEMS), (("--dry-run",), FINE):
         answer = running.call("release", "10.0.0.20", *more)
@@ -90,7 +90,7 @@ def test_release_shows_a_session_that_would_be_unencrypted(running: Instance) ->
 
 
 def test_release_of_an_unmanaged_portal_is_a_problem(running: Instance) -> None:
-    running.tell(derived(record()))
+    running.report(derived(record()))
     answer = running.call("release", "10.0.0.20")
     assert answer.code == PROBLEMS
     assert "not managed" in answer.err

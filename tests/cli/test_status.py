@@ -52,7 +52,7 @@ def test_status_shows_the_portal_and_its_state_first(running: Instance, charon: 
 
 
 def test_no_line_of_the_table_is_longer_than_80_columns(running: Instance, charon: FakeCharon) -> None:
-    running.tell(managed(per_id(LONG), record(), record(FAR), session()))
+    running.report(managed(per_id(LONG), record(), record(FAR), session()))
     lines = table(running.call("status").out)
     assert max(map(len, lines)) <= 80
     assert f"[{FAR}]:3260" in lines[2]
@@ -60,7 +60,7 @@ def test_no_line_of_the_table_is_longer_than_80_columns(running: Instance, charo
 
 
 def test_the_columns_of_the_table_are_aligned(running: Instance, charon: FakeCharon) -> None:
-    running.tell(derived(per_id(LONG), record(), record("fd00::20"), session()))
+    running.report(derived(per_id(LONG), record(), record("fd00::20"), session()))
     head, *rows = table(running.call("status", "--wide").out)
     assert len(rows) == 2
     for title in ("STATE", "KEY", "IDENTITY", "ROLE", "MODE"):
@@ -73,7 +73,7 @@ def test_the_columns_of_the_table_are_aligned(running: Instance, charon: FakeCha
 def test_a_portal_is_named_once_in_its_problem_and_the_hint_is_a_line_of_its_own(
     running: Instance, charon: FakeCharon
 ) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     answer = running.call("status")
     assert answer.code == PROBLEMS
     line, hint = (text for text in answer.out.splitlines() if "no file covers" in text or "release" in text)
@@ -90,7 +90,7 @@ def test_errors_stand_before_warnings_and_the_hosts_before_the_portals(
         problem("no-route", portal="10.0.0.20:3260"),
         problem("charon-unreachable"),
     ]
-    running.tell(problems=rows)
+    running.report(problems=rows)
     out = running.call("status").out
     assert sorted(("weak", "no-route", "charon-unreachable"), key=lambda c: out.index(f"about {c}")) == [
         "charon-unreachable",
@@ -104,7 +104,7 @@ def test_errors_stand_before_warnings_and_the_hosts_before_the_portals(
 def test_many_portals_with_one_problem_take_one_line_unless_wide(
     running: Instance, charon: FakeCharon
 ) -> None:
-    running.tell(problems=[problem("no-route", portal=f"10.0.0.{n}:3260") for n in range(1, 21)])
+    running.report(problems=[problem("no-route", portal=f"10.0.0.{n}:3260") for n in range(1, 21)])
     out = running.call("status").out
     assert out.count("about no-route") == 1
     assert "20 portals no-route: 10.0.0.1:3260, 10.0.0.2:3260, 10.0.0.3:3260 and 17 more" in out
@@ -114,7 +114,7 @@ def test_many_portals_with_one_problem_take_one_line_unless_wide(
 def test_a_session_whose_data_is_unencrypted_stands_out_and_has_an_exit_code(
     running: Instance, charon: FakeCharon
 ) -> None:
-    running.tell(derived(record()))
+    running.report(derived(record()))
     assert running.call("status").code == FINE
     write_session(running.root / "sys", 1, "10.0.0.20", 3260)
     answer = running.call("status")
@@ -128,7 +128,7 @@ def test_a_session_whose_data_is_unencrypted_stands_out_and_has_an_exit_code(
 def test_no_colour_is_shown_to_who_wants_none(
     running: Instance, charon: FakeCharon, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -147,12 +147,12 @@ def test_what_is_protected_is_green(
 
 
 def test_nothing_known_says_what_to_type(running: Instance, charon: FakeCharon) -> None:
-    running.tell(derived())
+    running.report(derived())
     assert "iscsiadm -m discovery" in running.call("status").out
 
 
 def test_status_has_no_colour_where_there_is_no_terminal(running: Instance, charon: FakeCharon) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     for words in (["status"], ["explain", "10.0.0.20"], ["flags", "0x57"]):
         answer = running.call(*words)
         assert "\x1b" not in answer.out + answer.err
@@ -161,7 +161,7 @@ def test_status_has_no_colour_where_there_is_no_terminal(running: Instance, char
 def test_status_colours_errors_on_a_terminal(
     running: Instance, charon: FakeCharon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert "\x1b[31m" in running.call("status").out
 
@@ -173,7 +173,7 @@ def test_status_of_an_unreachable_charon_is_exit_code_4(running: Instance) -> No
 
 
 def test_status_as_json_is_the_daemons_document(running: Instance, charon: FakeCharon) -> None:
-    reported = running.tell()
+    reported = running.report()
     document = json.loads(running.call("status", "--json").out)
     assert document.keys() == reported.keys()
     (row,) = document["portals"]
@@ -181,7 +181,7 @@ def test_status_as_json_is_the_daemons_document(running: Instance, charon: FakeC
 
 
 def test_status_without_portals_says_why(running: Instance, charon: FakeCharon) -> None:
-    running.tell(derived())
+    running.report(derived())
     answer = running.call("status")
     assert answer.code == FINE
     assert "no portals yet" in answer.out

@@ -44,18 +44,18 @@ def row_of(path: Path, state: str = "ok") -> dict[str, str]:
 
 def test_wait_returns_at_once_when_everything_is_in_place(running: Instance) -> None:
     key = running.write("etc/psk.d/db1.toml", KEY)
-    running.tell(files=[row_of(key)])
+    running.report(files=[row_of(key)])
     assert running.call("wait", "--timeout", "0").code == FINE
     assert running.call("wait", "--timeout", "0", "10.0.0.20").code == FINE
 
 
 def test_wait_does_not_believe_the_status_of_a_daemon_that_is_dead(running: Instance) -> None:
-    running.tell(pid=4711)
+    running.report(pid=4711)
     (running.root / "run/daemon.lock").write_text("4712\n")
     answer = running.call("wait", "--timeout", "0")
     assert answer.code == PROBLEMS
     assert "no status yet" in answer.err
-    running.tell(pid=4712)
+    running.report(pid=4712)
     assert running.call("wait", "--timeout", "0").code == FINE
 
 
@@ -82,10 +82,10 @@ def test_wait_waits_for_the_settings_too(running: Instance) -> None:
 
 
 def test_wait_shows_what_is_missing(running: Instance) -> None:
-    document = running.tell(ORPHANED)
+    document = running.report(ORPHANED)
     document["charon"]["reachable"] = False
     document["guard"]["installed"] = False
-    running.tell(ORPHANED, charon=document["charon"], guard=document["guard"])
+    running.report(ORPHANED, charon=document["charon"], guard=document["guard"])
     answer = running.call("wait", "--timeout", "0")
     assert answer.code == PROBLEMS
     for words in ("charon is unreachable", "guard is not installed", "10.0.0.20:3260: no file covers"):
@@ -95,7 +95,7 @@ def test_wait_shows_what_is_missing(running: Instance) -> None:
 @pytest.mark.parametrize("change", ["new", "changed", "removed"])
 def test_wait_waits_for_a_file_that_the_daemon_has_not_seen(running: Instance, change: str) -> None:
     key = running.write("etc/psk.d/db1.toml", KEY)
-    running.tell(files=[] if change == "new" else [row_of(key)])
+    running.report(files=[] if change == "new" else [row_of(key)])
     if change == "changed":
         running.write("etc/psk.d/db1.toml", KEY + "# more\n")
     if change == "removed":
@@ -112,14 +112,14 @@ def test_wait_for_an_unmanaged_portal_says_that_nothing_manages_it(running: Inst
 
 
 def test_wait_for_one_portal_does_not_wait_for_another(running: Instance) -> None:
-    running.tell(managed(per_id(SOURCE), record(), record("10.0.0.21"), sources={"10.0.0.21": None}))
+    running.report(managed(per_id(SOURCE), record(), record("10.0.0.21"), sources={"10.0.0.21": None}))
     assert running.call("wait", "--timeout", "0", "10.0.0.20").code == FINE
     assert running.call("wait", "--timeout", "0").code == PROBLEMS
 
 
 def test_wait_returns_when_the_daemon_is_done(running: Instance) -> None:
-    running.tell(ORPHANED)
-    daemon = threading.Timer(0.1, running.tell)
+    running.report(ORPHANED)
+    daemon = threading.Timer(0.1, running.report)
     daemon.start()
     answer = running.call("wait", "--timeout", "60")
     daemon.join()
@@ -128,7 +128,7 @@ def test_wait_returns_when_the_daemon_is_done(running: Instance) -> None:
 
 def test_wait_as_json_lists_what_is_missing(running: Instance) -> None:
     assert json.loads(running.call("wait", "--json", "--timeout", "0").out) == {"ready": True, "missing": []}
-    running.tell(ORPHANED)
+    running.report(ORPHANED)
     reported = json.loads(running.call("wait", "--json", "--timeout", "0").out)
     assert reported["ready"] is False
     assert len(reported["missing"]) == 1

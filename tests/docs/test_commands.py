@@ -1,4 +1,4 @@
-"""Every command of ours that the pages and the help show is one that the parser takes."""
+"""Every iscsi-ipsec command that the pages and the help show is one that the parser takes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Fuzz one target, or all: `python -m tests.fuzz [TARGET...] [--runs N] [--jobs N]`.
 
 Each target runs in a process of its own. What it finds lies in `build/fuzz/TARGET/found`; make a
-small file of it in `tests/fuzz/findings/TARGET`, see the tests go red, and mend the program.
+small file of it in `tests/fuzz/findings/TARGET`, see the tests go red, and fix the program.
 `--minimise` writes the smallest set of inputs that reaches what the run reached to
 `tests/fuzz/corpus/TARGET`.
 """
@@ -47,7 +47,7 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
     # before the first import, as what is imported is instrumented on the way
     with atheris.instrument_imports(include=["iscsi_ipsec", "tomllib", "vici"], enable_loader_override=False):
         target = all_targets()[name]
-    logging.disable()  # this process is the fuzzer's alone; what is refused need not be told
+    logging.disable()  # this process is the fuzzer's alone; refusals need not be reported
     # libFuzzer's merge runs its first argument again, by a shell
     atheris.Setup([f"{sys.executable} -m tests.fuzz --here {name}", *arguments], target.run)
     atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""Everything that fuzzing found stays mended, and each target gets a short run of the fuzzer."""
+"""Everything that fuzzing found stays fixed, and each target gets a short run of the fuzzer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_value_may_have_as_many_dots_as_it_likes() -> None:
     assert draft.key_line == 2
 
 
-def test_ten_thousand_mistakes_in_one_file_are_told_as_a_hundred() -> None:
+def test_ten_thousand_mistakes_in_one_file_are_reported_as_a_hundred() -> None:
     text = "".join(f"k{number} = 1\n" for number in range(10_000))
     with pytest.raises(ConfigError) as caught:
         parse_settings(text, "x.toml")

@@ -143,9 +143,7 @@ def test_need_packages_starts_nothing_now_and_nothing_at_the_next_boot(tmp_path:
     (install,) = [line for line in lines if " install " in line]
     assert "--no-install-recommends new" in install
     assert "there" not in install
-    assert install.endswith("policy 101"), (
-        "what maintainer scripts are told when they want to start something"
-    )
+    assert install.endswith("policy 101"), "the answer to maintainer scripts that want to start something"
     assert "systemctl --quiet disable new.service" in lines
     assert "list there" not in lines, "units that were there before are not looked at"
     assert "left disabled: new.service" in reported

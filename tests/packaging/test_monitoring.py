@@ -22,7 +22,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="needs 
 
 
 def exported() -> set[str]:
-    """Names of all series, with everything there is to tell."""
+    """Names of all series, with every kind of sample."""
     problems = [{"code": "no-key", "severity": "error"}]
     text = exposition(reported(row(), problems=problems), Counters(failures={"wrong-key": 1}), 1).decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}

@@ -20,7 +20,7 @@ from tests.support.reached import established
 INITIATOR, SERVED = "10.10.0.1", "10.10.0.2"
 NETWORK = "10.10.0.0/24"
 
-# what the initiator's admin is told; in main mode a target that does not know the address refuses any proposal
+# the message that the initiator's admin sees; in main mode a target that does not know the address refuses any proposal
 REFUSED = {"wrong-key", "auth-refused", "unknown-id", "no-key-in-charon", "no-proposal"}
 
 
@@ -35,7 +35,7 @@ class Ends:
 
     @property
     def me(self) -> str:
-        """The initiator's identity: a name, but in main mode, which tells peers by their addresses."""
+        """The initiator's identity: a name, but in main mode, which distinguishes peers by their addresses."""
         return INITIATOR if self.ike is Ike.MAIN else "a.lab"
 
     @property
@@ -68,7 +68,7 @@ class Ends:
         return self.charons[0].log_text(marks[0]), self.charons[1].log_text(marks[1])
 
     def empty(self) -> None:
-        """No files, nothing of ours in charon, no SA."""
+        """No files, nothing with our prefix in charon, no SA."""
         for daemon in (self.initiator, self.target):
             for path in (*daemon.psk.glob("*.toml"), *daemon.portal.glob("*.toml")):
                 path.unlink()
@@ -126,7 +126,7 @@ def is_refused(ends: Ends, key: str) -> None:
     """An attempt failed, the initiator's status says why, and the target believed nothing."""
     marks = ends.marks()
     ends.reach(key)
-    # what is told first may be of an earlier attempt: in main mode that stays half open for a while
+    # the first report may be of an earlier attempt: in main mode that stays half open for a while
     wait_until(
         lambda: any(sign in text for text in ends.since(marks) for sign in SIGNS_OF_FAILURE),
         "an attempt failed",

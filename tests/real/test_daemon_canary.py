@@ -129,7 +129,7 @@ def test_a_key_is_found_where_it_belongs_and_nowhere_else(
     daemon.put_key("group", f'group = true\nkey = "{key(10).decode()}"\n')
     exposed = daemon.put_key("exposed", key_file("e.lab", key(11)))
     exposed.chmod(0o644)
-    wait_until(lambda: len(daemon.problems()) >= 5, "the broken files are told", detail=daemon.tail)
+    wait_until(lambda: len(daemon.problems()) >= 5, "the broken files are reported", detail=daemon.tail)
     before = charon.secrets()
     daemon.put_key("a", key_file("a.lab", key(12)))
     wait_until(lambda: charon.secrets() != before, "the changed key is loaded", detail=daemon.tail)

@@ -1,4 +1,4 @@
-"""Why an SA does not come up: each cause provoked at a real far end, and told in words with what to do.
+"""Why an SA does not come up: each cause provoked at a real far end, and reported in words with what to do.
 
 The far end decides about keys, identities, proposals, selectors and modes before it installs
 anything, so that a kernel without ESP will do.
@@ -67,7 +67,7 @@ class Case:
 
 CASES = {
     "another key": Case(FarEnd(key=KEY_B), "wrong-key", "different keys", "same key", (Ike.MAIN, Ike.AGGRESSIVE)),
-    "another key, which only the peer can tell": Case(
+    "another key, which only the peer knows": Case(
         FarEnd(key=KEY_B), "auth-refused", "wrong key", "compare key", (Ike.V2,)
     ),
     "no key there": Case(FarEnd(key=None), "auth-refused", "refused", "compare key", (Ike.V2,)),
@@ -80,7 +80,7 @@ CASES = {
     "another name than expected": Case(
         FarEnd(local_id="fqdn:other.lab"), "unknown-id", "another identity", "target_id", (Ike.MAIN, Ike.AGGRESSIVE)
     ),
-    "another name than expected, which only the peer can tell": Case(
+    "another name than expected, which only the peer knows": Case(
         FarEnd(local_id="fqdn:other.lab"), "auth-refused", "of its own", "target_id", (Ike.V2,)
     ),
     "no IKE proposal in common": Case(
@@ -125,7 +125,7 @@ def printed(out: str, words: str) -> str:
 
 
 @pytest.mark.parametrize(("case", "ike"), RUNS)
-def test_each_cause_at_the_far_end_is_told_with_what_to_do(
+def test_each_cause_at_the_far_end_is_reported_with_what_to_do(
     pair: Pair, daemon: Daemon, case: Case, ike: Ike
 ) -> None:
     far = (
@@ -185,7 +185,7 @@ def test_on_the_target_role_disabled_aggressive_mode_is_named_with_its_option(
 
 
 @pytest.mark.parametrize("ike", [Ike.V2, Ike.MAIN])
-def test_on_the_target_role_a_peer_with_another_esp_proposal_is_told(
+def test_on_the_target_role_a_peer_with_another_esp_proposal_is_reported(
     pair: Pair, daemon: Daemon, ike: Ike
 ) -> None:
     """The daemon is the far end here; the IKE SA comes up and its child does not."""
@@ -240,7 +240,7 @@ def test_a_silent_peer_is_first_a_warning_and_then_an_error(pair: Pair, daemon: 
     assert f"ERROR {ROW}: the peer does not answer IKE" in daemon.tail()
 
 
-def test_a_firewall_of_this_host_is_told_from_a_silent_peer(pair: Pair, daemon: Daemon) -> None:
+def test_a_firewall_of_this_host_is_distinguished_from_a_silent_peer(pair: Pair, daemon: Daemon) -> None:
     node = pair.lab.node("initiator")
     node.run(["nft", "add table inet host"])
     node.run(["nft", "add chain inet host out { type filter hook output priority 0; }"])

@@ -1,4 +1,4 @@
-"""PFS that the peer does not want shows in IKEv2 only when the SA is renewed: it is told then, not passed over."""
+"""PFS that the peer does not want shows in IKEv2 only when the SA is renewed: it is reported then, not ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file to charon: dropped, changed, broken, mended, removed, while the daemon runs."""
+"""From a file to charon: dropped, changed, broken, fixed, removed, while the daemon runs."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_broken_file_leaves_its_last_good_content_in_force(charon: Charon, dae
     assert our_secrets(charon) == secrets
     assert charon.connections() == connections
     daemon.put_key("a", key_file("a.lab", KEY_B))
-    wait_until(lambda: our_secrets(charon) and our_secrets(charon) != secrets, "the mended file is in force")
+    wait_until(lambda: our_secrets(charon) and our_secrets(charon) != secrets, "the fixed file is in force")
     wait_until(lambda: not any("ID_FDQN" in said for said in daemon.problems()), "the problem is gone")
 
 
@@ -159,7 +159,7 @@ def test_a_broken_files_last_good_content_survives_a_restart_of_everything(
     wait_until(lambda: our_secrets(charon) == secrets, "the last good key is back", detail=daemon.tail)
 
 
-def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(
+def test_a_file_that_others_can_read_is_refused_with_the_command_that_fixes_it(
     charon: Charon, daemon: Daemon
 ) -> None:
     path = daemon.put_key("a", key_file("a.lab", KEY_A))

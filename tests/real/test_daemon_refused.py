@@ -74,7 +74,7 @@ def test_a_refused_change_leaves_the_accepted_connection_and_its_sa(
     stays(lambda: (child_of(pair.initiator), ike_sas(pair.initiator)), up)
     assert pair.initiator.log_text(mark).count("aes256gcm61") <= 1
     daemon.put_portal("san", portal_file(more=BETTER))
-    wait_until(lambda: child_of(pair.initiator) != up[0], "the mended one is loaded", detail=daemon.tail)
+    wait_until(lambda: child_of(pair.initiator) != up[0], "the fixed one is loaded", detail=daemon.tail)
     wait_until(lambda: daemon.row(ROW)["problem"] is None, "nothing is refused any more", detail=daemon.tail)
     assert our_connections(pair.initiator) == {CONNECTION}
 

@@ -1,4 +1,4 @@
-"""A portal that nobody has named yet, in a network that must not be reached in clear."""
+"""A portal that nobody has named yet, in a network that must not be reached unencrypted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOADINGS = 60
 """One in six of them let something through when networks were elements of a set."""
 
 
-def test_the_control_a_first_discovery_goes_out_in_clear_where_nothing_is_said(
+def test_the_control_a_first_discovery_goes_out_unencrypted_where_nothing_is_said(
     lab: Lab, daemon: Daemon
 ) -> None:
     daemon.put_key("group", group_file(b"a key that fits no policy, 33 b.."))
@@ -31,7 +31,7 @@ def test_the_control_a_first_discovery_goes_out_in_clear_where_nothing_is_said(
     ],
     ids=["a network in a policy", "require_ipsec"],
 )
-def test_a_first_discovery_is_dropped_rather_than_sent_in_clear(
+def test_a_first_discovery_is_dropped_rather_than_sent_unencrypted(
     lab: Lab, daemon: Daemon, portal_file: str, settings: str
 ) -> None:
     if portal_file:

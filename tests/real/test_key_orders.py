@@ -80,18 +80,18 @@ class Ends:
         for session in self._sessions.values():
             session.close()
 
-    def tell(self, end: Charon, messages: Iterable[Message]) -> None:
+    def send(self, end: Charon, messages: Iterable[Message]) -> None:
         refused = [answer for answer in self._sessions[end].apply(list(messages)) if answer]
         assert not refused
 
     def apply(self, operations: Iterable[Operation]) -> None:
-        self.tell(self.ours, ((operation.command, operation.message) for operation in operations))
+        self.send(self.ours, ((operation.command, operation.message) for operation in operations))
 
     def observe(self) -> CharonState:
         return self._sessions[self.ours].observe()
 
     def initiate(self, end: Charon, names: Iterable[str]) -> None:
-        self.tell(end, (("initiate", {"ike": name, "timeout": "-1"}) for name in names))
+        self.send(end, (("initiate", {"ike": name, "timeout": "-1"}) for name in names))
 
     def marks(self) -> tuple[int, int]:
         return self.ours.log_mark(), self.far.log_mark()
@@ -105,8 +105,8 @@ class Ends:
         for end in (self.far, self.ours):
             conns, secrets = end.connections(), end.secrets()
             end.forget_sas()
-            self.tell(end, (("unload-conn", {"name": name}) for name in conns))
-            self.tell(end, (("unload-shared", {"id": name}) for name in secrets))
+            self.send(end, (("unload-conn", {"name": name}) for name in conns))
+            self.send(end, (("unload-shared", {"id": name}) for name in secrets))
 
 
 def operations_for(desired: Desired, order: Sequence[str], *, last_first: bool = False) -> list[Operation]:
@@ -178,9 +178,9 @@ def test_an_initiator_proves_each_identity_with_its_own_key_or_the_groups_in_eve
     for order in orders:
         expected = expected_of(order)
         ends.clear()
-        ends.tell(ends.ours, [FOREIGN])
+        ends.send(ends.ours, [FOREIGN])
         arrive(ends, order, lambda names: as_initiator(names, ike))
-        ends.tell(ends.far, awaiting(ike, expected))
+        ends.send(ends.far, awaiting(ike, expected))
         must = {(reached.address, ident) for reached, (ident, _) in expected.items()}
         marks = ends.marks()
         connections = as_initiator(order, ike).connections
@@ -205,8 +205,8 @@ def test_the_control_the_naive_owners_give_an_identity_the_groups_key_in_every_o
         ends.apply(o for o in operations_for(desired, order) if o.command == "load-conn")
         for name in order:  # a key for whoever has its identity, the group's for everybody else
             owners = [spell(r.identity) for r in REACHED if r.key == name] or ["%any"]
-            ends.tell(ends.ours, [secret(name, name, owners)])
-        ends.tell(ends.far, awaiting(ike, expected_of(order)))
+            ends.send(ends.ours, [secret(name, name, owners)])
+        ends.send(ends.far, awaiting(ike, expected_of(order)))
         marks = ends.marks()
         (wanted,) = [c for c in desired.connections if str(c.local_id) == "a.lab"]
         ends.initiate(ends.ours, [wanted.name])
@@ -286,7 +286,7 @@ def come_in(ends: Ends, ike: Ike, held: Mapping[Peer, str]) -> set[str]:
     for peer, key in held.items():
         owner = spell(peer.identity(ike))
         settings = connection(ike, local=peer.address, remote=HERE, local_id=owner, remote_id=TARGET)
-        ends.tell(
+        ends.send(
             ends.far,
             [secret(peer.address, key, [owner, TARGET]), ("load-conn", {names[peer]: settings})],
         )

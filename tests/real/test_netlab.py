@@ -1,4 +1,4 @@
-"""The lab itself: a recorder that misses frames would make every "nothing in clear" worthless."""
+"""The lab itself: a recorder that misses frames would make every "nothing unencrypted" worthless."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def route_inner_addresses(here: Node, there: Node) -> None:
     there.route(here.at.inner_v4, via=here.at.v4, source=there.at.inner_v4)
 
 
-def test_a_real_login_in_clear_is_seen_frame_by_frame(lab: Lab) -> None:
+def test_a_real_unencrypted_login_is_seen_frame_by_frame(lab: Lab) -> None:
     there = lab.node("target")
     target = lab.target("target", there.at.v4, there.at.v6)
     initiator = lab.initiator("initiator")
@@ -54,7 +54,7 @@ def test_a_real_login_in_clear_is_seen_frame_by_frame(lab: Lab) -> None:
 
 
 @pytest.mark.skipif(available_esp() is Esp.NONE, reason="neither kernel nor charon can do ESP here")
-def test_a_real_login_through_esp_shows_no_frame_in_clear() -> None:
+def test_a_real_login_through_esp_shows_no_unencrypted_frame() -> None:
     with Lab("here", "there") as lab:
         here, there = lab.node("here"), lab.node("there")
         route_inner_addresses(here, there)
@@ -65,7 +65,7 @@ def test_a_real_login_through_esp_shows_no_frame_in_clear() -> None:
         theirs.load_conn("c", tunnel(there, here, ours="[6/3260]", theirs="[6]", start="none"))
 
         mark = lab.wire.mark()
-        assert initiator.discover(there.at.inner_v4).ok  # control: without SA the same login is in clear
+        assert initiator.discover(there.at.inner_v4).ok  # control: without SA the same login is unencrypted
         assert lab.wire.tcp(since=mark)
 
         ours.load_conn("c", tunnel(here, there, ours="[6]", theirs="[6/3260]", start="start"))

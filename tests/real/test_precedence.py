@@ -1,6 +1,6 @@
 """Which key charon takes: the layout that looks right and is wrong, and the one that is right.
 
-Nothing of ours is tested here: these are the facts about charon that our layout of secrets
+No code of this program is tested here: these are facts about charon on which the layout of secrets
 rests on. A charon that behaves otherwise makes these fail before anything else.
 """
 

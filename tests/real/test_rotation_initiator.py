@@ -85,7 +85,7 @@ def test_the_host_changes_first_and_its_sa_of_the_old_key_stays_until_the_target
         try_new_key_now(session.daemon)
         session.wait_for_key("current")
         wait_until(lambda: not session.children().keys() & before.keys(), "the SA of the old key ended")
-    wait_until(lambda: session.row["problem"] is None, "nothing is left to tell")
+    wait_until(lambda: session.row["problem"] is None, "no problem is left")
 
 
 @ALL_IKE

@@ -1,4 +1,4 @@
-"""``verify`` against a real kernel: what is missing there is told, whatever daemon and charon believe.
+"""``verify`` against a real kernel: a missing policy or SA is reported, whatever daemon and charon report.
 
 This kernel may have no ESP, so that no SA can be installed: sessions are proven in tests/vm. What
 must make ``verify`` fail is all real here: policies, the guard, TCP connections.
@@ -78,7 +78,7 @@ def test_a_policy_that_was_flushed_is_missing(managed: Daemon) -> None:
     assert "missing: no policy in the kernel demands ESP towards it" in out
 
 
-def test_a_bypass_that_applies_first_is_told_by_its_priority(managed: Daemon) -> None:
+def test_a_bypass_that_applies_first_is_named_by_its_priority(managed: Daemon) -> None:
     put_policies(managed.node, "transport", priority=7, demand=False)
     assert "applies first (priority 7) does not demand ESP" in failing(managed.cli("verify"))
 
@@ -95,7 +95,7 @@ def test_a_portal_that_somebody_took_out_of_the_guard_is_missing(managed: Daemon
     assert "missing: the guard does not hold this portal" in failing(managed.cli("verify"))
 
 
-def test_a_session_to_a_portal_that_nothing_covers_is_in_clear(
+def test_a_session_to_a_portal_that_nothing_covers_is_unencrypted(
     session: None, charon: Charon, daemon: Daemon
 ) -> None:
     daemon.start()
@@ -115,14 +115,14 @@ def test_a_session_without_an_sa_is_not_proven_though_policy_and_guard_are_there
     assert f"missing: in: no SA with reqid {reqid} is installed" in out
 
 
-def test_a_session_under_policies_of_the_other_mode_is_told(session: None, managed: Daemon) -> None:
+def test_a_session_under_policies_of_the_other_mode_is_reported(session: None, managed: Daemon) -> None:
     put_policies(managed.node, "tunnel")
     out = failing(managed.cli("verify"))
     for direction in ("out", "in"):
         assert f"missing: {direction}: the policy demands tunnel mode, transport was asked for" in out
 
 
-def test_a_session_whose_policies_were_flushed_and_whose_guard_is_gone_is_in_clear(
+def test_a_session_whose_policies_were_flushed_and_whose_guard_is_gone_is_unencrypted(
     session: None, managed: Daemon
 ) -> None:
     managed.node.ip("xfrm", "policy", "flush")

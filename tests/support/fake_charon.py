@@ -1,4 +1,4 @@
-"""A charon that does what a test tells it, on a real Unix socket, in a thread per client.
+"""A charon that does what a test asks, on a real Unix socket, in a thread per client.
 
 It speaks VICI's packets (strongSwan, src/libcharon/plugins/vici/README.md). Left alone it
 answers as charon would; `on(name, act)` makes it act otherwise, for a command by its name,

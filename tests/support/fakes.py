@@ -37,7 +37,7 @@ READ_ONLY = StateUnavailable("/var/lib/iscsi-ipsec/state.db", "read-only file sy
 
 
 class FakeClock:
-    """Time that moves only when told to."""
+    """A clock that moves only when the test moves it."""
 
     def __init__(self, at: float = 1000.0) -> None:
         self.at = at
@@ -328,8 +328,8 @@ class FakeStore(Fake):
         self.addresses: Mapping[str, tuple[Address, ...]] = {}
         self.numbers: dict[str, int] = {}
 
-    def mend(self) -> None:
-        self._call("mend")
+    def repair(self) -> None:
+        self._call("repair")
 
     def all_last_good(self) -> Mapping[str, LastGood]:
         self._call("all_last_good")

@@ -26,7 +26,7 @@ class Reached:
     identity: str
 
 
-# each on an address of its own: in main mode nothing else tells the far end whom it hears
+# each on an address of its own: in main mode the far end cannot distinguish them otherwise
 REACHED = (
     Reached("10.10.0.11", "a", "a.lab"),
     Reached("10.10.0.12", "b", "b.lab"),

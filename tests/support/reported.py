@@ -70,7 +70,7 @@ class Instance:
         if self._lock:
             self._lock.close()
 
-    def tell(self, desired: Desired = GOOD, **more: Any) -> dict[str, Any]:
+    def report(self, desired: Desired = GOOD, **more: Any) -> dict[str, Any]:
         """Write a status document, as a daemon that sees its portals protected."""
         conns = encoded(desired)[1]
         observed = Observed(
@@ -112,7 +112,7 @@ def instance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Ins
 @pytest.fixture
 def running(instance: Instance) -> Instance:
     instance.run_daemon()
-    instance.tell()
+    instance.report()
     return instance
 
 

@@ -1,4 +1,4 @@
-"""A key being rotated: the admin's file with two keys, and a far end that is told by hand which it has."""
+"""A key being rotated: the admin's file with two keys, and a far end whose keys are set by hand."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Session:
 
     @property
     def key_in_use(self) -> str:
-        """By which key the SA was authenticated, as status tells."""
+        """By which key the SA was authenticated, from status."""
         return str((self.row.get("sa") or {}).get("key"))
 
     def wait_for_key(self, which: str, *, timeout: float = 15.0) -> None:
@@ -114,7 +114,7 @@ class Session:
         )
 
     def wait_until_fallen_back(self) -> None:
-        """The new key was tried and refused, and the previous one goes first again."""
+        """The new key was tried and refused, and the previous one takes precedence again."""
         wait_until(
             lambda: "shows the previous key" in self.daemon.tail(), "the host fell back", detail=self._detail
         )

@@ -199,7 +199,7 @@ class ModelCharon:
             case "unload-conn":
                 del self.conns[message["name"]]
             case other:
-                raise AssertionError(f"no command of ours: {other}")
+                raise AssertionError(f"not an iscsi-ipsec command: {other}")
 
 
 def id_of(key: Key) -> IkeId | None:

@@ -147,8 +147,8 @@ table inet by_hand {{
 def guard(target: Machine) -> None:
     """Let the target insist on IPsec too, as a careful admin would.
 
-    Without it the target retransmits in clear whenever the initiator deletes an SA, and the
-    wire could not tell whose fault a clear frame is.
+    Without it the target retransmits unencrypted whenever the initiator deletes an SA, and the
+    wire would not show whose fault a clear frame is.
     """
     target.write("/etc/by-hand.nft", GUARD.format(ip=target.ip, ip6=target.ip6))
     target.run("nft -f /etc/by-hand.nft", check=True)

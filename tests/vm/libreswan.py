@@ -1,7 +1,7 @@
 """Libreswan as the far end: another IKE implementation, asked what it made of us.
 
 Its law: it is configured as the documentation says, which leaves algorithms and lifetimes to it, so that
-what comes up is what two strangers agree on; and what is told of an SA is what Libreswan says.
+what comes up is what two strangers agree on; and the facts about an SA are Libreswan's.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def configure(target: Machine, initiator: Machine, wanted: Combination) -> None:
     target.write("/etc/ipsec.d/by-hand.conf", conf, 0o600)
     target.write("/etc/ipsec.d/by-hand.secrets", f'@{TARGET_ID} {peer} : PSK "{KEY}"\n', 0o600)
     target.run("systemctl stop strongswan; systemctl restart ipsec", timeout=150, check=True)
-    # Type=notify tells of a pluto that runs; the connections come a moment later
+    # Type=notify reports that pluto runs; the connections come a moment later
     target.wait("ipsec status | grep -q '\"iscsi-db1\":.*policy: '")
 
 

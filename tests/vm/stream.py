@@ -1,4 +1,4 @@
-"""A stream of I/O that runs through everything a test does, and tells how long it ever stood still.
+"""A stream of I/O that runs through everything a test does, and measures how long it stood still.
 
 Its law: each block is written through to the target's disk, read back from there and compared,
 so that both directions carry data all the time and no byte is taken on trust.
@@ -17,21 +17,21 @@ PROGRAM = """
 import mmap, os, sys, time
 device, offset = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT), int(sys.argv[2])
 sent, received = mmap.mmap(-1, 8192), mmap.mmap(-1, 8192)
-with open(sys.argv[3], "w", buffering=1) as told:
+with open(sys.argv[3], "w", buffering=1) as log:
     for number in range(10**9):
         sent[:] = number.to_bytes(8, "big") * 1024
         try:
             os.pwritev(device, [sent], offset + number % 256 * 8192)
             os.preadv(device, [received], offset + number % 256 * 8192)
         except OSError as err:
-            sys.exit(told.write(f"error: {err}\\n"))
+            sys.exit(log.write(f"error: {err}\\n"))
         if sent[:] != received[:]:
-            sys.exit(told.write(f"error: block {number} came back changed\\n"))
-        told.write(f"{time.monotonic():.3f}\\n")
+            sys.exit(log.write(f"error: block {number} came back changed\\n"))
+        log.write(f"{time.monotonic():.3f}\\n")
         time.sleep(0.2)
 """
 
-# What the tests measured, for the end of the run: emulated machines are told of, not judged.
+# What the tests measured, for the end of the run: emulated machines are reported, not judged.
 MEASURED: list[str] = []
 
 
@@ -77,8 +77,8 @@ class Stream:
         """Return when some blocks that were begun after this call are through; an error fails the test."""
         # the first may have been under way, and held up, before
         ended = self.machine.run(
-            f"told=/run/{self._name}; wanted=$(( $(wc -l <$told) + 4 ));"
-            " until [ $(wc -l <$told) -ge $wanted ] || grep -q error $told; do sleep 0.2; done; tail -n1 $told",
+            f"log=/run/{self._name}; wanted=$(( $(wc -l <$log) + 4 ));"
+            " until [ $(wc -l <$log) -ge $wanted ] || grep -q error $log; do sleep 0.2; done; tail -n1 $log",
             timeout=timeout * PATIENCE,
         )
         assert ended.rc == 0, f"{self.device}: nothing goes through any more: {ended}"

@@ -64,7 +64,7 @@ def test_with_this_program_at_both_ends_the_same_key_file_brings_a_session_up(
     assert_only_esp(wire, mark, ready.ip, served.ip)
 
 
-def test_a_key_rotated_at_both_ends_costs_no_frame_in_clear_and_no_io_error(
+def test_a_key_rotated_at_both_ends_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
     before = esp_spis(ready)
@@ -116,7 +116,7 @@ def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
 
 
 @only_full
-def test_policies_that_are_flushed_on_the_target_cost_no_frame_in_clear_and_come_back(
+def test_policies_that_are_flushed_on_the_target_cost_no_unencrypted_frame_and_come_back(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
     """What charon sends without its policies, which it never looks at again, would go nowhere, for hours."""

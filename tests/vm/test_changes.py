@@ -2,7 +2,7 @@
 identity or address, a portal more or less.
 
 The new SA is negotiated beside the old one, which ends when the new one carries traffic; so a
-change must cost neither a frame in clear nor an I/O error, whichever end is changed first.
+change must cost neither an unencrypted frame nor an I/O error, whichever end is changed first.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def stream(ready: Machine, device: str) -> Iterator[Stream]:
 
 
 def told_sa(initiator: Machine, target: Machine) -> dict[str, Any]:
-    """The portal's SA as `status` tells it; empty while there is none or something is wrong with it."""
+    """The portal's SA from `status`; empty while there is none or something is wrong with it."""
     row = portal_status(initiator, f"{target.ip}:3260")
     sa: dict[str, Any] = row["sa"] if row["protected"] and not row["problem"] else {}
     return {**sa, "identity": row["identity"]} if sa else {}
 
 
-def test_a_key_rotated_here_and_then_there_costs_no_frame_in_clear_and_no_io_error(
+def test_a_key_rotated_here_and_then_there_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     before = told_sa(ready, target)["child"]
@@ -94,7 +94,7 @@ def test_a_key_rotated_here_and_then_there_costs_no_frame_in_clear_and_no_io_err
     wait_until(lambda: len(farend.sas(target)) == 1, 60, "the old key's SA is gone")
 
 
-def test_another_esp_mode_costs_no_frame_in_clear_and_no_io_error(
+def test_another_esp_mode_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     mark = wire.mark()
@@ -112,7 +112,7 @@ def test_another_esp_mode_costs_no_frame_in_clear_and_no_io_error(
     assert verified.rc == 0, str(verified)
 
 
-def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
+def test_another_ike_version_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     mark = wire.mark()
@@ -132,7 +132,7 @@ def test_another_ike_version_costs_no_frame_in_clear_and_no_io_error(
 
 
 @only_full
-def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
+def test_pfs_switched_off_and_on_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """With IKEv1, whose every negotiation shows whether it had a Diffie-Hellman exchange."""
@@ -156,7 +156,7 @@ def test_pfs_switched_off_and_on_costs_no_frame_in_clear_and_no_io_error(
 
 
 @only_full
-def test_another_identity_costs_no_frame_in_clear_and_no_io_error(
+def test_another_identity_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """A host that had the group's key is given one of its own, under a name."""
@@ -240,7 +240,7 @@ def test_what_a_killed_charon_left_leads_nowhere_once_the_far_end_has_let_go_of_
 
 
 @only_full
-def test_another_address_of_this_host_costs_no_frame_in_clear_and_no_io_error(
+def test_another_address_of_this_host_costs_no_unencrypted_frame_and_no_io_error(
     ready: Machine, target: Machine, wire: Wire, stream: Stream, peer: Peer
 ) -> None:
     """The TCP connection goes with the old address; open-iscsi connects anew, and that in ESP."""

@@ -51,7 +51,7 @@ def ipsec_by_hand(initiator: Machine, target: Machine) -> None:
 
 
 @pytest.mark.parametrize("family", ["ip", "ip6"])
-def test_iscsi_without_ipsec_is_seen_in_clear_in_both_directions(
+def test_iscsi_without_ipsec_is_seen_unencrypted_in_both_directions(
     initiator: Machine, target: Machine, wire: Wire, family: str
 ) -> None:
     """A recorder that missed frames would let every other test pass."""
@@ -84,7 +84,7 @@ def test_ipsec_by_hand_carries_login_and_data_with_no_clear_frame(
 
 
 @pytest.mark.usefixtures("ipsec_by_hand")
-def test_without_a_guard_a_stopped_charon_puts_the_session_in_clear(
+def test_without_a_guard_a_stopped_charon_leaves_the_session_unencrypted(
     initiator: Machine, target: Machine, wire: Wire
 ) -> None:
     """The leak that the product exists to prevent can be seen with these means."""
@@ -105,7 +105,7 @@ def test_without_a_guard_a_stopped_charon_puts_the_session_in_clear(
     busy.result()
 
 
-def test_the_targets_guard_by_hand_refuses_iscsi_in_clear(
+def test_the_targets_guard_by_hand_refuses_unencrypted_iscsi(
     initiator: Machine, target: Machine, wire: Wire
 ) -> None:
     """Later tests rely on the far end never answering a clear packet of its main portal."""

@@ -94,7 +94,7 @@ def mark(paths: tuple[Stream, ...], wire: Wire) -> float:
     return wire.mark()
 
 
-def test_a_far_end_that_lost_its_sas_costs_less_than_twenty_seconds_and_no_frame_in_clear(
+def test_a_far_end_that_lost_its_sas_costs_less_than_twenty_seconds_and_no_unencrypted_frame(
     product: Machine, target: Machine, wire: Wire, paths: tuple[Stream, ...]
 ) -> None:
     before, since = esp_spis(product), mark(paths, wire)

@@ -1,8 +1,8 @@
-"""Faults under running I/O: whatever stops, crashes, reloads or flushes, nothing crosses in clear.
+"""Faults under running I/O: whatever stops, crashes, reloads or flushes, nothing crosses unencrypted.
 
 Two sessions run all the time, one over IPv4 in transport mode and one over IPv6 in tunnel mode,
 each with a key of its own, and each writes and reads back block after block. Every fault strikes
-both. The controls take the guard away, and the same faults put the sessions in clear.
+both. The controls take the guard away, and the same faults leave the sessions unencrypted.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Scene:
             stream.mark()
 
     def settle(self) -> None:
-        """Wait until I/O goes on and everything of ours is where it belongs."""
+        """Wait until I/O goes on and everything of the daemon's is in place."""
         for stream in self.streams:
             stream.wait_until_it_flows()
         self.product.wait(
@@ -174,14 +174,14 @@ class Scene:
         return {frame.source for frame in frames}
 
     def assert_no_harm(self, what: str) -> None:
-        """Assert that nothing was in clear; keep for the report how long I/O stood still."""
+        """Assert that nothing was unencrypted; keep for the report how long I/O stood still."""
         names = ("IPv4 transport", "IPv6 tunnel")
         stalls = [f"{stream.stall():.1f} ({name})" for stream, name in zip(self.streams, names, strict=True)]
         report(what, *stalls)
         self.assert_only_esp()
 
     def assert_only_esp(self) -> None:
-        """Assert that both sessions were heard, and nothing of them in clear."""
+        """Assert that both sessions were heard, and nothing of them unencrypted."""
         assert_only_esp(self.wire, self.since, self.product.ip, self.target.ip)
         assert_only_esp(self.wire, self.since, self.product.ip6, self.target.ip6)
 
@@ -277,17 +277,17 @@ def test_a_removed_key_ends_its_own_sas_and_no_others(scene: Scene) -> None:
     assert_only_esp(scene.wire, scene.since, product.ip6, scene.target.ip6)
 
 
-def test_a_flush_while_charon_is_away_is_mended_before_charon_is_back(scene: Scene) -> None:
+def test_a_flush_while_charon_is_away_is_repaired_before_charon_is_back(scene: Scene) -> None:
     """The one gap there is: neither policies nor guard, until the daemon has loaded its table again.
 
-    How long it is and what passes in it is told, not judged; afterwards nothing passes.
+    How long it is and what passes in it is reported, not judged; afterwards nothing passes.
     """
     product = scene.product
-    mended = f"until {GUARDED}; do sleep 0.01; done"
+    repaired = f"until {GUARDED}; do sleep 0.01; done"
     seconds = "date +%s.%N"
 
     product.run("systemctl stop strongswan", timeout=60, check=True)
-    flush = f"nft flush ruleset; {seconds}; {mended}; {seconds}"
+    flush = f"nft flush ruleset; {seconds}; {repaired}; {seconds}"
     times = product.run("; ".join([flush] * 5), timeout=60, check=True).out.split()
     in_the_gaps = len(scene.wire.tcp(3260, scene.since))
     after = scene.wire.mark()
@@ -313,7 +313,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("fault", LEAKS if FULL else [*LEAKS][1:2])
-def test_the_control_without_daemon_and_guard_the_same_faults_put_both_sessions_in_clear(
+def test_the_control_without_daemon_and_guard_the_same_faults_leave_both_sessions_unencrypted(
     scene: Scene, fault: str
 ) -> None:
     """What takes the policies away is held by the guard alone, and without it these means see the leak."""

@@ -93,7 +93,7 @@ def protect(initiator: Machine, address: str, name: str = "san") -> None:
 
 
 def assert_only_esp(wire: Wire, since: float, near: str, far: str) -> None:
-    """Assert that both ends were heard, and that nothing of iSCSI was in clear."""
+    """Assert that both ends were heard, and that nothing of iSCSI was unencrypted."""
     clear = wire.tcp(3260, since)
     assert not clear, f"{len(clear)} clear frames, first {clear[0]}; {wire.summary(since)}"
     assert {near, far} <= {frame.source for frame in wire.esp(since)}, wire.summary(since)
@@ -138,7 +138,7 @@ def test_a_key_and_a_policy_dropped_into_their_folders_protect_the_first_session
     assert verified.rc == 0, str(verified)
 
 
-def test_verify_fails_while_a_session_to_another_portal_is_in_clear(
+def test_verify_fails_while_a_session_to_another_portal_is_unencrypted(
     product: Machine, target: Machine, wire: Wire, device: str
 ) -> None:
     """A proof that cannot fail proves nothing."""
@@ -316,7 +316,7 @@ def file_system(product: Machine, target: Machine, device: str) -> Iterator[str]
     )
 
 
-def test_a_file_system_over_esp_is_back_after_a_reboot_and_nothing_was_ever_in_clear(
+def test_a_file_system_over_esp_is_back_after_a_reboot_and_nothing_was_ever_unencrypted(
     product: Machine, target: Machine, wire: Wire, device: str, file_system: str
 ) -> None:
     """From the first unit that stops to the mount: the order of shutdown and boot is part of the promise."""

@@ -150,7 +150,7 @@ def test_what_a_translation_sends_to_the_portal_is_judged_too(
     product.run("systemctl start strongswan iscsi-ipsecd && nft delete table ip nat", timeout=120, check=True)
 
 
-def test_a_bare_far_end_sends_nothing_in_clear_when_charon_stops_restarts_or_dies(
+def test_a_bare_far_end_sends_nothing_unencrypted_when_charon_stops_restarts_or_dies(
     product: Machine, target: Machine, wire: Wire, session: str, tables: Tables
 ) -> None:
     """It hears neither a DELETE nor INITIAL_CONTACT, so it goes on encrypting."""

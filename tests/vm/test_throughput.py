@@ -1,8 +1,8 @@
-"""iSCSI through ESP, side by side: in clear, by hand, and as the product sets it up (VM_BENCH=1).
+"""iSCSI through ESP, side by side: unencrypted, by hand, and as the product sets it up (VM_BENCH=1).
 
 Each way reads and writes the same disk in turns, so that whatever else the host does strikes all of
 them. Ratios are to the connection written by hand. Nothing is asserted of times; that each way was
-what it says is: in clear or not, ESP mode and cipher.
+what it says is: unencrypted or not, ESP mode and cipher.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GCM = 'esp_proposals = ["aes256gcm16"]\n'
 BY_HAND = Way("by hand, AES-GCM, transport", by_hand=True)
 WAYS = (
     BY_HAND,
-    Way("in clear"),
+    Way("unencrypted"),
     Way("product, AES-GCM, transport", policy=flags("TRANSPORT") + GCM, reported=("transport", "AES_GCM_16-256")),
     Way("product, AES-GCM, tunnel", policy=flags("TUNNEL") + GCM, reported=("tunnel", "AES_GCM_16-256")),
     Way(

@@ -276,7 +276,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _identity(pid: int) -> str:
-    """Return the start time of a live process, which tells it from a later one of its pid."""
+    """Return the start time of a live process, which distinguishes it from a later one with its pid."""
     fields = _stat(pid)
     return fields[19] if fields and fields[0] != "Z" else ""
 

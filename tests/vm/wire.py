@@ -1,7 +1,7 @@
 """Records every frame between the VMs, on the bridge that joins them.
 
 Its law: the record is made outside the VMs.  A packet socket inside a machine shows what its
-IPsec stack has yet to encrypt or has already decrypted; only the wire tells what crossed it.
+IPsec stack has yet to encrypt or has already decrypted; only the wire shows what crossed it.
 """
 
 from __future__ import annotations

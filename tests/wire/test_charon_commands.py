@@ -191,7 +191,7 @@ def test_apply_keeps_a_second_window_under_way_and_tells_of_each(socket_path: Pa
     assert len(reported) == 4
 
 
-def test_a_state_that_is_told_in_the_same_bytes_is_the_very_same(fake: FakeCharon, charon: Charon) -> None:
+def test_a_state_of_the_same_bytes_is_the_very_same(fake: FakeCharon, charon: Charon) -> None:
     state = charon.observe()
     assert charon.observe() is state
     fake.conns = [{"iscsi-ipsec-10.0.0.3-3260": {"children": {"iscsi-ipsec-b": {}}}}]

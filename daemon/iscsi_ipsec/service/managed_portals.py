@@ -46,7 +46,7 @@ class ManagedPortals:
         """The portals that are remembered, with this host's role."""
         previously_managed = self._records()
         try:
-            self._store.mend()
+            self._store.repair()
         except StateUnavailable as err:
             problems.append(state_problem(err))
         if self._store.renewals != self._renewals:

@@ -346,7 +346,7 @@ class Observer:
             Problem(
                 code="name-stale",
                 message=f"the name {name} does not resolve any more ({reason}): its last addresses stay in force",
-                hint="mend DNS or /etc/hosts",
+                hint="fix DNS or /etc/hosts",
                 file=files[name],
                 severity=Severity.WARNING,
             )

@@ -180,7 +180,7 @@ class Store(Protocol):
         """Whether there was no database, or a damaged one."""
         ...
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Put the database back if it was damaged, removed or replaced."""
         ...
 

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 
 from tests.support.demo.narrator import Disappointment, Narrator
-from tests.support.demo.story import tell
+from tests.support.demo.story import play
 from tests.support.netlab import CommandFailedError, EndedAtOnceError, NeverHappenedError, missing_for_lab
 
 
@@ -25,7 +25,7 @@ def main() -> int:
         narrator.say("The demonstration needs:", *(f"  {what}" for what in missing))
         return 2
     try:
-        tell(narrator)
+        play(narrator)
     except Disappointment as error:
         narrator.failed(error)
         return 1

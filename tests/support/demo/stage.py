@@ -120,7 +120,7 @@ class Stage:
         return text
 
     def guard_array(self) -> str:
-        """The array never answers iSCSI in clear; its own rules, none of ours."""
+        """The array never answers unencrypted iSCSI; the rules are its own, not the guard."""
         missing = f'oifname != "{TUN}"' if self.tunnelled else "rt ipsec missing"
         text = ARRAY_GUARD.format(missing=missing)
         self.array.node.run(["nft", "-f", "-"], text=text)

@@ -15,31 +15,31 @@ class Story:
     """Chapters in order; each ends with what was seen on the wire."""
 
     def __init__(self, narrator: Narrator, stage: Stage) -> None:
-        self.tell = narrator
+        self.narrator = narrator
         self.stage = stage
 
     # -- what the admin does ------------------------------------------------------------------
 
     def cli(self, *words: str) -> Result:
         result = self.stage.daemon.cli(*words)
-        self.tell.command(["iscsi-ipsec", *words], result)
+        self.narrator.command(["iscsi-ipsec", *words], result)
         return result
 
     def drop(self, folder: str, name: str, text: str) -> None:
         daemon = self.stage.daemon
         daemon.put({"psk.d": daemon.psk, "portal.d": daemon.portal}[folder] / name, text)
-        self.tell.show(f"$ cat > {folder}/{name}", text)
+        self.narrator.show(f"$ cat > {folder}/{name}", text)
 
     def login(self, *, patience: float = 15.0) -> tuple[Result, dict[str, int]]:
         """A real login (and logout) with what it put on the wire."""
         mark = self.stage.wire.mark()
         result = self.stage.host.discover(self.stage.portal, timeout=patience)
-        self.tell.command(["iscsi-ls", "-s", f"iscsi://{self.stage.portal_name}/"], result)
+        self.narrator.command(["iscsi-ls", "-s", f"iscsi://{self.stage.portal_name}/"], result)
         seen = {
             "clear": len(self.stage.wire.tcp(since=mark)),
             "esp": len(self.stage.wire.esp(since=mark)),
         }
-        self.tell.say(f"on the wire: {seen['clear']} iSCSI frames in clear, {seen['esp']} ESP frames")
+        self.narrator.say(f"on the wire: {seen['clear']} unencrypted iSCSI frames, {seen['esp']} ESP frames")
         return result, seen
 
     # -- what must come of it -----------------------------------------------------------------
@@ -50,7 +50,7 @@ class Story:
         return "\n".join(f"--- {title}\n{text}" for title, text in (*parts, more))
 
     def check(self, holds: object, what: str) -> None:
-        self.tell.check(holds, what, "" if holds else self.evidence())
+        self.narrator.check(holds, what, "" if holds else self.evidence())
 
     def until(self, condition: object, what: str, *, timeout: float = 30.0) -> None:
         assert callable(condition)
@@ -63,13 +63,13 @@ class Story:
     def protected_login(self) -> None:
         result, seen = self.login()
         self.check(result.ok, "the login succeeded")
-        self.check(not seen["clear"], "not one iSCSI frame crossed in clear")
+        self.check(not seen["clear"], "not one iSCSI frame crossed unencrypted")
         self.check(seen["esp"], f"{seen['esp']} ESP frames carried it")
 
     def closed_login(self) -> None:
         result, seen = self.login(patience=3.0)
         self.check(not result.ok, "the login failed, as it has to")
-        self.check(not seen["clear"], "not one iSCSI frame crossed in clear")
+        self.check(not seen["clear"], "not one iSCSI frame crossed unencrypted")
 
     def row(self) -> dict[str, object]:
         return dict(self.stage.daemon.row(self.stage.portal_name))
@@ -77,34 +77,36 @@ class Story:
     # -- the chapters -------------------------------------------------------------------------
 
     def before(self) -> None:
-        self.tell.chapter("A host, a storage array, and iSCSI in clear")
-        self.tell.say(
+        self.narrator.chapter("A host, a storage array, and unencrypted iSCSI")
+        self.narrator.say(
             f"host  {self.stage.source}   array  {self.stage.portal_name} (tgtd), each in a network namespace;",
             "every frame between them is counted outside of both.",
         )
         result, seen = self.login()
         self.check(result.ok, "the login succeeded")
-        self.check(seen["clear"], f"{seen['clear']} frames crossed in clear: anyone on the wire reads along")
+        self.check(
+            seen["clear"], f"{seen['clear']} frames crossed unencrypted: anyone on the wire reads along"
+        )
 
     def array_is_ready(self) -> None:
-        self.tell.chapter("The array asks for IPsec")
-        self.tell.say("Its admin writes swanctl.conf by hand; none of our code runs there.")
-        self.tell.show("array$ cat swanctl.conf", self.stage.configure_array(GROUP_KEY))
-        self.tell.show("array$ nft -f -", self.stage.guard_array())
+        self.narrator.chapter("The array asks for IPsec")
+        self.narrator.say("Its admin writes swanctl.conf by hand; no code of this program runs there.")
+        self.narrator.show("array$ cat swanctl.conf", self.stage.configure_array(GROUP_KEY))
+        self.narrator.show("array$ nft -f -", self.stage.guard_array())
         if self.stage.tunnelled:
-            self.tell.say(
+            self.narrator.say(
                 "This kernel has no ESP, so charon does it itself (kernel-libipsec, UDP port 4500):",
                 "tunnel mode between inner addresses. With ESP in the kernel this runs in transport mode.",
             )
         result, _ = self.login(patience=2.0)
-        self.check(not result.ok, "the host tries in clear and gets no answer")
+        self.check(not result.ok, "the host tries unencrypted and gets no answer")
 
     def files_dropped(self) -> None:
-        self.tell.chapter("The daemon starts on an empty folder; then files are dropped")
+        self.narrator.chapter("The daemon starts on an empty folder; then files are dropped")
         settings = self.stage.settings()
         if settings:
             self.stage.daemon.put_settings(settings)
-            self.tell.show("$ cat iscsi-ipsecd.toml", settings)
+            self.narrator.show("$ cat iscsi-ipsecd.toml", settings)
         self.stage.daemon.start()
         self.check(self.stage.daemon.running, "iscsi-ipsecd said READY=1")
         self.cli("status")
@@ -117,12 +119,12 @@ class Story:
         self.protected_login()
         self.cli("status")
         self.check(self.row().get("protected"), "status.json calls the portal protected")
-        self.check(self.cli("verify").ok, "verify found nothing in clear")
+        self.check(self.cli("verify").ok, "verify found nothing unencrypted")
 
     def own_key(self) -> None:
-        self.tell.chapter("A key of its own beats the group's")
+        self.narrator.chapter("A key of its own beats the group's")
         self.stage.configure_array(OWN_KEY, HOST_ID)
-        self.tell.say(f"The array now takes {HOST_ID} with its own key, and the group key no more.")
+        self.narrator.say(f"The array now takes {HOST_ID} with its own key, and the group key no more.")
         self.drop("psk.d", "db1.toml", f'id_type = "ID_FQDN"\nid      = "{HOST_ID}"\nkey     = "{OWN_KEY}"\n')
         self.until(lambda: self.row().get("key") == "db1", "status.json shows the key file db1")
         self.until(lambda: self.row().get("protected"), "and the portal protected with it")
@@ -130,7 +132,7 @@ class Story:
         self.cli("explain", self.stage.portal_name)
 
     def key_changed(self) -> None:
-        self.tell.chapter("Both ends change the key while data flows")
+        self.narrator.chapter("Both ends change the key while data flows")
         reader = self.read_for(6)
         mark = self.stage.wire.mark()
         before = {sa["uniqueid"] for _, sa in self.stage.host_charon.sas()}
@@ -146,10 +148,10 @@ class Story:
             "new SAs took the place of those that the old key made",
         )
         rc = reader.wait(30)
-        self.tell.show("$ iscsi-perf", reader.output().replace("\r", "\n").strip().splitlines()[-1])
+        self.narrator.show("$ iscsi-perf", reader.output().replace("\r", "\n").strip().splitlines()[-1])
         self.check(rc == 0, "reading went on to the end without an error")
         clear, esp = len(self.stage.wire.tcp(since=mark)), len(self.stage.wire.esp(since=mark))
-        self.check(not clear, f"0 iSCSI frames in clear beside {esp} ESP frames")
+        self.check(not clear, f"0 unencrypted iSCSI frames beside {esp} ESP frames")
         self.check(not self.stage.wire.dropped, "the recorder missed none")
 
     def read_for(self, seconds: int) -> Child:
@@ -163,7 +165,7 @@ class Story:
         return reader
 
     def file_broken(self) -> None:
-        self.tell.chapter("A mistake in a file")
+        self.narrator.chapter("A mistake in a file")
         self.drop(
             "psk.d", "db1.toml", f'id_type = "ID_FDQN"\nid      = "{HOST_ID}"\nkey     = "{NEXT_KEY}"\n'
         )
@@ -171,20 +173,20 @@ class Story:
             lambda: any("ID_FDQN" in said for said in self.stage.daemon.problems()), "the mistake is reported"
         )
         self.cli("status")
-        self.tell.say("The last good content stays in force:")
+        self.narrator.say("The last good content stays in force:")
         self.protected_login()
         self.drop(
             "psk.d", "db1.toml", f'id_type = "ID_FQDN"\nid      = "{HOST_ID}"\nkey     = "{NEXT_KEY}"\n'
         )
         self.until(
             lambda: not any("ID_FDQN" in said for said in self.stage.daemon.problems()),
-            "mended, the problem is gone",
+            "fixed, the problem is gone",
         )
 
     def charon_crashes(self) -> None:
-        self.tell.chapter("charon crashes")
+        self.narrator.chapter("charon crashes")
         self.stage.host_charon.kill()
-        self.until(lambda: not self.stage.daemon.status()["charon"]["reachable"], "status.json tells it")
+        self.until(lambda: not self.stage.daemon.status()["charon"]["reachable"], "status.json reports it")
         if self.stage.tunnelled:  # kernel SAs outlive charon and stay good
             self.closed_login()
         self.stage.host_charon.start()
@@ -197,24 +199,24 @@ class Story:
         self.protected_login()
 
     def files_removed(self) -> None:
-        self.tell.chapter("The files get lost: the portal stays closed")
+        self.narrator.chapter("The files get lost: the portal stays closed")
         for path in (self.stage.daemon.psk / "db1.toml", self.stage.daemon.psk / "group.toml",
                      self.stage.daemon.portal / "array.toml"):  # fmt: skip
             path.unlink()
-        self.tell.show("$ rm psk.d/*.toml portal.d/*.toml", "")
+        self.narrator.show("$ rm psk.d/*.toml portal.d/*.toml", "")
         self.until(lambda: not self.stage.host_charon.sas(), "the SAs made with these keys are ended")
         self.stage.open_array()
-        self.tell.say("The array's own rules and SAs are gone too: it would talk in clear now.")
+        self.narrator.say("The array's own rules and SAs are gone too: it would send unencrypted data now.")
         self.closed_login()
         self.cli("status")
-        self.tell.say("Only the admin opens it:")
+        self.narrator.say("Only the admin opens it:")
         self.check(self.cli("release", "--yes", self.stage.portal_name).ok, "released")
         self.until(lambda: not self.row().get("managed"), "the portal is managed no more")
         result, seen = self.login()
-        self.check(result.ok and seen["clear"], "in clear again: it was the guard that kept it closed")
+        self.check(result.ok and seen["clear"], "unencrypted again: it was the guard that kept it closed")
 
 
-def tell(narrator: Narrator) -> None:
+def play(narrator: Narrator) -> None:
     if available_esp() is Esp.NONE:
         raise Disappointment(
             "neither the kernel nor charon can do ESP here (no kernel-libipsec, or no /dev/net/tun)"

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         "modules", nargs="*", metavar="MODULE", help="such as core.ike.key_rotation (default: all)"
     )
     parser.add_argument("--survivors", action="store_true", help="only those that lived, again")
-    parser.add_argument("--report", action="store_true", help="run nothing, tell what is known")
+    parser.add_argument("--report", action="store_true", help="run nothing, print the known results")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     options = parser.parse_args(arguments)
 

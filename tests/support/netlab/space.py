@@ -5,7 +5,7 @@ namespace which only carries frames. That makes the hub the place where "the wir
 recorded: what a node's own packet tap shows of inbound ESP may already be decrypted.
 
 Names carry the pid of the process that made them, so that parallel runs don't collide and
-names left by a killed run can be told and removed.
+names left by a killed run can be recognised and removed.
 """
 
 from __future__ import annotations

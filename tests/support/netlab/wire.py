@@ -1,4 +1,4 @@
-"""The recorder of frames on the wire: the truth about what crossed in clear.
+"""The recorder of frames on the wire: the truth about what crossed unencrypted.
 
 It listens in the hub namespace and keeps what comes *from* a node at its port, before any
 forwarding: a frame counts once, and counts even when it arrives nowhere.
@@ -135,7 +135,7 @@ class Wire:
         return self._frames[since:]
 
     def tcp(self, port: int = ISCSI, since: int = 0) -> list[Frame]:
-        """TCP frames in clear from or to *port*."""
+        """Unencrypted TCP frames from or to *port*."""
         return [f for f in self.frames(since) if f.kind == "tcp" and port in (f.sport, f.dport)]
 
     def esp(self, since: int = 0) -> list[Frame]:
@@ -155,7 +155,7 @@ class Wire:
     def _labels(self, since: int) -> Iterator[str]:
         for frame in self.frames(since):
             if frame.kind == "tcp" and ISCSI in (frame.sport, frame.dport):
-                yield "tcp/3260 in clear"
+                yield "tcp/3260 unencrypted"
             elif frame.kind == "udp" and not {500, 4500}.isdisjoint((frame.sport, frame.dport)):
                 yield "ike"
             else:

@@ -1,4 +1,4 @@
-"""Identities: what may be one, and what is told of what may not."""
+"""Identities: which texts may be one, and the errors for the others."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def test_records_that_vanish_leave_the_sas_that_sessions_use(tmp_path: Path) -> 
 
 def test_a_store_that_fails_from_the_start_ends_nothing(up: Host) -> None:
     up.store.fail(
-        READ_ONLY, "mend", "managed", "set_managed", "names", "set_names", "put_last_good", "drop_last_good"
+        READ_ONLY, "repair", "managed", "set_managed", "names", "set_names", "put_last_good", "drop_last_good"
     )
     up.start()
     everything_stays(up, "files")

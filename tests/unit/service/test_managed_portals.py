@@ -44,7 +44,7 @@ def test_a_store_that_cannot_be_read_at_the_start_is_replaced_by_what_the_guard_
     host: Host,
 ) -> None:
     host.put(record())
-    host.store.fail(READ_ONLY, "managed", "set_managed", "mend")
+    host.store.fail(READ_ONLY, "managed", "set_managed", "repair")
     host.start()
     host.run()
     assert closed(host)

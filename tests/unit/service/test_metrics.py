@@ -42,7 +42,7 @@ def test_portals_are_counted_by_how_they_are_kept() -> None:
     assert found["keys",] == 2
 
 
-def test_offloaded_sessions_are_in_clear_however_their_portal_is_kept() -> None:
+def test_offloaded_sessions_are_unencrypted_however_their_portal_is_kept() -> None:
     sessions = [{"sid": 3, "transport": "iscsi_iser"}, {"sid": 4, "transport": "iscsi_tcp"}]
     found = samples(reported(row(protected=False, sessions=sessions)))
     assert found["sessions_in_clear",] == 1

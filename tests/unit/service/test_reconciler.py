@@ -351,7 +351,7 @@ def test_an_nft_that_fails_is_reported_and_tried_again(host: Host) -> None:
 
 
 def test_a_read_only_store_stops_neither_guard_nor_keys(host: Host) -> None:
-    host.store.fail(READ_ONLY, "mend", "set_managed", "put_last_good", "set_names")
+    host.store.fail(READ_ONLY, "repair", "set_managed", "put_last_good", "set_names")
     outcome = host.run()
     assert "state-unsaved" in host.codes(outcome)
     assert portal() in host.firewall.closed()
@@ -359,7 +359,7 @@ def test_a_read_only_store_stops_neither_guard_nor_keys(host: Host) -> None:
 
 
 def test_a_portal_that_could_not_be_stored_is_stored_when_the_disk_is_back(host: Host) -> None:
-    host.store.fail(READ_ONLY, "mend", "set_managed")
+    host.store.fail(READ_ONLY, "repair", "set_managed")
     host.run()
     host.store.recover()
     host.run()
@@ -367,7 +367,7 @@ def test_a_portal_that_could_not_be_stored_is_stored_when_the_disk_is_back(host:
 
 
 def test_a_portal_that_could_not_be_stored_stays_closed_when_its_files_vanish(host: Host) -> None:
-    host.store.fail(READ_ONLY, "mend", "set_managed")
+    host.store.fail(READ_ONLY, "repair", "set_managed")
     host.run()
     host.put(record())
     host.run()

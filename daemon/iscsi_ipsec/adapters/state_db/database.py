@@ -70,7 +70,7 @@ class Database:
 
         ``read_only``: creates and repairs nothing, for commands that only read. ``or_memory``: where that fails (a disk
         that is read-only or full, a file of another owner), begin in memory with what can be read of it; each
-        :meth:`mend` tries again and raises as long as it fails.
+        :meth:`repair` tries again and raises as long as it fails.
         Raises :class:`ConfigError` for a folder that others may write.
         """
         self.path = path
@@ -104,7 +104,7 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Begin anew if the database was damaged meanwhile; put it back if it was removed or replaced.
 
         Costs a ``stat`` and a look at the schema, so it can be asked in every pass.

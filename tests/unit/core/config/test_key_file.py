@@ -1,4 +1,4 @@
-"""Key files: each mistake is told at its line, all at once, and without the key."""
+"""Key files: each mistake is reported with its line, all at once, and without the key."""
 
 from __future__ import annotations
 

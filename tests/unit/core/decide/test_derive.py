@@ -32,7 +32,7 @@ from tests.support.values import (
     world,
 )
 
-# -- two keys for what charon cannot tell apart
+# -- two keys for peers that charon cannot distinguish
 
 
 def test_derive_refuses_two_keys_for_one_pair_of_identities() -> None:

@@ -1,4 +1,4 @@
-"""What a served portal becomes: who is let in with which key, as which connection, and what is told."""
+"""Views of a served portal: who is admitted with which key, by which connection, and which problems are reported."""
 
 from __future__ import annotations
 

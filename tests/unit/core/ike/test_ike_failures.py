@@ -1,4 +1,4 @@
-"""charon's words, and what an admin is told about them."""
+"""Lines of charon's log, and the causes that an admin sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While two keys are valid: what is loaded, in which order, which goes first, and what ends when."""
+"""While two keys are valid: what is loaded, in which order, which takes precedence, and what ends when."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_the_end_of_the_time_is_no_part_of_any_name() -> None:
     assert one[1][0].child == two[1][0].child
 
 
-# -- which goes first
+# -- which takes precedence
 
 
 class Turning:

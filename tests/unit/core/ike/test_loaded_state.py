@@ -1,4 +1,4 @@
-"""What is wanted beside what charon holds: which connections are as they shall be, and what upkeep is told of them."""
+"""What is wanted beside what charon holds: which connections are loaded, and what sa_lifecycle gets of them."""
 
 from __future__ import annotations
 

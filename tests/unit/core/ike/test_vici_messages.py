@@ -260,7 +260,7 @@ def test_the_ike_lifetime_is_at_least_what_was_asked_for_and_not_much_more() -> 
     assert 86400 <= int(text.removesuffix("s")) < 86400 + 3600
 
 
-# -- what charon is told
+# -- the messages to charon
 
 
 @pytest.mark.parametrize(

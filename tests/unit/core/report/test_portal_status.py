@@ -350,10 +350,10 @@ def test_whatever_differs_shows_in_the_row(more: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("transport", ["iscsi_iser", "bnx2i"])
 def test_an_offloaded_session_is_an_error_and_its_portal_never_protected(transport: str) -> None:
-    told = row(WANTED, good(), sessions=(session(transport=transport), session(sid=2)))
-    assert not told["protected"]
-    assert (told["problem"]["code"], told["problem"]["severity"]) == ("offloaded-session", "error")
-    assert transport in told["problem"]["message"]
+    reported = row(WANTED, good(), sessions=(session(transport=transport), session(sid=2)))
+    assert not reported["protected"]
+    assert (reported["problem"]["code"], reported["problem"]["severity"]) == ("offloaded-session", "error")
+    assert transport in reported["problem"]["message"]
 
 
 def test_an_offloaded_session_of_a_portal_that_nobody_manages_is_none_of_its_problems() -> None:

@@ -1,4 +1,4 @@
-"""Sessions that are older than their portal's protection are told for as long as their connection lasts."""
+"""Sessions that are older than their portal's protection are reported for as long as their connection lasts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_session_to_an_open_portal_is_not() -> None:
     assert codes(next_preexisting(Preexisting(), frozenset(), [session()]), session()) == []
 
 
-def test_it_is_told_again_in_every_pass_and_with_another_session_beside_it() -> None:
+def test_it_is_reported_again_in_every_pass_and_with_another_session_beside_it() -> None:
     earlier = next_preexisting(Preexisting(), frozenset({str(PORTAL)}), [session()])
     again = next_preexisting(earlier, frozenset({str(PORTAL)}), [session(), session(2, 40001)])
 

@@ -1,4 +1,4 @@
-"""Which mounts the system needs, and what is told when one of them lies on an iSCSI disk."""
+"""Which mounts the system needs, and the problem when one of them lies on an iSCSI disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of each part of Windows' settings, and all that is told where it is none."""
+"""How each part of Windows' settings is converted, and the problems where it cannot be."""
 
 from __future__ import annotations
 
@@ -211,4 +211,4 @@ def test_take_flags_makes_of_every_bitmap_what_our_flags_can_say(value: int) -> 
         assert harvest.problems
         return
     if choice != plain:
-        assert harvest.problems, "taken over in another form, and not told"
+        assert harvest.problems, "taken over in another form, and not reported"
