@@ -1,5 +1,5 @@
 # Every target installs what it needs itself: Debian packages when one is
-# missing (packaging/need-packages tells how it keeps its hands off the
+# missing (packaging/need-packages says how it keeps its hands off the
 # machine's services), Python packages into .venv. Nothing else on the machine
 # changes, but for "install" and "uninstall".
 
