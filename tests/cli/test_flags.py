@@ -39,8 +39,9 @@ def test_a_shortened_flag_gets_a_suggestion(instance: Instance) -> None:
     assert 'did you mean "PFS_ENABLED"?' in instance.call("flags", "PFS").err
 
 
-def test_flags_refuses_both_of_a_pair(instance: Instance) -> None:
-    answer = instance.call("flags", "0x0F")
+@pytest.mark.parametrize("flags", ["0x0F", "0x0C"], ids=["valid", "not valid"])
+def test_flags_refuses_both_of_a_pair(instance: Instance, flags: str) -> None:
+    answer = instance.call("flags", flags)
     assert answer.code == PROBLEMS
     assert "refused: MAIN_MODE_ENABLED and AGGRESSIVE_MODE_ENABLED" in answer.out
 

@@ -62,6 +62,13 @@ def test_without_a_daemon_the_exit_code_is_3(instance: Instance, words: list[str
     assert "systemctl start iscsi-ipsecd" in answer.err
 
 
+@pytest.mark.parametrize("verb", ["explain", "release"])
+def test_what_is_no_portal_is_wrong_usage_without_a_daemon_too(instance: Instance, verb: str) -> None:
+    answer = instance.call(verb, "10.0.0.20:3260,1")
+    assert answer.code == USAGE
+    assert "leave out the comma" in answer.err
+
+
 @pytest.mark.parametrize("words", READERS, ids=" ".join)
 def test_a_status_file_that_a_dead_daemon_left_is_not_believed(instance: Instance, words: list[str]) -> None:
     instance.report()

@@ -12,8 +12,9 @@ from typing import Any
 from iscsi_ipsec.adapters import openiscsi
 from iscsi_ipsec.adapters.block_devices import bytes_moved, disks_of_sessions, mounts_of_sessions
 from iscsi_ipsec.base.portal import PortalPattern, PortalRange, parse_portal
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.cli.daemon_client import last_status
-from iscsi_ipsec.cli.output import plural, size, span
+from iscsi_ipsec.cli.output import size, span
 from iscsi_ipsec.service.paths import Paths
 
 Row = Mapping[str, Any]

@@ -80,11 +80,6 @@ def _cut(cell: str, size: int) -> str:
     return cell if len(cell) <= size else f"{cell[: size - 1]}~"
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def span(seconds: int) -> str:
     """A time in its largest unit: ``24s``, ``5m``, ``3h``, ``2d``."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iscsi_ipsec.base.policy import Role
-from iscsi_ipsec.cli.output import GREEN, RED, YELLOW, plural, size, span
+from iscsi_ipsec.base.printable import plural
+from iscsi_ipsec.cli.output import GREEN, RED, YELLOW, size, span
 
 Row = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from iscsi_ipsec.adapters.nft import GuardState
 from iscsi_ipsec.base.errors import KernelUnavailable, NotPermitted, StateUnavailable
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
@@ -107,7 +108,7 @@ class GuardReconciler:
         self.loads += 1
         self._state = self._guard.installed()
         self._text = text
-        _log.info("guard loaded for %d portals", portals)
+        _log.info("guard loaded for %s", plural(portals, "portal"))
 
     def _load_again(self) -> None:
         self._guard.load(self._text)

@@ -17,6 +17,7 @@ from iscsi_ipsec.base.errors import NotPermitted, StateUnavailable
 from iscsi_ipsec.base.keys import Key, PerIdKey
 from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.report import portal_status
@@ -192,10 +193,11 @@ def summary(status: Mapping[str, Any]) -> str:
     rows = [row for row in status["portals"] if row["managed"]]
     protected = sum(1 for row in rows if row["protected"])
     errors = sum(1 for p in status["problems"] if p["severity"] == Severity.ERROR.value)
-    text = f"{len(rows)} portals managed, {protected} with an SA up, {len(status['keys'])} keys"
+    keys = plural(len(status["keys"]), "key")
+    text = f"{plural(len(rows), 'portal')} managed, {protected} with an SA up, {keys}"
     if not status["charon"]["reachable"]:
         text += ", charon unreachable"
-    return text + (f", {errors} problems" if errors else "")
+    return text + (f", {plural(errors, 'problem')}" if errors else "")
 
 
 def _journal_fields(problem: dict[str, Any]) -> dict[str, str]:

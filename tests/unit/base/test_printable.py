@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.base.printable import printable
+from iscsi_ipsec.base.printable import plural, printable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ from iscsi_ipsec.base.printable import printable
 def test_printable_escapes_everything_but_visible_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 files"), (1, "1 file"), (2, "2 files")])
+def test_plural_counts_a_noun(count: int, said: str) -> None:
+    assert plural(count, "file") == said

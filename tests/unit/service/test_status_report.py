@@ -194,4 +194,4 @@ def test_summary_counts_portals_keys_and_errors() -> None:
         "problems": [row(), row(severity=Severity.WARNING)],
         "charon": {"reachable": False},
     }  # fmt: skip
-    assert summary(reported) == "2 portals managed, 1 with an SA up, 2 keys, charon unreachable, 1 problems"
+    assert summary(reported) == "2 portals managed, 1 with an SA up, 2 keys, charon unreachable, 1 problem"

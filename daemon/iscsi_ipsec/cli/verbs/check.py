@@ -14,11 +14,12 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.keys import GroupKey, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.file_check import FileCheck, Judged
 from iscsi_ipsec.cli.key_folder import require_access
-from iscsi_ipsec.cli.output import plural, print_json
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.report.schema import problem_row
 from iscsi_ipsec.service.paths import NODES_DIRS, Paths

@@ -25,7 +25,8 @@ def add(subparsers: Verbs) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Explain one portal."""
-    rows = rows_of(read_status(paths), options.portal)
+    portal = named_portal(options.portal)
+    rows = rows_of(read_status(paths), portal)
     if options.json:
         print_json(rows)
     else:
@@ -34,13 +35,17 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     return Exit.PROBLEMS if any(row["problem"] for row in rows) else Exit.FINE
 
 
-def rows_of(document: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """The rows of a portal; :class:`CommandError` where it is no portal or unknown."""
+def named_portal(text: str) -> Portal:
+    """The portal that was typed; :class:`CommandError` where it is none, whether a daemon runs or not."""
     try:
         refuse_misread(text)
-        portal = parse_portal(text)
+        return parse_portal(text)
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err
+
+
+def rows_of(document: dict[str, Any], portal: Portal) -> list[dict[str, Any]]:
+    """The rows of a portal; :class:`CommandError` where it is unknown."""
     rows = [row for row in document["portals"] if row["portal"] == str(portal)]
     if not rows:
         raise CommandError(

@@ -32,10 +32,12 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         flags = parse_flags(given[0] if len(given) == 1 else given)
     except ValueError as err:
         raise CommandError(Exit.USAGE, str(err)) from err
+    choice, wrong = None, ""
     try:
-        choice, wrong = interpret(flags), ""
+        choice = interpret(flags)
+        interpret(flags | SecurityFlags.VALID)  # what is not in force must fit together all the same
     except ValueError as err:
-        choice, wrong = None, str(err)
+        wrong = str(err)
     names = list(flag_names(flags))
     if options.json:
         meaning = None

@@ -22,6 +22,7 @@ from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import Portal, PortalRange
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.cli import confirm, replaced_keys
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
@@ -29,7 +30,7 @@ from iscsi_ipsec.cli.file_check import Judged
 from iscsi_ipsec.cli.impact import Impact, opened_now
 from iscsi_ipsec.cli.key_change import unmanaged_note
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder, require_access
-from iscsi_ipsec.cli.output import plural, print_json
+from iscsi_ipsec.cli.output import print_json
 from iscsi_ipsec.cli.progress import Progress
 from iscsi_ipsec.cli.verbs.check import judge_all, together
 from iscsi_ipsec.cli.verbs.tunnel_address import make_portal_folder, read_policies
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         for files_of in (_keys, _portals):
             for file in files_of(harvests, existing, paths, options, problems):
                 made.append(file)
-                progress.show(f"compared with what is there: {len(made)} files")
+                progress.show(f"compared with what is there: {plural(len(made), 'file')}")
     fresh = [file for file in made if file.state in ("new", "replaced")]
     problems += _clashes(fresh, paths)
     if options.apply and fresh:

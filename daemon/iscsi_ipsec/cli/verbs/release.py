@@ -13,7 +13,7 @@ from iscsi_ipsec.adapters.atomic_write import write_private
 from iscsi_ipsec.cli import confirm
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
 from iscsi_ipsec.cli.impact import Impact
-from iscsi_ipsec.cli.verbs.explain import rows_of
+from iscsi_ipsec.cli.verbs.explain import named_portal, rows_of
 from iscsi_ipsec.core.decide.initiator import REQUIRED
 from iscsi_ipsec.service.paths import Paths
 
@@ -34,8 +34,9 @@ def add(subparsers: Verbs) -> None:
 
 def run(options: argparse.Namespace, paths: Paths) -> Exit:
     """Ask the daemon to release the portal, and wait until it has done so."""
-    rows = rows_of(read_status(paths), options.portal)
-    portal = rows[0]["portal"]
+    named = named_portal(options.portal)
+    rows = rows_of(read_status(paths), named)
+    portal = str(named)
     _refuse_covered(rows)
     touched = Impact(paths, lambda row: row["portal"] == portal)
     lines = [f"{portal} is opened: from then on nothing encrypts its traffic", *touched.lines()]

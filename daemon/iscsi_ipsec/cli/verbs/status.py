@@ -16,9 +16,10 @@ from iscsi_ipsec.adapters.nft import Guard
 from iscsi_ipsec.base.charon_sa import ChildSa
 from iscsi_ipsec.base.errors import CharonUnavailable, KernelUnavailable
 from iscsi_ipsec.base.policy import Role
+from iscsi_ipsec.base.printable import plural
 from iscsi_ipsec.cli import status_view
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs, read_status
-from iscsi_ipsec.cli.output import has_colour, paint, plural, print_json, print_table, width
+from iscsi_ipsec.cli.output import has_colour, paint, print_json, print_table, width
 from iscsi_ipsec.core.report.schema import has_errors, session_row
 from iscsi_ipsec.service.paths import Paths
 
