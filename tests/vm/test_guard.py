@@ -218,6 +218,28 @@ def test_a_package_is_not_removed_under_a_managed_session(
     assert "ok installed" in product.run("dpkg -s iscsi-ipsec", check=True).out
 
 
+def test_open_all_opens_everything_and_its_way_back_closes_it_again(
+    product: Machine, target: Machine, wire: Wire, session: str
+) -> None:
+    farend.unguard(target)
+    mark = wire.mark()
+    said = product.run("iscsi-ipsec open-all --yes", timeout=120, check=True).out
+    assert "UNENCRYPTED from now on" in said, said
+    openiscsi.write_and_read_back(product, session)
+    assert wire.tcp(3260, since=mark), "it is open"
+    assert product.run("systemctl is-active iscsi-ipsecd").out.strip() != "active"
+    assert product.run("systemctl start iscsi-ipsecd", timeout=60).rc != 0, "nothing starts it by accident"
+
+    (back,) = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("go back with: ")]
+    product.run(back, timeout=120, check=True)
+    farend.guard(target)
+    reach(product, target.ip, "inside its own SA")
+    mark = wire.mark()
+    openiscsi.write_and_read_back(product, session)
+    assert not wire.tcp(3260, since=mark)
+    assert product.run("iscsi-ipsec verify", timeout=60).rc == 0
+
+
 def test_flushing_the_ruleset_while_charon_is_stopped_leaves_a_short_gap(
     product: Machine, target: Machine, wire: Wire, session: str, tables: Tables
 ) -> None:
