@@ -18,8 +18,6 @@ from tests.vm.stream import Stream, report
 from tests.vm.test_first_session import CONFIG, assert_only_esp, esp_spis, policy
 from tests.vm.wire import Wire
 
-pytestmark = only_full
-
 KEY = "far end, not a secret: 0123456789abcdef"
 HOST, SAN = "db1.example.com", "san.example.com"
 KEY_FILE = f'id_type = "ID_FQDN"\nid = "{HOST}"\nkey = "{KEY}"\n'
@@ -108,6 +106,7 @@ def test_a_far_end_that_lost_its_sas_costs_less_than_twenty_seconds_and_no_unenc
     assert_only_esp(wire, since, product.ip, target.ip)
 
 
+@only_full
 def test_a_failover_to_a_host_that_knows_nothing_costs_less_than_thirty_seconds(
     product: Machine, target: Machine, wire: Wire, paths: tuple[Stream, ...]
 ) -> None:
@@ -122,6 +121,7 @@ def test_a_failover_to_a_host_that_knows_nothing_costs_less_than_thirty_seconds(
     assert max(longest) < FAILED_OVER_WITHIN
 
 
+@only_full
 def test_a_far_end_that_loses_one_packet_in_five_keeps_its_sas(
     product: Machine, target: Machine, wire: Wire, paths: tuple[Stream, ...]
 ) -> None:
@@ -134,7 +134,7 @@ def test_a_far_end_that_loses_one_packet_in_five_keeps_its_sas(
     assert esp_spis(product) == before
 
 
-@pytest.mark.parametrize("end", ["initiator", "target"])
+@pytest.mark.parametrize("end", ["initiator", pytest.param("target", marks=only_full)])
 def test_both_paths_are_back_after_each_restart_of_either_end(
     product: Machine, target: Machine, wire: Wire, paths: tuple[Stream, ...], end: str
 ) -> None:

@@ -18,8 +18,6 @@ from tests.vm.test_faults import UPGRADED_CHARON
 from tests.vm.test_first_session import CONFIG, esp_spis, policy
 from tests.vm.wire import Wire
 
-pytestmark = only_full
-
 KEY = "the guard's portal, not a secret: 0123456789"
 SITE_KEY = "the site's VPN, not a secret: 9876543210"
 
@@ -81,7 +79,7 @@ def session(product: Machine, target: Machine) -> Iterator[str]:
     openiscsi.forget_everything(product)
 
 
-@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("mode", [pytest.param("tunnel", marks=only_full), "transport"])
 def test_a_vpn_between_the_same_hosts_is_no_substitute_for_the_portals_own_sa(
     product: Machine, target: Machine, wire: Wire, mode: str
 ) -> None:
@@ -114,6 +112,7 @@ def test_a_vpn_between_the_same_hosts_is_no_substitute_for_the_portals_own_sa(
     assert not wire.tcp(3260, since=mark)
 
 
+@only_full
 def test_the_reqid_stays_through_rekeys_and_restarts(product: Machine, target: Machine) -> None:
     write_key(product)
     row = "iscsi-ipsec status --json | grep -oP '\"reqid\": \\K[0-9]+' | sort -u"
@@ -131,6 +130,7 @@ def test_the_reqid_stays_through_rekeys_and_restarts(product: Machine, target: M
         assert f"reqid {reqid} " in shown, change
 
 
+@only_full
 def test_what_a_translation_sends_to_the_portal_is_judged_too(
     product: Machine, target: Machine, wire: Wire
 ) -> None:
@@ -150,6 +150,7 @@ def test_what_a_translation_sends_to_the_portal_is_judged_too(
     product.run("systemctl start strongswan iscsi-ipsecd && nft delete table ip nat", timeout=120, check=True)
 
 
+@only_full
 def test_a_bare_far_end_sends_nothing_unencrypted_when_charon_stops_restarts_or_dies(
     product: Machine, target: Machine, wire: Wire, session: str, tables: Tables
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_package_is_not_removed_under_a_managed_session(
     assert "ok installed" in product.run("dpkg -s iscsi-ipsec", check=True).out
 
 
+@only_full
 def test_open_all_opens_everything_and_its_way_back_closes_it_again(
     product: Machine, target: Machine, wire: Wire, session: str
 ) -> None:
@@ -257,6 +259,7 @@ def test_flushing_the_ruleset_while_charon_is_stopped_leaves_a_short_gap(
     assert max(frames) <= 10, frames
 
 
+@only_full
 def test_a_var_that_fails_to_mount_opens_nothing(product: Machine, target: Machine, wire: Wire) -> None:
     """Neither the guard's unit nor the daemon starts; the files in /etc close what they name."""
     openiscsi.discover(product, target.ip)

@@ -17,8 +17,6 @@ from tests.vm.stream import Stream
 from tests.vm.test_first_session import CONFIG, GROUP_KEY, KEY, assert_only_esp, policy, portal_status
 from tests.vm.wire import Wire
 
-pytestmark = only_full
-
 NAME = "test.example.com"
 OPEN = 'security_flags = ["VALID"]\n'
 
@@ -55,7 +53,9 @@ def initiator_of_names(ready: Machine, target: Machine) -> Iterator[Machine]:
     farend.unguard(target)
 
 
-@pytest.mark.parametrize("closing", ["address", "network", "memory"])
+@pytest.mark.parametrize(
+    "closing", ["address", *(pytest.param(other, marks=only_full) for other in ("network", "memory"))]
+)
 def test_a_name_that_resolves_to_a_protected_portal_lets_no_frame_out_unencrypted(
     initiator_of_names: Machine, target: Machine, wire: Wire, closing: str
 ) -> None:
@@ -90,6 +90,7 @@ def test_a_name_that_resolves_to_a_protected_portal_lets_no_frame_out_unencrypte
     initiator.run("systemctl start strongswan", timeout=90, check=True)
 
 
+@only_full
 def test_an_answer_that_changes_leaves_the_session_its_sa(
     initiator_of_names: Machine, target: Machine, wire: Wire
 ) -> None:
