@@ -520,8 +520,7 @@ def test_a_stat_has_its_fields_whatever_their_size() -> None:
     seen = FileStat.from_stat(st)
     assert (seen.mode, seen.mtime_ns, seen.ctime_ns) == (stat.S_IFREG | 0o600, mtime, ctime)
     assert seen.signature == f"{2**63}:{2**64 - 1}:{2**62}:{mtime}"
-    assert seen.with_ctime(7).ctime_ns == 7
-    assert seen.with_ctime(7).with_ctime(ctime) == seen != FileStat.none()
+    assert seen != FileStat.none()
 
 
 @pytest.mark.parametrize("field", range(8))

@@ -236,9 +236,7 @@ class FileReader:
     def _find_settings(self) -> files.Found:
         file = _find_one(self._paths.settings_file)
         gone = not file and not os.path.isdir(self._paths.config_dir)
-        found = files.Found(files=(file,) if file else (), missing=(self._paths.config_dir,) if gone else ())
-        before = self._settings.found
-        return before if before == found else found
+        return files.Found(files=(file,) if file else (), missing=(self._paths.config_dir,) if gone else ())
 
     def _together(self) -> ConfigFiles:
         """The content of the files, whatever the time is."""
@@ -327,7 +325,7 @@ class FileReader:
 
     def _refresh(self, kind: _Kind, found: files.Found) -> bool:
         """Read what is new or may be; whether anything differs from before."""
-        if found is kind.found and all(
+        if found == kind.found and all(
             self._is_current(kind.entries[file.path], file) for file in kind.restless
         ):
             return False
@@ -336,9 +334,7 @@ class FileReader:
         problems = list(found.problems)
         for file in found.files:
             entry = old.get(file.path)
-            if entry is None or not (
-                (entry.file.stat is file.stat and entry.at_rest) or self._is_current(entry, file)
-            ):
+            if entry is None or not self._is_current(entry, file):
                 entry = self._read_file(kind.name, file, entry)
             new[file.path] = entry
         lost = {*found.missing, *found.unusable}
@@ -349,10 +345,7 @@ class FileReader:
         stored = {path for path, last in (self._stored or {}).items() if last.kind == kind.name}
         for path in (old.keys() | stored) - new.keys():
             self._forget(path)
-        if old.keys() != new.keys() or any(
-            old[path].value is not entry.value or old[path].more.closing != entry.more.closing
-            for path, entry in new.items()
-        ):
+        if _contents(old) != _contents(new):
             self._generation += 1
         hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
         others = old.keys() != new.keys() or hiding != kind.hiding
@@ -501,6 +494,11 @@ _NO_STAT = FileStat.none()
 def _as_last_good(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     """The same problems, saying that the last good content is in force."""
     return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
+
+
+def _contents(entries: dict[str, _Entry]) -> dict[str, tuple[object, ...]]:
+    """What of each file is in force, or closes portals."""
+    return {path: (entry.value, entry.more.closing) for path, entry in entries.items()}
 
 
 def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:

@@ -95,7 +95,7 @@ def _read(real: str, path: str, *, private: bool) -> bytes:
 def _unchanged(before: os.stat_result, after: os.stat_result) -> bool:
     """Whether nobody wrote to the file; that another was renamed into its place changes its ctime only."""
     was, now = FileStat.from_stat(before), FileStat.from_stat(after)
-    return was == now or (after.st_nlink == 0 and was.with_ctime(now.ctime_ns) == now)
+    return was == now or (after.st_nlink == 0 and was._replace(ctime_ns=now.ctime_ns) == now)
 
 
 def _read_all(fd: int) -> bytes:

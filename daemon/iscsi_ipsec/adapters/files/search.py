@@ -5,19 +5,18 @@ Law: opens no file; one ``stat`` for each, and nothing anew that is as it was.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from iscsi_ipsec.adapters.files.stats import FileStat, packed, stat_config
+from iscsi_ipsec.adapters.files.stats import FileStat, stat_config
 from iscsi_ipsec.adapters.files.trust import check_folder, is_ours, strerror
 from iscsi_ipsec.base.errors import ConfigError
+from iscsi_ipsec.base.memo import Memo
 from iscsi_ipsec.base.problem import Problem
 
 SUFFIX = ".toml"
@@ -65,14 +64,18 @@ def find_config(
     return ConfigSearch(folders).find({folder: tuple(remembered(folder)) for folder in folders}, unmounted)
 
 
+class _Lost(NamedTuple):
+    """A folder that could not be listed; without a problem one that does not exist."""
+
+    problems: tuple[Problem, ...]
+
+
 class ConfigSearch:
-    """:func:`find_config` again and again: as long as nothing differs, the very same :class:`Found`."""
+    """:func:`find_config` again and again: what did not differ is not arranged anew."""
 
     def __init__(self, folders: Sequence[str]) -> None:
         self._folders = folders
-        self._listings: dict[str, dict[str, FileStat] | OSError | ConfigError] = {}
-        self._hidden: dict[str, Sequence[str]] = {}
-        self._found: Found | None = None
+        self._arrange = Memo(self._arranged)
 
     def find(
         self, remembered: Mapping[str, Sequence[str]] = MappingProxyType({}), unmounted: Collection[str] = ()
@@ -82,77 +85,36 @@ class ConfigSearch:
         ``remembered``: for each folder the names that it had; this and ``unmounted`` are as in
         :func:`find_config`.
         """
-        changes = [self._look_at(folder, folder in unmounted) for folder in self._folders]
-        lost = (f for f in self._folders if not isinstance(self._listings[f], dict))
-        hidden = {folder: remembered.get(folder, ()) for folder in lost}
-        found = self._found
-        if found is None or None in changes or hidden != self._hidden:
-            self._hidden = hidden
-            found = self._arranged({file.path: file for file in found.files} if found else {})
-        elif any(changes):
-            new = {path: now for stats in changes if stats for path, now in stats.items()}
-            files = (FoundFile(f.path, f.name, new[f.path]) if f.path in new else f for f in found.files)
-            found = replace(found, files=tuple(files))
-        self._found = found
-        return found
+        listings = {folder: _listing(folder, folder in unmounted) for folder in self._folders}
+        lost = (folder for folder, listing in listings.items() if isinstance(listing, _Lost))
+        return self._arrange(listings, {folder: tuple(remembered.get(folder, ())) for folder in lost})
 
-    def _look_at(self, folder: str, unmounted: bool) -> dict[str, FileStat] | None:
-        """List one folder; what differs from the last time, None if that is more than what ``stat`` says of files."""
-        before = self._listings.get(folder)
-        known = before if isinstance(before, dict) else {}
-        listing: dict[str, FileStat] | OSError | ConfigError
-        differs: dict[str, FileStat] | None
-        try:
-            if unmounted:
-                raise FileNotFoundError(folder)
-            check_folder(folder)
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                listing, differs = _listing(folder, fd, known)
-            finally:
-                os.close(fd)
-        except (OSError, ConfigError) as err:
-            # a traceback would keep the frames of this pass, and they the one before, for ever
-            listing, differs = err.with_traceback(None), {} if str(before) == str(err) else None
-        self._listings[folder] = listing
-        return differs if isinstance(before, type(listing)) else None
-
-    def _arranged(self, known: dict[str, FoundFile]) -> Found:
+    def _arranged(
+        self, listings: dict[str, dict[str, FileStat] | _Lost], hidden: dict[str, tuple[str, ...]]
+    ) -> Found:
         files: dict[str, FoundFile | None] = {}
         masked: list[str] = []
         missing: list[str] = []
         unusable: list[str] = []
         problems: list[Problem] = []
-        for folder in self._folders:
-            listing = self._listings[folder]
-            for name in self._hidden.get(folder, ()):
+        for folder, listing in listings.items():
+            for name in hidden.get(folder, ()):
                 files.setdefault(name, None)
-            if isinstance(listing, FileNotFoundError):
-                missing.append(folder)
-            elif isinstance(listing, ConfigError):
-                unusable.append(folder)
+            if isinstance(listing, _Lost):
+                (unusable if listing.problems else missing).append(folder)
                 problems.extend(listing.problems)
-            elif isinstance(listing, OSError):
-                unusable.append(folder)
-                problems.append(
-                    Problem(
-                        code="unreadable", file=folder, message=f"cannot list the folder: {strerror(listing)}"
-                    )
-                )
-            else:
-                for file in sorted(listing):
-                    name, path = file[: -len(SUFFIX)], f"{folder}/{file}"
-                    if not file.isprintable():  # surrogates of names that are not UTF-8, control characters
-                        problems.append(_bad_name(folder, file))
-                    elif name in files:
-                        continue
-                    elif stat.S_ISCHR(listing[file].mode) and _is_mask(path):
-                        masked.append(path)
-                        files[name] = None
-                    else:
-                        seen = known.get(path)
-                        same = seen is not None and seen.stat is listing[file]
-                        files[name] = seen if same else FoundFile(path, name, listing[file])
+                continue
+            for file in sorted(listing):
+                name, path = file[: -len(SUFFIX)], f"{folder}/{file}"
+                if not file.isprintable():  # surrogates of names that are not UTF-8, control characters
+                    problems.append(_bad_name(folder, file))
+                elif name in files:
+                    continue
+                elif stat.S_ISCHR(listing[file].mode) and _is_mask(path):
+                    masked.append(path)
+                    files[name] = None
+                else:
+                    files[name] = FoundFile(path, name, listing[file])
         return Found(
             files=tuple(sorted((f for f in files.values() if f), key=attrgetter("name"))),
             masked=tuple(masked),
@@ -162,45 +124,35 @@ class ConfigSearch:
         )
 
 
-def _listing(
-    folder: str, fd: int, known: dict[str, FileStat]
-) -> tuple[dict[str, FileStat], dict[str, FileStat] | None]:
-    """The configuration files of an open folder, and what differs from what is known.
-
-    That is None if it is more than the ``stat`` of files that were regular and are.
-    """
-    names = list(filter(_is_config_name, os.listdir(fd)))
-    found = dict(_stats(folder, fd, names))
-    if found == known:
-        return known, {}
-    # what does not differ is the very same value
-    get = known.get
-    listing = {name: before if (before := get(name)) == now else FileStat(now) for name, now in found.items()}
-    if listing.keys() != known.keys():
-        return listing, None
-    new = {name: now for name, now in listing.items() if now is not known[name]}
-    if not all(stat.S_ISREG(now.mode) and stat.S_ISREG(known[name].mode) for name, now in new.items()):
-        return listing, None
-    return listing, {f"{folder}/{name}": now for name, now in new.items()}
-
-
-def _stats(folder: str, fd: int, names: list[str]) -> Iterable[tuple[str, bytes]]:
-    """The ``stat`` of these files, with nothing done in Python for each of thousands unless it has to be."""
-    look = partial(os.stat, dir_fd=fd, follow_symlinks=False)
+def _listing(folder: str, unmounted: bool) -> dict[str, FileStat] | _Lost:
+    """The configuration files of a folder."""
+    if unmounted:
+        return _Lost(())
     try:
-        stats, modes = packed(map(look, names))
-    except OSError:  # one is gone since the listing
-        return _stats_one_by_one(folder, names)
-    if any(map(stat.S_ISLNK, modes)):
-        return _stats_one_by_one(folder, names)
-    return zip(names, stats, strict=True)
+        check_folder(folder)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return dict(_stats(folder, fd))
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return _Lost(())
+    except ConfigError as err:
+        return _Lost(err.problems)
+    except OSError as err:
+        message = f"cannot list the folder: {strerror(err)}"
+        return _Lost((Problem(code="unreadable", file=folder, message=message),))
 
 
-def _stats_one_by_one(folder: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
-    """The same where links have to be followed, and what is gone left to the next wakeup."""
-    for name in names:
-        with contextlib.suppress(OSError):
-            yield name, stat_config(os.path.join(folder, name))
+def _stats(folder: str, fd: int) -> Iterator[tuple[str, FileStat]]:
+    """Of what a link leads to; what is gone since the listing is left to the next wakeup."""
+    for name in filter(_is_config_name, os.listdir(fd)):
+        try:
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            is_link = stat.S_ISLNK(st.st_mode)
+            yield name, stat_config(os.path.join(folder, name)) if is_link else FileStat.from_stat(st)
+        except OSError:
+            continue
 
 
 def has_config(folder: str) -> bool:

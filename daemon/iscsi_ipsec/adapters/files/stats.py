@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
-from collections.abc import Iterable
-from itertools import starmap
 from operator import attrgetter
+from typing import NamedTuple
 
 _FIELDS = attrgetter(
     "st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_mode", "st_uid", "st_gid"
-)  # fmt: skip
-_LAYOUT = struct.Struct("=QQqqqIII")
+)
 
 
-class FileStat(bytes):
-    """The part of ``struct stat`` that shows whether a file was changed; times in nanoseconds.
+class FileStat(NamedTuple):
+    """The part of ``struct stat`` that shows whether a file was changed; times in nanoseconds."""
 
-    Its fields packed, since thousands are held, and compared in each pass.
-    """
-
-    __slots__ = ()
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    uid: int
+    gid: int
 
     @classmethod
     def from_stat(cls, st: os.stat_result) -> FileStat:
         """Take the fields from :func:`os.stat`'s result."""
-        return cls(_LAYOUT.pack(*_FIELDS(st)))
+        return cls._make(_FIELDS(st))
 
     @classmethod
     def at(cls, path: str) -> FileStat | None:
@@ -42,34 +43,12 @@ class FileStat(bytes):
     @classmethod
     def none(cls) -> FileStat:
         """Equal to that of no file."""
-        return cls(_LAYOUT.size)
-
-    @property
-    def mtime_ns(self) -> int:
-        return self._unpacked[3]
-
-    @property
-    def ctime_ns(self) -> int:
-        return self._unpacked[4]
-
-    @property
-    def mode(self) -> int:
-        return self._unpacked[5]
-
-    def with_ctime(self, ctime_ns: int) -> FileStat:
-        """The same file, changed at another time."""
-        dev, ino, size, mtime_ns, _, *rights = self._unpacked
-        return FileStat(_LAYOUT.pack(dev, ino, size, mtime_ns, ctime_ns, *rights))
-
-    @property
-    def _unpacked(self) -> tuple[int, ...]:
-        return _LAYOUT.unpack(self)
+        return cls(0, 0, 0, 0, 0, 0, 0, 0)
 
     @property
     def signature(self) -> str:
         """``dev:ino:size:mtime_ns``: differs when the content does (see :meth:`settled`)."""
-        dev, ino, size, mtime_ns, *_ = self._unpacked
-        return f"{dev}:{ino}:{size}:{mtime_ns}"
+        return f"{self.dev}:{self.ino}:{self.size}:{self.mtime_ns}"
 
     def settled(self, now_ns: int, granularity_ns: int = 20_000_000) -> bool:
         """Whether a later write must give another ``stat``.
@@ -80,12 +59,6 @@ class FileStat(bytes):
         ``stat`` and before the file is read.
         """
         return not 0 <= now_ns - self.ctime_ns < granularity_ns
-
-
-def packed(stats: Iterable[os.stat_result]) -> tuple[list[bytes], set[int]]:
-    """The bytes of a :class:`FileStat` for each, and all modes, with nothing done in Python for one of thousands."""
-    fields = list(map(_FIELDS, stats))
-    return list(starmap(_LAYOUT.pack, fields)), {mode for *_, mode, _, _ in fields}
 
 
 def stat_config(path: str) -> FileStat:
@@ -101,7 +74,7 @@ def stat_config(path: str) -> FileStat:
         led_to = FileStat.from_stat(os.stat(path))
     except OSError:
         return own
-    return led_to.with_ctime(max(led_to.ctime_ns, own.ctime_ns))
+    return led_to._replace(ctime_ns=max(led_to.ctime_ns, own.ctime_ns))
 
 
 def device_of(folder: str) -> int:
