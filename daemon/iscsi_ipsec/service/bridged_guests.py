@@ -26,7 +26,7 @@ class BridgedGuests:
 
     def problems(self, closed: tuple[Portal, ...], *, network_changed: bool) -> tuple[Problem, ...]:
         """One warning for each bridge between guests and closed portals."""
-        if network_changed or closed is not self._closed:
+        if network_changed or closed != self._closed:
             self._closed = closed
             bridges = self._bridges() if closed else {}
             reached = self._reached(closed) if bridges else {}

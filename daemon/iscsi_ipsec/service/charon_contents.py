@@ -198,7 +198,7 @@ class CharonReconciler:
         else:
             sas = self._charon.sas() if going else ()
             self._held = held_back(going, snapshot.desired, snapshot.world, sas, self._asked_by)
-        if snapshot.desired is not self._asked_of:
+        if snapshot.desired != self._asked_of:
             self._asked_of = snapshot.desired
             held = {name: self._asked_by[name] for name in self._held & self._asked_by.keys()}
             self._asked_by = held | asked_by(snapshot.desired, snapshot.world)

@@ -33,7 +33,7 @@ class ConnectionReqids:
 
     def keep(self, reqids: Mapping[str, int], problems: list[Problem]) -> None:
         """Remember and store the reqids that connections were given."""
-        if reqids is not self._kept:
+        if reqids != self._kept:
             self._kept = reqids
             if new := {name: reqid for name, reqid in reqids.items() if self.known.get(name) != reqid}:
                 self.known = {**self.known, **new}

@@ -87,7 +87,7 @@ class ManagedPortals:
     def remember(self, views: tuple[PortalView, ...], problems: list[Problem]) -> None:
         """Store newly managed portals before their connections exist: from now on they never open by themselves."""
         previously_managed = self._records()
-        for view in () if views is self._seen else views:
+        for view in () if views == self._seen else views:
             at = (view.binding.portal, view.role)
             known = previously_managed.get(at)
             if known is None and view.managed and view.closed:

@@ -98,7 +98,7 @@ class Secrets:
     ) -> tuple[SecretEntry, ...]:
         """Return the entries for these keys and connections."""
         used, ends = self._in_use(owned, rotations)
-        known = {id(entry.owners[0]): entry for entry in self._waiting}
+        known = {entry.keys: entry for entry in self._waiting}
         own = tuple(key for key in keys if isinstance(key, PerIdKey))
         self._waiting = tuple(_waiting(key, known) for key in own)
         count = Counter(key.id for key in own)
@@ -118,10 +118,10 @@ class Secrets:
         return tuple(self._entries.values()), ends
 
 
-def _waiting(key: PerIdKey, known: Mapping[int, SecretEntry]) -> SecretEntry:
-    """A key's entry under its own id; ``known`` are those there were, by the identity of that id, which they keep alive."""
-    entry = known.get(id(key.id))
-    if entry and entry.secret is key.secret and entry.keys == (key.name,):
+def _waiting(key: PerIdKey, known: Mapping[tuple[str, ...], SecretEntry]) -> SecretEntry:
+    """A key's entry under its own id; ``known`` are those there were, by their key's name."""
+    entry = known.get((key.name,))
+    if entry and (entry.owners, entry.secret) == ((key.id,), key.secret):  # tuples compare identities first
         return entry
     return SecretEntry(owners=(key.id,), secret=key.secret, keys=(key.name,))
 
