@@ -26,7 +26,7 @@ charon, instance, running = (
         (["0x57"], "0x57  VALID IKE_IPSEC_ENABLED MAIN_MODE_ENABLED PFS_ENABLED TUNNEL_MODE_PREFERRED", "IKEv1 main, tunnel mode, PFS"),
         (["VALID", "IKE_IPSEC_ENABLED"], "0x03  VALID IKE_IPSEC_ENABLED", "IKEv2, transport (tunnel where an outer address is set) mode, no PFS"),
         (["valid,ike_ipsec_enabled"], "0x03  VALID IKE_IPSEC_ENABLED", "IKEv2, transport (tunnel where an outer address is set) mode, no PFS"),
-        (["0x01"], "0x01  VALID", "IKE_IPSEC_ENABLED is unset: IPsec is not required, clear text is allowed"),
+        (["0x01"], "0x01  VALID", "IKE_IPSEC_ENABLED is unset: IPsec is not required, unencrypted traffic is allowed"),
         (["0"], "0x00  (none)", "VALID is unset: not specified, the next source decides"),
     ],
 )  # fmt: skip

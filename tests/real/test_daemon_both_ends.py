@@ -80,7 +80,7 @@ class Ends:
 
 
 def is_up(charon: Charon) -> bool:
-    """Whether an IKE SA is. What came to nothing in main mode stays half open for a while, and means nothing."""
+    """Whether an IKE SA is. A failed attempt in main mode stays half open for a while, and does not count."""
     return any(sa["state"] == b"ESTABLISHED" for _, sa in charon.sas())
 
 

@@ -103,7 +103,7 @@ def test_without_initiators_a_group_key_admits_nobody_and_the_portal_says_so(
     daemon.put_key("group", group_file(KEY_GROUP))
     daemon.start()
     wait_until(
-        lambda: any("serves no one" in reported for reported in daemon.problems()),
+        lambda: any("admits no initiator" in reported for reported in daemon.problems()),
         "it is reported",
         detail=daemon.tail,
     )

@@ -44,7 +44,7 @@ def watchdog() -> None:
 
 
 def status(text: str) -> None:
-    """What ``systemctl status`` shows."""
+    """Set the line that ``systemctl status`` shows."""
     _notify("", text)
 
 
@@ -112,7 +112,7 @@ def charon_units(
 # --- journal ----------------------------------------------------------------
 
 _FIELD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-"""What journald takes; a leading underscore is reserved for fields it adds itself."""
+"""The field names that journald accepts; a leading underscore is reserved for fields it adds itself."""
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 

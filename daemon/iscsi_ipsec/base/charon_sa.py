@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CharonState:
-    """What charon holds: our secrets' ids, our connections with their children, and how many are not ours.
+    """The contents of charon: our secrets' ids, our connections with their children, and how many are not ours.
 
     VICI never gives a secret's data back, hence ids that change with the data. ``secrets``
     None: charon holds more (others' counted in) than one answer of its can list. ``algorithms`` are those

@@ -16,7 +16,7 @@ TCP_DRIVER = "iscsi_tcp"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
-    """What we read of an open-iscsi node or discovery record (never its CHAP secrets).
+    """The fields that we read of an open-iscsi node or discovery record (never its CHAP secrets).
 
     ``host`` is an address or a name; ``net_ifacename`` the interface that
     open-iscsi binds the socket to, empty for none.

@@ -43,5 +43,5 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def error_code(payload: bytes) -> int:
-    """What NLMSG_ERROR and NLMSG_DONE begin with, as an errno; 0 for none."""
+    """The errno at the start of NLMSG_ERROR and NLMSG_DONE; 0 for none."""
     return -int.from_bytes(payload[:4], sys.byteorder, signed=True)

@@ -14,7 +14,7 @@ from iscsi_ipsec.base.portal import PortalPattern
 
 
 class IkeMode(enum.StrEnum):
-    """How phase 1 runs; the values are what ``status`` shows."""
+    """The kind of phase 1; ``status`` shows these values."""
 
     V2 = "IKEv2"
     MAIN = "IKEv1 main"
@@ -29,7 +29,7 @@ class EspMode(enum.StrEnum):
 
 
 class Role(enum.StrEnum):
-    """Which end of the iSCSI connection this host is."""
+    """The end of the iSCSI connection that this host is."""
 
     INITIATOR = "initiator"
     TARGET = "target"
@@ -44,7 +44,7 @@ class Start(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpsecChoice:
-    """What a set of ISCSI_SECURITY_FLAGS asks for (``core.config.security_flags`` makes these)."""
+    """The meaning of a set of ISCSI_SECURITY_FLAGS (``core.config.security_flags`` makes these)."""
 
     required: bool
     ike: IkeMode
@@ -87,9 +87,9 @@ _SILENT = Tuning()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalPolicy:
-    """What one file of ``portal.d/`` says about the portals it names.
+    """The content of one file of ``portal.d/`` about the portals that it names.
 
-    ``initiators``: who may come in with the group key (target role only).
+    ``initiators``: the identities that may use the group key (target role only).
     """
 
     name: str

@@ -171,7 +171,7 @@ def _fetched(
                     return files.read_key_file(beside, folder)
                 return Secret(_read(os.path.join(folder, beside)).removesuffix(b"\n"))
             except ConfigError as err:
-                # the file that names it is the one to look at
+                # reported for the file that names it
                 problems += [
                     Problem(
                         code=p.code, message=f"{p.file}: {p.message}", hint=p.hint, file=draft.path, line=line

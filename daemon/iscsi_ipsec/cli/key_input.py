@@ -90,7 +90,7 @@ def _size(text: str) -> int:
 
 
 def read_key(options: argparse.Namespace) -> Secret:
-    """The key from where the options say; :class:`CommandError` where there is none or it is too large."""
+    """The key from the source that the options name; :class:`CommandError` where it is missing or too large."""
     if options.generate is not None:
         return Secret(base64.b64encode(secrets.token_bytes(options.generate)))
     if options.stdin:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 RED, GREEN, YELLOW = 31, 32, 33
 PLAIN_WIDTH = 80
-"""Columns where nobody says how wide the terminal is."""
+"""Columns where the terminal's width is unknown."""
 
 _GAP = "  "
 _LEAST = 6

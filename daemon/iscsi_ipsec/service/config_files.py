@@ -67,7 +67,7 @@ class _MaskedFile(NamedTuple):
 class ConfigFiles:
     """The content of all files together; ``generation`` stays the same as long as the content does.
 
-    ``expires_in``: seconds until a previous key goes out of use, None where none is in use.
+    ``expires_in``: seconds until the time of a previous key is over, None where there is none.
     """
 
     generation: int
@@ -260,7 +260,7 @@ class FileReader:
         )
 
     def _in_force(self, files_say: ConfigFiles) -> ConfigFiles:
-        """The same without previous keys whose time is over, and the seconds until the next one's is."""
+        """The content without previous keys whose time is over, and the seconds until the time of the next one is over."""
         staged = {key.path: key.previous.until for key in files_say.keys if key.previous}
         if not staged and not self._over:
             return files_say

@@ -249,7 +249,7 @@ class IkeFailureLog:
             return self._aggressive_off is not None and self._clock() - self._aggressive_off < _REMEMBERED
 
     def seconds_until_error(self) -> float | None:
-        """Seconds until the first young cause is an error; None where there is none."""
+        """Seconds until the first young cause (a warning so far) becomes an error; None where there is none."""
         with self._lock:
             return min(
                 (left for heard in self._causes.values() if (left := self._left(heard)) > 0), default=None

@@ -1,6 +1,6 @@
 """The program behind ``iscsi-ipsec-ike-hold.service``: has the guard hold back charon's deletes of our IKE_SAs.
 
-charon deletes its IKE_SAs when it stops, and so does a far end that hears of it. A far end without a guard of
+charon deletes its IKE_SAs when it stops, and so does a far end that receives such a delete. A far end without a guard of
 its own then sends its answers, whole blocks of disks, unencrypted until the next SA is up. If it does not
 receive the delete, it goes on encrypting until its DPD finds the SA dead.
 
@@ -35,7 +35,7 @@ def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
         if spis:
             (guard or Guard()).load(hold_ike(spis, HOLD_SECONDS))
     except IscsiIpsecError as err:
-        sys.stderr.write(f"the far ends may send unencrypted data while charon is away: {err}\n")
+        sys.stderr.write(f"the far ends may send unencrypted data while charon is down: {err}\n")
         return 0
     sys.stdout.write(f"holding back {len(spis)} IKE SAs for {HOLD_SECONDS} s at most\n")
     return 0

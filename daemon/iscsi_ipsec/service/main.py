@@ -199,7 +199,7 @@ class _Daemon:
         return EXIT_FINE
 
     def _run_pass(self, reasons: frozenset[str]) -> Outcome:
-        """A pass, after noting which requests to look at everything are older than it."""
+        """Run a pass, after noting which requests to read everything are older than it."""
         self._reloads = _reload_requests(self._paths) if RELOAD in reasons else ()
         return self._reconciler.run(reasons)
 

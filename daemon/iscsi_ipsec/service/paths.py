@@ -43,7 +43,7 @@ class Paths:
 
     @property
     def metrics_file(self) -> str:
-        """The same as numbers for node_exporter's textfile collector."""
+        """The status as numbers, for node_exporter's textfile collector."""
         return f"{self.runtime_dir}/metrics.prom"
 
     @property

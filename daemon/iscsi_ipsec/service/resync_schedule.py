@@ -80,7 +80,7 @@ def seconds_until_next_pass(
     unresolved_names: bool,
     due: Iterable[float | None],
 ) -> float:
-    """How long the loop may sleep after a pass if nothing wakes it.
+    """The longest time that the loop may sleep after a pass if nothing wakes it.
 
     ``due`` are the seconds until something in particular is due: the next attempt to bring an SA up,
     a cause that becomes an error, the end of a previous key; None: nothing is.

@@ -52,7 +52,7 @@ def _received(session: Session, command: str) -> Received:
 
 
 def raw_answer(session: Session, command: str) -> Received:
-    """The same for a command that every charon knows."""
+    """The answer to a command that every charon knows."""
     received = _received(session, command)
     if received.kind == Packet.CMD_UNKNOWN:
         raise session.malformed(command, "is that charon does not know it")

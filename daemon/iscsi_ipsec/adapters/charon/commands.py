@@ -316,7 +316,7 @@ class _Listed:
 
 
 _FEW = 32
-"""So many secrets that came and went are looked for in an answer; after more it is decoded anew."""
+"""Up to so many added and removed secrets are searched for in an answer; beyond that the answer is decoded anew."""
 
 
 def _differs_by(before: bytes, now: bytes, came: set[str], went: set[str]) -> bool:

@@ -32,7 +32,7 @@ class FoundFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What the search path holds.
+    """The files of the search path.
 
     ``masked`` are links to /dev/null; ``missing`` folders that do not exist;
     ``unusable`` folders whose content could not be listed or is not to be

@@ -34,7 +34,7 @@ class FileStat(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> FileStat | None:
-        """Those of what is at a path, behind links; None where nothing can be looked at."""
+        """The fields of the file at a path, behind links; None where it cannot be read."""
         try:
             return cls.from_stat(os.stat(path))
         except OSError:

@@ -24,8 +24,8 @@ _MAX_LINKS = 40
 def check_folder(folder: str, *, strict: bool = False) -> str:
     """Walk to ``folder`` and return it without links; every part must be safe from other users.
 
-    A folder that others may write is let pass when it is sticky, as /tmp is:
-    what is in it is then judged by its owner. ``strict`` refuses even that for
+    A folder that others may write is accepted when it is sticky, as /tmp is: each file in it is then checked
+    by its owner. ``strict`` refuses even that for
     the last one. Raises :class:`ConfigError`, or :class:`FileNotFoundError`.
     """
     current = "/"

@@ -46,7 +46,7 @@ TIMEOUT = 5.0
 """Seconds for a whole dump; 10,000 entries take well under one."""
 MAX_ENTRIES = 200_000
 ATTEMPTS = 4
-"""A dump during which the tables changed (NLM_F_DUMP_INTR) is taken again, this often."""
+"""How often a dump is repeated if the tables changed during it (NLM_F_DUMP_INTR)."""
 RECEIVE_BYTES = 1 << 18
 
 _SELECTOR = struct.Struct("=16s16s8sHBBB3xiI")

@@ -184,7 +184,7 @@ class PolicyMonitor(_Monitor):
 
 
 def tables(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """What a datagram of nftables notifications says (NFT_MSG_) of which table; ends quietly at what is cut short."""
+    """The message types (NFT_MSG_) in a datagram of nftables notifications, with their tables; stops quietly at a cut message."""
     for kind, _, _, payload in messages(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or kind & 0xFF == NFT_MSG_NEWGEN:
             continue

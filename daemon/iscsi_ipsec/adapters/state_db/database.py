@@ -221,7 +221,7 @@ class Database:
         return db
 
     def _note_columns(self, db: sqlite3.Connection) -> None:
-        """What the tables have, which an older program may have made."""
+        """The columns of the tables, which an older program may have made."""
         columns = {row[1] for row in db.execute("PRAGMA table_info(last_good)")}
         self.has_previous = not columns or "previous" in columns
         self.has_roles = bool(db.execute("PRAGMA table_info(managed_roles)").fetchone())

@@ -52,7 +52,7 @@ class ManagedRecord:
 
 
 class Store(Database):
-    """What the daemon remembers. Every method raises :class:`StateUnavailable` as those of the database do."""
+    """The daemon's memory. Every method raises :class:`StateUnavailable` as those of the database do."""
 
     _digest_key: bytes | None = None
 

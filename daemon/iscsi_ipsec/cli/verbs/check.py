@@ -32,7 +32,7 @@ def add(subparsers: Verbs) -> None:
     parser = subparsers.add_parser(
         "check", help="validate files without the daemon; all problems at once",
         description="Validates files without the daemon. Without PATH all of them together, as the daemon would decide."
-        " A PATH outside of its folders is judged by its content alone.",
+        " A PATH outside its folders is checked by its content alone.",
     )  # fmt: skip
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="files or folders (default: all that the daemon reads)"

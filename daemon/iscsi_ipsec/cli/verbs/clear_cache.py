@@ -27,7 +27,7 @@ from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths
 def add(subparsers: Verbs) -> None:
     """Describe the verb."""
     parser = subparsers.add_parser(
-        "clear-cache", help="make the daemon look at everything again and put right what differs"
+        "clear-cache", help="make the daemon read everything again and correct differences"
     )
     add_timeout(parser, 10.0)
     parser.set_defaults(run=run)
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
         raise
     if not now["charon"]["reachable"]:
         raise CommandError(Exit.NO_CHARON, "charon cannot be reached", "systemctl status strongswan")
-    sys.stdout.write("the daemon has looked at everything again\n")
+    sys.stdout.write("the daemon has read everything again\n")
     return Exit.FINE
 
 

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def named_portal(text: str) -> Portal:
-    """The portal that was typed; :class:`CommandError` where it is none, whether a daemon runs or not."""
+    """The portal that was typed; :class:`CommandError` where it is not a portal, whether a daemon runs or not."""
     try:
         refuse_misread(text)
         return parse_portal(text)

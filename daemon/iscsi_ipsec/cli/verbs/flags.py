@@ -55,7 +55,9 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     if choice is None:
         sys.stdout.write("VALID is unset: not specified, the next source decides\n")
     elif not choice.required:
-        sys.stdout.write("IKE_IPSEC_ENABLED is unset: IPsec is not required, clear text is allowed\n")
+        sys.stdout.write(
+            "IKE_IPSEC_ENABLED is unset: IPsec is not required, unencrypted traffic is allowed\n"
+        )
     else:
         mode = choice.esp.value if choice.esp else "transport (tunnel where an outer address is set)"
         sys.stdout.write(f"{choice.ike.value}, {mode} mode, {'PFS' if choice.pfs else 'no PFS'}\n")

@@ -32,7 +32,7 @@ def add(subparsers: Verbs) -> None:
     )
     setter = actions.add_parser(
         "set", help="write a key file, or put a new key into one",
-        description="Writes a key file. A file that is replaced keeps what is not given here, but for its comments.",
+        description="Writes a key file. A file that is replaced keeps the settings that are not given here, but not its comments.",
     )  # fmt: skip
     setter.add_argument(
         "name", nargs="?", metavar="NAME",

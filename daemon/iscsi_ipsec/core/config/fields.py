@@ -23,7 +23,7 @@ TUNING_KEYS = (
 _ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*")
 _ENDS_IN_NUMBER = re.compile(r"(?:.*[.:@])?(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
-"""No top-level domain is a number (RFC 3696, section 2), so such a text was meant as an address, or has a port."""
+"""No top-level domain is a number (RFC 3696, section 2), so the author of such a text meant an address, or added a port."""
 
 _PROPOSAL = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
@@ -139,7 +139,7 @@ def guess_id(text: str) -> IkeId:
     name = IkeId.parse(IdType.ID_USER_FQDN if "@" in text else IdType.ID_FQDN, text)
     if looks_like_address(text):
         raise ValueError(
-            f"{text!r} looks like an address, but is none: write the address alone, or a host name"
+            f"{text!r} looks like an address, but is not one: write the address alone, or a host name"
         )
     if not _PLAIN_NAME.fullmatch(text):
         raise ValueError(f"{text!r} is neither an address nor a plain host name")
@@ -259,7 +259,7 @@ def _parse_proposals(source: Source, key: str) -> tuple[str, ...] | None:
         if words := proposals.unprotected_words(text):
             source.problem(
                 key, "no-encryption", f'"{text}" offers {", ".join(words)}: anybody on the path could read the data',
-                "take it out; for clear text on purpose unset IKE_IPSEC_ENABLED",
+                "take it out; for unencrypted traffic on purpose unset IKE_IPSEC_ENABLED",
             )  # fmt: skip
         elif key == "esp_proposals" and proposals.lacks_integrity(text):
             source.problem(

@@ -69,7 +69,7 @@ def read_broken_settings(text: str) -> BrokenSettings | None:
 
 
 def named_portals(listed: Iterable[object]) -> tuple[PortalPattern, ...]:
-    """Those of these texts that name portals."""
+    """The texts that name portals."""
     patterns: list[PortalPattern] = []
     for item in listed:
         with contextlib.suppress(ValueError):

@@ -27,7 +27,7 @@ def lint(text: str, path: str) -> tuple[Problem, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is odd about one key of the file."""
+    """The warnings about one key of the file."""
 
     key: str
     code: str

@@ -323,7 +323,7 @@ def _bad_toml(what: str, file: str, line: int) -> ConfigError:
 
 
 def _unless_key(quoted: re.Match[str]) -> str:
-    """What tomllib quotes, if it is TOML's own syntax and cannot be a piece of a key."""
+    """The text that tomllib quotes, if it is TOML's own syntax and cannot be a piece of a key."""
     return quoted[0] if quoted[2] in _SYNTAX else ""
 
 

@@ -40,7 +40,7 @@ def make_key_text(draft: KeyDraft, description: str = "") -> str:
 
 
 def shown_key_text(draft: KeyDraft, description: str = "") -> str:
-    """The same for people: without the key."""
+    """The text of a key file for people: without the key."""
     return "".join(f"{line}\n" for line in _key_lines(draft, description, _shown_source_line))
 
 

@@ -179,13 +179,13 @@ def clear_view(world: World, view: PortalView, reasons: list[str]) -> PortalView
         reasons.append("IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked")
         problem = Problem(
             code="ipsec-required",
-            message=f"the flags of {portal} allow clear text but require_ipsec is set, so it is blocked",
+            message=f"the flags of {portal} allow unencrypted traffic but require_ipsec is set, so it is blocked",
             hint="set IKE_IPSEC_ENABLED for it",
             file=view.policy or view.key_path,
             portal=portal,
         )
         return dataclasses.replace(view, closed=True, problem=problem, reasons=tuple(reasons))
-    reasons.append("IKE_IPSEC_ENABLED is unset: clear text is allowed")
+    reasons.append("IKE_IPSEC_ENABLED is unset: unencrypted traffic is allowed")
     problem = Problem(
         code="clear-allowed",
         message=f"the flags of {portal} don't ask for IPsec: its traffic is unencrypted",

@@ -9,8 +9,8 @@ iscsi-ipsec.toml(5), "Which key"):
 4. the group key, under the source address as identity.
 
 A key applies to the portals that its ``portals`` name, one without ``portals`` to all
-managed ones. Within one rule a key that names the address beats one that names it by a
-host name. An explicit key therefore always beats the group key; one that may apply, since
+managed ones. Within one rule a key that names the address takes precedence over one that names it by a host
+name. An explicit key therefore always beats the group key; one that may apply, since
 a name in its ``portals`` has no address yet, keeps a lesser key from being used instead. Each rule that decided leaves a sentence in ``reasons``.
 """
 

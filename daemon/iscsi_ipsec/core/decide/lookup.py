@@ -36,7 +36,7 @@ class Lookup:
         self._literal: tuple[KeyIndex, PolicyMatch] | None = None
 
     def without_names(self) -> Lookup:
-        """The same as if DNS had no answer for the names that files hold (``name_limits``)."""
+        """This index as if DNS had no answer for the names that files hold (``name_limits``)."""
         if self._literal is None:
             self._literal = KeyIndex(self.world, by_name=False), PolicyMatch(self.world, by_name=False)
         same = copy.copy(self)
@@ -45,7 +45,7 @@ class Lookup:
         return same
 
     def with_sources(self, world: World) -> Lookup:
-        """The same arrangement for a world that differs in nothing but ``sources``."""
+        """This index for a world that differs only in ``sources``."""
         same = copy.copy(self)
         same.world = world
         return same

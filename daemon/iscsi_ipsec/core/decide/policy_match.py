@@ -100,7 +100,7 @@ def outranks(broken: BrokenFile, broken_rank: int, policy: PortalPolicy | None, 
 
 
 def beyond(broken: Iterable[BrokenFile], good: object) -> tuple[BrokenFile, ...]:
-    """What a file with a mistake names that its last good content, which stays in force, does not."""
+    """The patterns of a file with a mistake that its last good content, which stays in force, does not have."""
     known: tuple[PortalPattern, ...] = ()
     role = Role.INITIATOR
     if isinstance(good, PortalPolicy):

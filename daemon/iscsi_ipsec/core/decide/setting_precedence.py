@@ -22,7 +22,7 @@ from iscsi_ipsec.core.decide.desired import Refused
 from iscsi_ipsec.core.decide.world import World
 
 BUILT_IN = dataclasses.replace(default_choice(), esp=None)
-"""The choice where nobody said anything: the outer address decides about the ESP mode."""
+"""The built-in choice: the outer address decides about the ESP mode."""
 
 
 def settings_in_force(good: Settings, broken: BrokenSettings | None) -> Settings:

@@ -168,7 +168,7 @@ def _portal_views(
             shut_out = None
     if nobody:
         problem = Problem(
-            code="no-key", message=f"{portal} serves no one: no per-ID key applies to it",
+            code="no-key", message=f"{portal} admits no initiator: no per-ID key applies to it",
             hint="add the initiators' per-ID keys to psk.d, or name those who may use the group key with initiators",
             file=policy.path, portal=str(portal),
         )  # fmt: skip
@@ -245,7 +245,7 @@ def _group_key(lookup: Lookup, portal: Portal, policy: PortalPolicy) -> GroupKey
 
 
 def _group_peers(policy: PortalPolicy, own: list[IkeId]) -> Iterator[Peer]:
-    """Those who may use the group key: named ones without a key of their own, networks without their addresses."""
+    """The peers that may use the group key: named ones without a key of their own, and networks without the addresses of peers that have one."""
     names = set(own)
     taken = [ipaddress.ip_network(identity.text) for identity in own if identity.is_address]
     for peer in policy.initiators:
@@ -345,9 +345,9 @@ def _answer(
 def _remote_address(
     peer: Peer, choice: IpsecChoice, portal: Portal, policy: PortalPolicy, *, alone: bool
 ) -> Address | Network | None:
-    """Where the peer comes from; None for anywhere.
+    """The address from which the peer comes; None for any.
 
-    In main mode charon must find the key before it hears the identity, and
+    In main mode charon must find the key before it learns the identity, and
     takes the first connection whose addresses match (ike_sa_manager.c,
     get_shared in phase1.c): the peers must then differ in their addresses.
     """

@@ -163,7 +163,7 @@ def _derived(world: World) -> Iterator[Problem]:
         local_addresses=world.local_addresses | {p.address for p in shown if p not in initiator},
     )
     if not any(isinstance(key, PerIdKey) and key.id.is_address for key in world.keys):
-        # no key depends on the source address, so one of nobody's serves where there is no route from here
+        # no key depends on the source address, so a documentation address is used where there is no route from here
         wanted = Lookup(whole).wanted_sources
         here = {at: world.sources.get(at) or NOBODYS[at[0].version] for at in wanted}
         whole = dataclasses.replace(whole, sources=here)

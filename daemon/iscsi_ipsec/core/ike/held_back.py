@@ -64,7 +64,7 @@ def held_back(
     sas: Iterable[IkeSa],
     before: Mapping[str, AskedBy],
 ) -> frozenset[str]:
-    """The connections of ``going``, which nothing asks for any more, that stay all the same.
+    """The connections of ``going``, which nothing asks for any more, that stay nevertheless.
 
     ``before`` says what asked for them when they were last wanted; after a start that is unknown, and only
     connections that the environment took away are kept.

@@ -101,14 +101,14 @@ def negotiation_failed(line: str) -> Cause:
     said = f"; charon's last line: {line}" if line else ""
     return Cause(
         "negotiation-failed",
-        f"negotiations come to nothing{said}",
+        f"negotiations fail{said}",
         "see charon's log on both ends: journalctl -u strongswan",
         1,
     )
 
 
 def refused_by_charon(reason: str) -> Cause:
-    """This host's charon did not take the connection as the files ask for it."""
+    """The cause that this host's charon refused the connection that the files ask for."""
     return Cause("charon-refused", f"charon refused the connection: {reason}", REFUSED_HINT, 7)
 
 
@@ -166,7 +166,7 @@ _DOUBTS = re.compile(
     r"|parsed INFORMATIONAL request \d+ \[ N\(AUTH_FAILED\) \]"
     r"|calculated HASH does not match"
     r"|could not decrypt payloads"
-    # main mode's third message, aggressive mode's first answer: the first that the key goes into
+    # main mode's third message, aggressive mode's first answer: the first message that depends on the key
     r"|sending retransmit \d+ of request message ID 0, seq 3"
     r"|sending retransmit \d+ of response message ID 0, seq 1"
 )

@@ -58,7 +58,7 @@ def orphaned_sas(
 def stranded_sas(
     connections: Iterable[Connection], sas: Iterable[IkeSa], policies: Iterable[KernelPolicy]
 ) -> tuple[IkeSa, ...]:
-    """The IKE_SAs of served portals with a child through which no policy of the kernel sends anything."""
+    """The IKE_SAs of served portals with a child that no policy of the kernel uses."""
     served = {c.name for c in connections if c.role is Role.TARGET and not c.user_space_esp}
     sending: dict[int, set[Network]] = {}
     for policy in policies:
@@ -81,10 +81,10 @@ def _is_sent_through(child: ChildSa, sending: Mapping[int, set[Network]]) -> boo
 def missing_sas(
     connections: Iterable[Connection], sas: Iterable[IkeSa], states: Iterable[KernelState]
 ) -> tuple[IkeSa, ...]:
-    """The IKE_SAs with a child that charon believes in and the kernel does not have.
+    """The IKE_SAs with a child that charon has and the kernel does not.
 
-    The kernel asks for it, but charon takes what is asked for a duplicate of what it has. Where
-    the outbound one is missing, the kernel's note that it has asked may bear its SPI, as the policy does.
+    The kernel asks for an SA, but charon takes the request for a duplicate of the one that it has. Where the
+    outbound state is missing, the kernel's larval state may have its SPI, as the policy has.
     """
     in_kernel = {c.name for c in connections if not c.user_space_esp}
     held = {state.spi_hex for state in states}
@@ -100,7 +100,7 @@ def _remote_ends(child: ChildSa) -> tuple[Network, ...]:
     """The peer's addresses in a CHILD_SA's selectors, which charon writes as ``10.0.0.5/32[tcp]``."""
     ends = []
     for selector in child.remote_ts:
-        with contextlib.suppress(ValueError):  # a range of addresses is none that we ask for
+        with contextlib.suppress(ValueError):  # we never ask for a range of addresses
             ends.append(ipaddress.ip_network(selector.partition("[")[0]))
     return tuple(ends)
 

@@ -64,10 +64,10 @@ def sa_targets(
     waiting: frozenset[Address],
     orphaned: frozenset[str],
 ) -> tuple[SaTarget, ...]:
-    """The connections as upkeep sees them.
+    """The connections as ``sa_lifecycle`` sees them.
 
-    Packets wait for an SA towards the addresses ``waiting``, and go through one that
-    charon does not know where a connection is ``orphaned``.
+    ``waiting``: addresses towards which packets wait for an SA. ``orphaned``: connections whose packets go
+    through an SA that charon does not know.
     """
     return tuple(
         SaTarget(

@@ -104,8 +104,7 @@ def plan_sas(
 ) -> tuple[tuple[SaOperation, ...], dict[str, RetryState]]:
     """Return the operations and the attempts to remember until the next call.
 
-    ``revoked`` holds ``key_part`` prefixes whose key was taken away: what was
-    negotiated under them ends now. ``held`` are connections whose SAs stay although nothing asks for them.
+    ``revoked`` holds ``key_part`` prefixes whose key was removed: SAs negotiated under them end now. ``held`` are connections whose SAs stay although nothing asks for them.
     ``suspects`` are IKE SAs that the far end may have lost: each ends when another one is up beside it.
     """
     by_conn: dict[str, list[IkeSa]] = {}
@@ -120,7 +119,7 @@ def plan_sas(
         known = attempts.get(wanted.name)
         gone = {ike.unique_id for ike in mine if _under(ike, revoked) or _has_waited(ike, wanted, known, now)}
         operations += [
-            TerminateIke(i.conn, i.unique_id, True, "its key is out of use")
+            TerminateIke(i.conn, i.unique_id, True, "its key is no longer valid")
             for i in mine
             if i.unique_id in gone
         ]
@@ -249,7 +248,7 @@ def _attempt(
     if now < last.due:
         return [], last
     operations: list[SaOperation] = [
-        TerminateIke(wanted.name, ike.unique_id, True, "it came to nothing")
+        TerminateIke(wanted.name, ike.unique_id, True, "it failed")
         for ike in mine
         if not carrying(ike) and (ike.state != "ESTABLISHED" or last.count)
     ]

@@ -91,7 +91,7 @@ class EncodedConnection:
         return {self.name: {**ike, "children": {self.child: _child_settings(self.connection, self.reqid)}}}
 
     def with_other_times(self, turn: int) -> EncodedConnection:
-        """The same with another IKE lifetime, which each ``turn`` moves on.
+        """The connection with another IKE lifetime, which changes with each ``turn``.
 
         charon begins a negotiation inside an IKE SA whose settings are equal (checkout_by_config), even if that
         is dead. Names do not depend on lifetimes, so charon's list shows this as the wanted version too.
@@ -138,7 +138,7 @@ def encode_id(identity: Peer) -> str:
 
 
 def _encode_owner(owner: Peer) -> str:
-    """The owner of a secret, whom charon finds in any case: equal owners get one name, however a file spells them."""
+    """The owner of a secret as text. charon ignores case, so equal owners get one name, however a file writes them."""
     return encode_id(IkeId(owner.type, owner.folded) if isinstance(owner, IkeId) else owner)
 
 

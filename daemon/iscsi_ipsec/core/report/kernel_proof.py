@@ -48,7 +48,7 @@ class Facts:
 
 
 class Tables:
-    """The same policies and states, found by the far end's address and by the reqid: there may be thousands."""
+    """The policies and states, indexed by the far end's address and by the reqid: there may be thousands."""
 
     def __init__(self, policies: Iterable[KernelPolicy], states: Iterable[KernelState]) -> None:
         self._of_hosts: dict[tuple[str, Address], list[tuple[int, KernelPolicy]]] = {}

@@ -59,7 +59,7 @@ class PortalRows:
         self._rows: list[dict[str, Any]] = []
 
     def rows(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
-        """The rows; nobody may change them."""
+        """The rows; the caller must not change them."""
         return self._all(views, observed)
 
     def _make(self, views: tuple[PortalView, ...], observed: Observed) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ def _previous_in_use(view: PortalView, portal: str, rotation: EncodedRotation) -
     far = "initiator" if view.role is Role.TARGET else "target"
     return Problem(
         code="previous-key-in-use",
-        message=f"the SA was authenticated by the previous key, which goes out of use at {rotation.until}",
+        message=f"the SA was authenticated by the previous key, which stops being valid at {rotation.until}",
         hint=f"give the {far} the new key before that",
         file=view.key_path,
         portal=portal,
@@ -249,7 +249,7 @@ def _key_of(child: ChildSa, connection: Connection, observed: Observed) -> str:
 
 
 def _failing_rekey(portal: str, cause: Cause) -> Problem:
-    """Packets pass, but since the SA came up a negotiation has failed: it may not outlive its lifetime."""
+    """The warning that the SA carries packets, but a later negotiation failed, so it may not be renewed."""
     return Problem(
         code=cause.code,
         message=cause.message

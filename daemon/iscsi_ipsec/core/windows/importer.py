@@ -67,7 +67,7 @@ def parse_script(text: str, rules: Rules, harvest: Harvest) -> None:
 
 
 def parse_powershell(text: str, rules: Rules, harvest: Harvest) -> None:
-    """The same in PowerShell, whose quotes are others."""
+    """A script in PowerShell, which has other quotes."""
     _take_commands(powershell_script.commands(text), rules, harvest)
 
 

@@ -4,10 +4,10 @@ Law: pure; no word of the input is repeated in a message, as
 misplaced words may be keys. Every doubt becomes a :class:`Problem` with its
 line; an error means that the thing was not taken over.
 
-How flags are taken over (:func:`take_flags`):
+These rules convert flags (:func:`take_flags`):
 
 * VALID unset: not specified, whatever else is set (RFC 4174, 2.4: "MUST be ignored").
-* IKE_IPSEC_ENABLED unset: the other bits mean nothing (RFC 4171, 6.3.9), IPsec is not required.
+* IKE_IPSEC_ENABLED unset: IPsec is not required, and the other bits are ignored (RFC 4171, 6.3.9).
 * MAIN and AGGRESSIVE, of which RFC 4174 allows one: main, which is a MUST in
   RFC 3723 where aggressive is a SHOULD, and the only one that Windows' own
   initiator does.
@@ -121,7 +121,7 @@ def take_flags(value: int, line: int, harvest: Harvest) -> IpsecChoice | None:
             harvest.warn(line, "VALID is unset: the flags count as not specified (RFC 4174, 2.4)")
         return None
     if SecurityFlags.IKE_IPSEC_ENABLED not in flags:
-        harvest.warn(line, "IKE_IPSEC_ENABLED is unset: clear text will be allowed")
+        harvest.warn(line, "IKE_IPSEC_ENABLED is unset: unencrypted traffic will be allowed")
         return interpret(SecurityFlags.VALID)
     main, aggressive = SecurityFlags.MAIN_MODE_ENABLED, SecurityFlags.AGGRESSIVE_MODE_ENABLED
     transport, tunnel = SecurityFlags.TRANSPORT_MODE_PREFERRED, SecurityFlags.TUNNEL_MODE_PREFERRED

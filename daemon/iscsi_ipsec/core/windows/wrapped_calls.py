@@ -60,9 +60,7 @@ def calls(command: Command) -> Iterable[tuple[Command, str]]:
     at = next((n for n, word in enumerate(words) if n and program(word) == "iscsicli"), 0)
     if not at:
         return
-    note = {"if": "the condition of if is not looked at", "else": "the condition of if is not looked at"}.get(
-        first, ""
-    )
+    note = {"if": "the condition of if is ignored", "else": "the condition of if is ignored"}.get(first, "")
     if first.startswith("psexec"):
         note = "psexec ran it on another machine"
     yield replace(command, words=_closed(_arguments(words[at:]), words[:at])), note

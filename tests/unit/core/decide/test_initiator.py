@@ -93,7 +93,7 @@ def test_clear_view_leaves_a_portal_open_whose_flags_ask_for_no_ipsec_and_says_s
     desired = derived(*parts)
     view = view_of(desired)
     assert (view.managed, view.closed, view.connection, desired.guarded) == (True, False, None, ())
-    assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset: clear text is allowed"
+    assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset: unencrypted traffic is allowed"
     assert view.problem == reported(
         "clear-allowed",
         f"the flags of {TARGET}:3260 don't ask for IPsec: its traffic is unencrypted",
@@ -113,7 +113,7 @@ def test_clear_view_blocks_a_portal_whose_flags_ask_for_no_ipsec_under_require_i
     assert view.reasons[-1] == "IKE_IPSEC_ENABLED is unset but require_ipsec is set: blocked"
     assert view.problem == reported(
         "ipsec-required",
-        f"the flags of {TARGET}:3260 allow clear text but require_ipsec is set, so it is blocked",
+        f"the flags of {TARGET}:3260 allow unencrypted traffic but require_ipsec is set, so it is blocked",
         "set IKE_IPSEC_ENABLED for it",
         file,
     )

@@ -55,7 +55,7 @@ GOOD = ike_sa(child_sa(CHILD))
 INITIATE = Initiate("c", CHILD)
 REPLACED = "replaced by one with the new settings"
 UNASKED = "nothing asks for it any more"
-OUT_OF_USE = "its key is out of use"
+OUT_OF_USE = "its key is no longer valid"
 
 
 def test_each_connection_of_many_is_seen_to_whatever_the_ones_before_it_are() -> None:
@@ -384,7 +384,7 @@ def test_a_successor_that_comes_to_nothing_is_dropped_and_tried_again() -> None:
     _, memory = suspecting([GOOD], 1)
     connecting = ike_sa(unique_id=2, state="CONNECTING")
     made, _ = suspecting([GOOD, connecting], 1, attempts=memory, now=100.0 + RETRY_DELAYS[0])
-    assert made == (TerminateIke("c", 2, True, "it came to nothing"), BESIDE)
+    assert made == (TerminateIke("c", 2, True, "it failed"), BESIDE)
 
 
 @pytest.mark.parametrize("still", [True, False])

@@ -560,7 +560,7 @@ def test_row_of_a_previous_key_in_use_names_its_file_and_who_needs_the_new_one()
         code="previous-key-in-use",
         severity="warning",
         file=f"psk.d/{SOURCE}.toml",
-        message="the SA was authenticated by the previous key, which goes out of use at 2030-01-01T00:00:00Z",
+        message="the SA was authenticated by the previous key, which stops being valid at 2030-01-01T00:00:00Z",
         hint="give the target the new key before that",
     )
 

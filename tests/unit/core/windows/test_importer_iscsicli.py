@@ -102,7 +102,7 @@ def test_login_refuses_flags_that_switch_off_what_the_login_flags_require() -> N
     harvest = of("LoginTarget iqn.x T 10.0.0.20 3260 * * 0x01 3")
     assert harvest.portals == []
     assert reported(harvest) == [
-        (1, "IKE_IPSEC_ENABLED is unset: clear text will be allowed"),
+        (1, "IKE_IPSEC_ENABLED is unset: unencrypted traffic will be allowed"),
         (1, "LoginTarget: the login flags require IPsec, the security flags switch it off"),
     ]
 
