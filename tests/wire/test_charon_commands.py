@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_ipsec.adapters.charon import Charon, commands, wire
+from iscsi_ipsec.adapters.charon import Charon, wire
 from iscsi_ipsec.base.errors import CharonRefused, CharonUnavailable
 from iscsi_ipsec.base.secret import Secret
 from tests.support.fake_charon import UNKNOWN_COMMAND, FakeCharon
@@ -218,31 +218,6 @@ def test_another_session_begins_with_a_list(fake: FakeCharon, charon: Charon) ->
     charon.close()
     charon.observe(thorough=False)
     assert len(fake.asked("list-conns")) == 2
-
-
-def test_a_few_secrets_that_came_and_went_by_us_are_found_without_reading_the_list(
-    fake: FakeCharon, charon: Charon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake.secrets = [f"iscsi-ipsec-{number}" for number in range(50)]
-    charon.observe()
-    charon.apply([("load-shared", {"id": "iscsi-ipsec-x"}), ("unload-shared", {"id": "iscsi-ipsec-7"})])
-    fake.secrets = ["iscsi-ipsec-x", *(name for name in fake.secrets if name != "iscsi-ipsec-7")]
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            commands, "texts", lambda _, name: pytest.fail("the list was read") if name == "keys" else ()
-        )
-        assert charon.observe().secrets == frozenset(fake.secrets)
-
-
-def test_the_names_of_thousands_of_secrets_are_not_held_twice(fake: FakeCharon, charon: Charon) -> None:
-    loaded = [f"iscsi-ipsec-{number}" for number in range(1000)]
-    fake.secrets = ["iscsi-ipsec-of-before"]
-    charon.observe()
-    charon.apply([("load-shared", {"id": name}) for name in loaded])
-    fake.secrets = [*fake.secrets, *loaded]
-    seen = charon.observe().secrets
-    assert seen == frozenset(fake.secrets)
-    assert {id(name) for name in loaded} < {id(name) for name in seen or ()}
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from vici.protocol import Message
-
 from iscsi_ipsec.adapters.charon.answers import (
     answer_of,
     bare_requests,
@@ -71,8 +69,6 @@ class Charon:
         self._conns: dict[bytes, _Conns] = {}
         self._listed: _Listed | None = None
         self._secrets: tuple[bytes, frozenset[str]] | None = None
-        self._came: set[str] = set()
-        self._went: set[str] = set()
         self._seen: tuple[object, CharonState] | None = None
         self._algorithms: frozenset[str] | None = None
 
@@ -195,10 +191,6 @@ class Charon:
             for command, item, sent in under_way.popleft():
                 refused = outcome(session, command, item) if sent else too_long(command, item)
                 results.append(refused)
-                if refused is None and command == "load-shared":
-                    self._came.add(item)
-                elif refused is None and command == "unload-shared":
-                    self._went.add(item)
             progress()
 
     def _observe(self, session: Session, thorough: bool) -> CharonState:
@@ -266,24 +258,14 @@ class Charon:
         payload = received.payload
         known = self._secrets
         if known is None or known[0] != payload:
-            came, went = self._came - self._went, self._went - self._came
-            if known is not None and _differs_by(known[0], payload, came, went):
-                ids = (known[1] | came) - went
-            else:
-                answer = decoded(session, received, "get-shared")
-                if "version" in answer:
-                    self._secrets = None
-                    return None, answer
-                if "keys" not in answer:
-                    raise session.malformed("get-shared", "lacks keys")
-                # thousands of names, which who had them loaded holds as well
-                held = {name: name for name in came}
-                ids = frozenset(
-                    held.get(name, name) for name in texts(answer, "keys") if name.startswith(OWN_PREFIX)
-                )
+            answer = decoded(session, received, "get-shared")
+            if "version" in answer:
+                self._secrets = None
+                return None, answer
+            if "keys" not in answer:
+                raise session.malformed("get-shared", "lacks keys")
+            ids = frozenset(name for name in texts(answer, "keys") if name.startswith(OWN_PREFIX))
             self._secrets = known = payload, ids
-        self._came.clear()
-        self._went.clear()
         return known[1], None
 
     def _sas(self, session: Session) -> tuple[IkeSa, ...]:
@@ -313,33 +295,6 @@ class _Listed:
     digests: tuple[bytes, ...]
     conns: Mapping[str, frozenset[str]]
     foreign: int
-
-
-_FEW = 32
-"""Up to so many added and removed secrets are searched for in an answer; beyond that the answer is decoded anew."""
-
-
-def _differs_by(before: bytes, now: bytes, came: set[str], went: set[str]) -> bool:
-    """Whether two answers to ``get-shared`` say the same but for these names.
-
-    They do if the same bytes are left when the names that came are taken out of the one, and
-    those that went out of the other, each found exactly once. The order may be any.
-    """
-    if not 0 < len(came) + len(went) <= _FEW:
-        return False
-    left = _without(before, went)
-    return left is not None and left == _without(now, came)
-
-
-def _without(answer: bytes, names: set[str]) -> bytes | None:
-    empty = Message.serialize({"keys": []})
-    for name in names:
-        # what the name adds to an empty list, the list's end left out
-        item = Message.serialize({"keys": [name]})[len(empty) - 1 : -1]
-        if answer.count(item) != 1:
-            return None
-        answer = answer.replace(item, b"")
-    return answer
 
 
 def _named_in(answer: Mapping[str, Any]) -> frozenset[str]:
