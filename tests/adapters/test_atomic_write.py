@@ -1,4 +1,4 @@
-"""Atomic writes: the old file or the new one, and never a readable key on the way."""
+"""Atomic writes: a reader sees the old file or the new one, and never a readable key in between."""
 
 from __future__ import annotations
 

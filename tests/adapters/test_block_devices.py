@@ -98,7 +98,7 @@ def test_devices_that_are_made_of_each_other_end_the_search(sysfs: Sysfs) -> Non
     assert below(sysfs, "253:0") == set()
 
 
-def test_of_a_mount_table_only_what_the_system_needs_is_looked_at(sysfs: Sysfs, tmp_path: Path) -> None:
+def test_a_mount_table_is_read_only_for_mounts_that_the_system_needs(sysfs: Sysfs, tmp_path: Path) -> None:
     sysfs.local_disk("vda", "254:0")
     sysfs.iscsi_disk("sda", "8:0", sid=3)
     sysfs.iscsi_disk("sdb", "8:16", sid=4)

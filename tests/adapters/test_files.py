@@ -290,7 +290,7 @@ def test_half_a_file_is_never_returned(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_what_takes_the_files_place_after_the_check_is_not_followed(
+def test_a_link_put_in_the_files_place_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
 ) -> None:
     victim, path = put(tmp_path / "victim"), tmp_path / "db1.toml"
@@ -365,7 +365,7 @@ def test_of_files_with_one_name_the_first_folder_wins(tmp_path: Path) -> None:
     assert not found.problems
 
 
-def test_a_link_to_dev_null_masks_what_is_below(tmp_path: Path) -> None:
+def test_a_link_to_dev_null_masks_files_of_weaker_folders(tmp_path: Path) -> None:
     put(tmp_path / "usr" / "a.toml")
     (tmp_path / "etc").mkdir(mode=0o700)
     (tmp_path / "etc" / "a.toml").symlink_to("/dev/null")
@@ -382,7 +382,7 @@ def test_a_mask_of_another_user_is_none(tmp_path: Path) -> None:
     assert refusal(found.files[0].path).code == "bad-owner"
 
 
-def test_what_is_no_regular_file_still_hides_the_file_below(tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_regular_file_hides_the_file_of_a_weaker_folder(tmp_path: Path) -> None:
     put(tmp_path / "usr" / "a.toml")
     (tmp_path / "etc").mkdir(mode=0o700)
     os.mkfifo(tmp_path / "etc" / "a.toml")

@@ -102,7 +102,7 @@ def read(number: int, place: Path) -> bytes:
             return read_config(str(place), private=True)
 
 
-def test_what_an_attacker_exchanges_under_our_hands_is_never_read(
+def test_a_file_that_an_attacker_exchanges_during_the_read_is_never_read(
     attacked: tuple[Path, Path, subprocess.Popen[bytes]],
 ) -> None:
     place, victim, process = attacked
@@ -131,7 +131,7 @@ def test_what_an_attacker_exchanges_under_our_hands_is_never_read(
     assert read_config(f"{victim}/db1.toml", private=True) == SECRET
 
 
-def test_a_file_of_ours_that_is_replaced_while_it_is_read_is_one_or_the_other(tmp_path: Path) -> None:
+def test_a_trusted_file_that_is_replaced_while_it_is_read_is_one_or_the_other(tmp_path: Path) -> None:
     """No attacker, but an admin's script that renames fresh files into place: never half of each."""
     path = tmp_path / "db1.toml"
     texts = [bytes([letter]) * size for letter, size in ((65, 60_000), (66, 50_000))]

@@ -1,4 +1,4 @@
-"""The guard is put back as it was before a pass looks at anything else."""
+"""The guard is restored before a pass reads anything else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_flushed_guard_is_back_with_all_its_portals(
     assert space.inside(Guard().installed) == before is not None
 
 
-def test_a_guard_that_is_as_it_was_is_not_loaded_again(space: Namespace, keeper: GuardReconciler) -> None:
+def test_an_unchanged_guard_is_not_loaded_again(space: Namespace, keeper: GuardReconciler) -> None:
     space.inside(lambda: keeper.restore(gone=False))
 
     assert keeper.loads == 1

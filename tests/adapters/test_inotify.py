@@ -1,4 +1,4 @@
-"""What wakes the loop, what must not, and how watches come back to life."""
+"""Events that wake the loop, events that must not, and watches that are made again."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_our_own_reads_wake_nobody(watched: Watched, folder: Path) -> None:
     assert watched.silent_after(read, folder / "marker")
 
 
-def test_temp_files_wake_nobody_and_the_rename_that_ends_them_does(watched: Watched, folder: Path) -> None:
+def test_temp_files_do_not_wake_the_loop_but_their_rename_does(watched: Watched, folder: Path) -> None:
     watched.ensure(folder)
     assert watched.silent_after((folder / ".db1.toml.swp").touch, folder / "marker")
     assert watched.woken_by(lambda: write_private(f"{folder}/db1.toml", b"x"))

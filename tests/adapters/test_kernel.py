@@ -377,7 +377,7 @@ def test_an_entry_longer_than_the_buffer_is_an_error(script: Any) -> None:
         kernel.states()
 
 
-def test_what_another_process_sends_is_not_the_kernels_word(script: Any) -> None:
+def test_messages_of_another_process_are_not_taken_for_the_kernels(script: Any) -> None:
     script([NEWSA, DONE], sender=4711)
     with pytest.raises(KernelUnavailable, match="timed out"):
         kernel.states()
@@ -397,7 +397,7 @@ def test_an_endless_dump_of_nothing_ends_too(script: Any, monkeypatch: pytest.Mo
         kernel.states()
 
 
-def test_no_frame_of_an_error_holds_what_was_received(script: Any) -> None:
+def test_no_frame_of_an_error_holds_received_bytes(script: Any) -> None:
     script([NEWSA, NEWSA[:-30]])
     with pytest.raises(KernelUnavailable) as caught:
         kernel.states()

@@ -1,4 +1,4 @@
-"""Names are looked up by a process without rights; what it answers is taken for possibly wrong."""
+"""Names are looked up by a process without rights, whose answers are not trusted."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_helper_that_was_taken_over_can_only_give_addresses_or_fail(
     assert asked == [b"san\n"]
 
 
-def test_of_what_the_helper_answers_only_addresses_of_hosts_count(
+def test_only_host_addresses_of_the_helpers_answer_count(
     liar: tuple[str, list[bytes], list[bytes]],
 ) -> None:
     path, answers, _ = liar

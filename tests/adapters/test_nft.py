@@ -42,7 +42,7 @@ def test_without_a_table_nothing_is_installed(space: Namespace) -> None:
     assert space.inside(Guard().installed) is None
 
 
-def test_what_was_loaded_is_read_back(space: Namespace) -> None:
+def test_a_loaded_table_is_read_back(space: Namespace) -> None:
     state = loaded(space)
 
     assert {name: portals for name, portals in state.sets.items() if portals} == {
@@ -209,7 +209,7 @@ def test_check_loads_nothing(space: Namespace) -> None:
     assert space.inside(Guard().installed) is None
 
 
-def test_check_refuses_what_load_would_refuse(space: Namespace) -> None:
+def test_check_refuses_a_text_that_load_would_refuse(space: Namespace) -> None:
     with pytest.raises(KernelUnavailable, match="syntax error"):
         space.inside(lambda: Guard().check("table x {"))
 
@@ -271,7 +271,7 @@ def test_an_nft_that_babbles_is_unavailable(tmp_path: Path, output: str) -> None
         Guard(program(tmp_path, f"printf '{output}'")).installed()
 
 
-def test_a_table_with_flags_that_nft_cannot_print_is_none_of_ours(tmp_path: Path) -> None:
+def test_a_table_with_flags_that_nft_cannot_print_differs_from_every_loaded_one(tmp_path: Path) -> None:
     """With nft 1.0.6, whose JSON sometimes breaks off at the flags."""
     broken = """printf '{"nftables": [{"table": {"flags": '"""
     listing = r"printf 'table inet iscsi_ipsec {\n\tflags dormant\n}\n'"

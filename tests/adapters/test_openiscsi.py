@@ -128,7 +128,7 @@ def test_an_interface_name_cannot_lead_out_of_ifaces(db: Path, name: str) -> Non
 # --- torn, broken, unreadable -----------------------------------------------
 
 
-def test_a_torn_record_counts_with_what_it_said_before(db: Path) -> None:
+def test_a_torn_record_counts_with_its_earlier_content(db: Path) -> None:
     path = put(db / f"nodes/{IQN}:a/10.0.0.20,3260,1/default", node_text())
     cache = RecordCache()
     whole = read_records([str(db)], cache)
@@ -174,7 +174,7 @@ def test_a_fifo_and_a_huge_file_in_the_database_stop_nothing(db: Path) -> None:
     assert [p.code for p in records.problems] == ["unreadable"]
 
 
-def test_a_folder_that_cannot_be_listed_keeps_what_was_known_of_it(
+def test_a_folder_that_cannot_be_listed_keeps_its_known_records(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(db / f"nodes/{IQN}:a/10.0.0.20,3260,1/default", node_text())
@@ -247,7 +247,7 @@ for base in /etc/iscsi /var/lib/iscsi; do if [ -d $base/nodes ]; then cp -a $bas
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("iscsiadm"), reason="makes records with iscsiadm, as root"
 )
-def test_what_iscsiadm_writes_is_read(tmp_path: Path) -> None:
+def test_records_that_iscsiadm_writes_are_read(tmp_path: Path) -> None:
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", MAKE, "sh", str(tmp_path)], capture_output=True, text=True, timeout=110
     )

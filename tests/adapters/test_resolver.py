@@ -1,4 +1,4 @@
-"""Names are resolved behind the loop's back, and a bad resolver harms nobody."""
+"""Names are resolved beside the loop, and a bad resolver does no harm."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_no_way_is_no_error_and_keeps_the_socket(script: Script, code: int) -> N
     assert not scripted.closed
 
 
-def test_an_interface_whose_name_has_a_nul_is_no_way_out() -> None:
+def test_an_interface_whose_name_has_a_nul_gives_no_route() -> None:
     assert Routes().source_for(ANYWHERE, "san\0evil") is None
 
 

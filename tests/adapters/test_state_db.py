@@ -1,4 +1,4 @@
-"""The state database: what it keeps, whom it lets look, and how it survives damage."""
+"""The state database: its content, its access rights, and its recovery from damage."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_changed_file_replaces_and_a_dropped_one_is_forgotten(store: Store) ->
     assert store.all_last_good() == {"/etc/a.toml": good(raw=b"new")}
 
 
-def test_what_is_stored_already_is_not_written_again(path: str, store: Store) -> None:
+def test_a_stored_row_is_not_written_again(path: str, store: Store) -> None:
     files = [good(key=b"k"), good("/etc/b.toml", raw=b"x" * 60_000)]
     store.put_last_good(files)
     store.set_managed([managed()])
@@ -445,7 +445,7 @@ def test_an_empty_file_in_the_databases_place_is_a_fresh_one(path: str) -> None:
     assert is_fresh()
 
 
-def test_a_kill_in_mid_write_leaves_what_was_stored_before(path: str, store: Store) -> None:
+def test_a_kill_in_mid_write_leaves_the_earlier_state(path: str, store: Store) -> None:
     items = [good(f"/etc/{n}.toml", b"x" * 500) for n in range(100)]
     store.put_last_good(items)
     store.close()
@@ -585,7 +585,7 @@ print(store.all_last_good().get("0").raw.reveal())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk_is_unavailable_and_keeps_what_was_stored(tmp_path: Path) -> None:
+def test_a_full_disk_is_unavailable_and_keeps_the_stored_state(tmp_path: Path) -> None:
     script = 'mount -t tmpfs -o size=256k tmpfs "$1" || exit 77; exec "$2" -c "$3" "$1"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FILL],
@@ -648,7 +648,7 @@ def refusing_to_open(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EPERM, errno.ENOSPC, errno.EACCES])
-def test_a_disk_that_only_reads_gives_what_it_has_and_each_mend_says_so(
+def test_a_read_only_disk_gives_its_content_and_each_repair_reports_it(
     on_disk: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     before = Store(on_disk)
@@ -672,7 +672,7 @@ def test_a_disk_that_only_reads_gives_what_it_has_and_each_mend_says_so(
     store.close()
 
 
-def test_what_was_kept_in_memory_is_on_disk_as_soon_as_that_takes_it(on_disk: str) -> None:
+def test_rows_kept_in_memory_are_on_disk_as_soon_as_it_can_be_written(on_disk: str) -> None:
     with pytest.MonkeyPatch.context() as read_only:
         refusing_to_open(read_only, errno.EROFS)
         store = Store(on_disk, or_memory=True)
@@ -691,7 +691,7 @@ def failing(_path: str) -> sqlite3.Connection:
     raise OSError("permission denied")
 
 
-def test_what_could_not_be_read_at_the_start_is_kept_when_the_disk_is_back(on_disk: str) -> None:
+def test_rows_that_could_not_be_read_at_the_start_are_kept_when_the_disk_is_back(on_disk: str) -> None:
     with pytest.MonkeyPatch.context() as unreadable:
         refusing_to_open(unreadable, errno.EACCES)
         unreadable.setattr(database, "_open_to_read", failing)

@@ -1,4 +1,4 @@
-"""What systemd hears, what it is asked, and what of a record reaches the journal."""
+"""Notifications and questions to systemd, and the fields of a log record that reach the journal."""
 
 from __future__ import annotations
 
@@ -111,18 +111,18 @@ def test_two_names_of_one_unit_count_once(booted: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["echo Id=strongswan.service; exit 1", "exec sleep 60"])
-def test_a_systemctl_that_fails_or_hangs_holds_nobody_up(booted: Path, tmp_path: Path, script: str) -> None:
+def test_a_systemctl_that_fails_or_hangs_delays_nothing(booted: Path, tmp_path: Path, script: str) -> None:
     fake = fake_systemctl(tmp_path, script)
     assert systemd.charon_units(systemctl=fake, root=str(booted), timeout=0.5) == {}
 
 
-def test_without_systemd_nobody_is_asked_about_units(tmp_path: Path) -> None:
+def test_without_systemd_no_unit_is_queried(tmp_path: Path) -> None:
     fake = fake_systemctl(tmp_path, "echo Id=strongswan.service")
     assert systemd.charon_units(systemctl=fake, root=str(tmp_path)) == {}
     assert not (tmp_path / "argv").exists()
 
 
-def test_a_missing_systemctl_holds_nobody_up(booted: Path, tmp_path: Path) -> None:
+def test_a_missing_systemctl_delays_nothing(booted: Path, tmp_path: Path) -> None:
     assert systemd.charon_units(systemctl=f"{tmp_path}/none", root=str(booted)) == {}
 
 

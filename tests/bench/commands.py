@@ -1,4 +1,4 @@
-"""What an admin waits for: each command beside a running daemon, against an interpreter that does nothing."""
+"""Times that an admin waits: each command beside a running daemon, against an interpreter that does nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers were taken on, in terms that mean something elsewhere."""
+"""Describes the machine on which the numbers were measured, so that they can be compared."""
 
 from __future__ import annotations
 

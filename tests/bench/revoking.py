@@ -1,4 +1,4 @@
-"""A key is taken away while the SA that it authenticated is up: how soon that SA is gone at both ends."""
+"""Measures how soon an SA is gone at both ends after its key was removed."""
 
 from __future__ import annotations
 

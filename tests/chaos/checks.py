@@ -1,4 +1,4 @@
-"""Compares what is with what must be. Each answer is a list of differences in words; empty is well."""
+"""Compares the actual state with the expected one. Each result is a list of differences in words; empty means correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and what admins and programs do to a machine: as values that can be printed and replayed.
+"""Faults, and actions of admins and programs on a machine, as values that can be printed and replayed.
 
 Each fault has a function that does it, to the machine through a `Hand` and to the model in the
 `Scene`, and one that picks arguments for it at random, or None where it makes no sense now.

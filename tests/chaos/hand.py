@@ -1,4 +1,4 @@
-"""The hand on a machine: everything that faults do to it, in few words.
+"""Executes on a machine everything that faults do to it.
 
 Faults know no lab. Who wants them on another kind of machine writes another `Hand`: paths are
 relative to four folders (`etc`, `run`, `lib`, `iscsi`), commands run as root on the initiator.

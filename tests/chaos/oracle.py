@@ -1,5 +1,5 @@
-"""What must follow from the files on this stage: what `tests.support.oracle` says of portals and keys,
-and what charon and `status` must then hold. It knows the initiator's role only, and port 3260.
+"""Computes the expected state from the files on this stage: portals and keys from `tests.support.oracle`, and
+from these the contents of charon and `status`. It knows the initiator's role only, and port 3260.
 """
 
 from __future__ import annotations

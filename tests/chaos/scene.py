@@ -1,4 +1,4 @@
-"""What the run knows of the machine: the model that faults change along with the machine itself."""
+"""The run's model of the machine, which faults change along with the machine itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are in force: what lies in the folders, and what the daemon must remember of it.
+"""Models which files are in force: those in the folders, and those that the daemon must remember.
 
 Paths are relative: `etc/psk.d/k1.toml`, `run/portal.d/p1.toml`. The rules are the manual's
 (iscsi-ipsec.toml(5), "Files"): the stronger folder wins, a link to /dev/null masks, a file that

@@ -1,4 +1,4 @@
-"""The lab of a chaos run: two machines, somebody else's things, and one who knocks without pause."""
+"""The lab of a chaos run: two machines, somebody else's things, and a process that tries to connect without pause."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_traps_that_were_flushed_are_loaded_again(run: Run) -> None:
     assert len(run.scene.expected.conns) == 2
 
 
-def test_a_lost_folder_goes_on_hiding_what_it_hid(run: Run) -> None:
+def test_a_lost_folder_goes_on_hiding_the_same_files(run: Run) -> None:
     """Its keys stay in force, and its masks too: nothing of /run takes their place."""
     hidden = KeyText(ident="k1.lab", key=f"{MARK}{9:032x}", portals=(PORTAL,))
     run.replay(

@@ -55,7 +55,7 @@ def test_check_takes_files_and_folders(instance: Instance) -> None:
     assert answer.out.startswith(f"{policy}:1: ")
 
 
-def test_check_takes_a_file_for_what_it_looks_like_in_any_folder(instance: Instance) -> None:
+def test_check_takes_the_kind_of_a_file_from_its_content_in_any_folder(instance: Instance) -> None:
     assert instance.call("check", str(instance.write("a.toml", KEY))).code == FINE
     assert instance.call("check", str(instance.write("b.toml", 'portals = ["10.0.0.20"]\n'))).code == FINE
 

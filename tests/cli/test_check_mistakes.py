@@ -83,7 +83,7 @@ def check(instance: Instance, files: dict[str, str]) -> list[str]:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_between_files_is_an_error_with_file_and_line(
+def test_a_conflict_between_files_is_an_error_with_file_and_line(
     instance: Instance, files: dict[str, str], said: str
 ) -> None:
     lines = check(instance, files)
@@ -199,7 +199,7 @@ def test_a_mistake_in_a_policy_has_a_word_that_helps(instance: Instance, text: s
     assert [line for line in lines if said in line], lines
 
 
-def test_a_file_whose_name_the_daemon_passes_over_is_said(instance: Instance) -> None:
+def test_a_file_whose_name_the_daemon_ignores_is_reported(instance: Instance) -> None:
     lines = check(instance, {"psk.d/db1.conf": KEY, "psk.d/db2.TOML": KEY, "psk.d/db3.toml~": KEY})
     assert [line.split(":")[0] for line in lines] == ["psk.d/db1.conf", "psk.d/db2.TOML", "psk.d/db3.toml~"]
 

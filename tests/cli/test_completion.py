@@ -1,4 +1,4 @@
-"""Completion in real shells: what the key offers is what the parser takes, and what this machine knows."""
+"""Completion in real shells offers the words of the parser, and this machine's portals and keys."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     return {o for a in parser._actions if a.help != argparse.SUPPRESS for o in a.option_strings}
 
 
-def test_what_is_shipped_is_what_the_parser_says_now(tmp_path: Path) -> None:
+def test_shipped_completion_matches_the_parser(tmp_path: Path) -> None:
     runpy.run_path(str(TOP / "packaging/completion"))["main"](tmp_path)
     for path in sorted(tmp_path.iterdir()):
         assert path.read_text() == (SCRIPTS / path.name).read_text(), "make completion"

@@ -56,7 +56,9 @@ def test_explain_of_an_unknown_portal_is_a_problem(running: Instance) -> None:
 
 
 @pytest.mark.parametrize("unnamed", ["10.9.9.9", "[fd00:9::9]:3260"])
-def test_explain_of_an_unnamed_portal_shows_what_keeps_it_closed(running: Instance, unnamed: str) -> None:
+def test_explain_of_an_unnamed_portal_shows_the_network_that_closes_it(
+    running: Instance, unnamed: str
+) -> None:
     nets = policy("10.9.9.0/24", "fd00:9::/64", flags=choice())
     opened = policy("10.9.9.128/25", name="open", flags=CLEAR)
     running.report(derived(per_id(SOURCE), nets, opened))

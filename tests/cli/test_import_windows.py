@@ -1,4 +1,4 @@
-"""``import``: what is shown, what is written, and what is left alone."""
+"""``import``: the output, the written files, and the files that are left alone."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_for_machines_the_same_is_said_without_keys(instance: Instance, script: 
     assert CANARY not in answer.all
 
 
-def test_import_of_what_holds_nothing_is_an_error(instance: Instance) -> None:
+def test_import_of_an_empty_input_is_an_error(instance: Instance) -> None:
     answer = instance.run("import", str(instance.put(instance.root / "in/x.cmd", "echo hello\n")))
     assert answer.code == 1
     assert "nothing in it is about IPsec" in answer.err

@@ -1,4 +1,4 @@
-"""What all verbs share: exit codes, help, places, colours, interruption, and what is loaded."""
+"""Behaviour of all verbs: exit codes, help, path options, colours, interruption, and imported modules."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def test_without_a_daemon_the_exit_code_is_3(instance: Instance, words: list[str
 
 
 @pytest.mark.parametrize("verb", ["explain", "release"])
-def test_what_is_no_portal_is_wrong_usage_without_a_daemon_too(instance: Instance, verb: str) -> None:
+def test_a_text_that_is_not_a_portal_is_wrong_usage_without_a_daemon_too(
+    instance: Instance, verb: str
+) -> None:
     answer = instance.call(verb, "10.0.0.20:3260,1")
     assert answer.code == USAGE
     assert "leave out the comma" in answer.err
@@ -148,7 +150,7 @@ def test_a_mistyped_verb_is_one_line_and_a_hint(instance: Instance, words: list[
     assert len(answer.err.splitlines()) == 2
 
 
-def test_the_help_of_a_verb_leaves_out_what_all_verbs_take(instance: Instance) -> None:
+def test_the_help_of_a_verb_leaves_out_options_of_all_verbs(instance: Instance) -> None:
     answer = instance.call("release", "--help", places=[])
     assert "--config-dir" not in answer.out
     assert "unencrypted from then on" in " ".join(answer.out.split())
@@ -205,7 +207,7 @@ def test_a_portal_is_named_alike_in_every_verb(running: Instance) -> None:
 
 
 @pytest.mark.parametrize("verb", ["status", "wait", "explain", "flags"])
-def test_a_verb_does_not_load_what_only_the_daemon_needs(verb: str) -> None:
+def test_a_verb_does_not_import_modules_that_only_the_daemon_needs(verb: str) -> None:
     """Scripts call the command again and again, and pyroute2 alone is half of the daemon's loading."""
     verbs = f"from iscsi_ipsec.cli import main; main.build_parser([{verb!r}])"
     heavy = {"pyroute2", "watchdog", "sqlite3", "tomllib"}

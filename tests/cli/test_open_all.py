@@ -1,4 +1,4 @@
-"""``open-all``: nothing that the daemon loaded is left in the way, and starting the daemon again closes what was closed."""
+"""``open-all`` removes everything that the daemon loaded, and starting the daemon again closes the same portals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_dry_run_and_a_missing_yes_open_nothing(charon: Charon, daemon: Daemon
     assert has_table(daemon)
 
 
-def test_everything_of_ours_is_out_of_the_way_and_comes_back_with_the_daemon(
+def test_open_all_removes_everything_loaded_and_a_daemon_start_loads_it_again(
     charon: Charon, daemon: Daemon
 ) -> None:
     closed(daemon)
@@ -44,7 +44,9 @@ def test_everything_of_ours_is_out_of_the_way_and_comes_back_with_the_daemon(
     wait_until(lambda: daemon.row(ROW)["closed"] and has_table(daemon), "the portal is closed again")
 
 
-def test_without_a_daemon_what_a_killed_one_left_is_opened_too(charon: Charon, daemon: Daemon) -> None:
+def test_without_a_daemon_portals_that_a_killed_one_closed_are_opened_too(
+    charon: Charon, daemon: Daemon
+) -> None:
     closed(daemon)
     daemon.kill()
     assert has_table(daemon)

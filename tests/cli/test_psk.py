@@ -64,7 +64,7 @@ def test_flags_by_name_are_the_same_as_by_number(instance: Instance) -> None:
     assert instance.json("psk", "get", "db1")[0]["security_flags"] == 0x47
 
 
-def test_psk_set_keeps_what_is_not_given_again(instance: Instance) -> None:
+def test_psk_set_keeps_settings_that_are_not_given_again(instance: Instance) -> None:
     instance.fine(
         "psk", "set", "--id", "db1", "--flags", "0x57", "--portal", "10.0.0.20", "--description", "x",
         "--stdin", stdin=KEY,
@@ -83,7 +83,7 @@ def test_the_name_may_stand_behind_the_options(instance: Instance) -> None:
     assert instance.files() == {"etc/psk.d/rack1.toml"}
 
 
-def test_the_type_decides_what_an_id_is_and_both_may_exist(instance: Instance) -> None:
+def test_ids_of_one_text_and_different_types_may_both_exist(instance: Instance) -> None:
     instance.fine("psk", "set", "--id", "10.0.0.5", "--id-type", "2", "--stdin", stdin=KEY)
     instance.fine("psk", "set", "--id", "10.0.0.5", "--id-type", "1", "--stdin", stdin=OTHER)
     assert {row["id_type"] for row in instance.json("psk", "get", "10.0.0.5")} == {"ID_FQDN", "ID_IPV4_ADDR"}
@@ -91,7 +91,7 @@ def test_the_type_decides_what_an_id_is_and_both_may_exist(instance: Instance) -
     assert row["id_type"] == "ID_FQDN"
 
 
-def test_without_a_type_an_id_is_what_it_looks_like(instance: Instance) -> None:
+def test_without_a_type_an_ids_type_is_guessed(instance: Instance) -> None:
     for text in ("fd00::20", "a@example.com", "10.0.0.5", "host"):
         instance.fine("psk", "set", "--id", text, "--stdin", stdin=KEY)
     assert {row["id"]: row["id_type"] for row in instance.json("psk", "list")} == {
@@ -202,7 +202,7 @@ def test_a_generated_key_is_never_weak_nor_huge(instance: Instance, size: str) -
     assert "canary" not in answer.all
 
 
-def test_a_mistyped_option_is_named_and_what_may_be_a_key_is_not(instance: Instance) -> None:
+def test_a_mistyped_option_is_named_and_a_word_that_may_be_a_key_is_not(instance: Instance) -> None:
     answer = instance.run("psk", "set", "--id", "db1", "--genrate=canary")
     assert answer.code == 2
     assert "unknown option --genrate (did you mean --generate?)" in answer.err
@@ -248,7 +248,7 @@ def test_no_key_is_found_for_an_unknown_id_but_the_group_key_is_named(instance: 
     assert "group.toml" in answer.err
 
 
-def test_psk_list_shows_everything_but_keys_and_what_is_broken(instance: Instance) -> None:
+def test_psk_list_shows_everything_but_keys_and_reports_broken_files(instance: Instance) -> None:
     instance.fine("psk", "set", "--id", "db1", "--flags", "0x37", "--stdin", stdin=KEY)
     instance.fine("group-psk", "set", "--runtime", "--stdin", stdin=OTHER)
     answer = instance.fine("psk", "list")
@@ -514,7 +514,7 @@ def test_a_group_key_is_rotated_in_the_same_way(instance: Instance) -> None:
 
 
 @pytest.mark.parametrize("span", ["7", "0d", "1.5h", "7 d", "7y", "-1d", "a word that may be a key"])
-def test_a_span_that_is_none_is_wrong_usage_and_not_repeated(instance: Instance, span: str) -> None:
+def test_an_invalid_span_is_wrong_usage_and_not_repeated(instance: Instance, span: str) -> None:
     instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
     done = instance.run("psk", "set", "db1", f"--keep-previous={span}", "--stdin", stdin=OTHER)
     assert done.code == 2

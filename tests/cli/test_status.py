@@ -137,7 +137,7 @@ def test_no_colour_is_shown_to_who_wants_none(
     assert "\x1b" not in running.call("status").out
 
 
-def test_what_is_protected_is_green(
+def test_a_protected_row_is_green(
     running: Instance, charon: FakeCharon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -146,7 +146,7 @@ def test_what_is_protected_is_green(
     assert "\x1b[32m10.0.0.20:3260" in running.call("status").out
 
 
-def test_nothing_known_says_what_to_type(running: Instance, charon: FakeCharon) -> None:
+def test_status_without_portals_says_what_to_type(running: Instance, charon: FakeCharon) -> None:
     running.report(derived())
     assert "iscsiadm -m discovery" in running.call("status").out
 

@@ -46,7 +46,7 @@ def test_the_watched_status_follows_and_outlives_a_restart_of_the_daemon(
 MANY = 4000
 
 
-def test_waiting_shows_what_for_and_wipes_it(charon: Charon, daemon: Daemon) -> None:
+def test_waiting_shows_the_missing_things_and_wipes_the_line(charon: Charon, daemon: Daemon) -> None:
     daemon.put_portal("san", portal_file(psk="a"))
     daemon.start()
     with on_terminal(daemon, "wait", "--timeout", "60") as terminal:
@@ -56,7 +56,7 @@ def test_waiting_shows_what_for_and_wipes_it(charon: Charon, daemon: Daemon) -> 
         assert terminal.text.endswith(CLEAR_LINE)
 
 
-def test_setting_a_key_shows_what_it_waits_for(charon: Charon, daemon: Daemon) -> None:
+def test_setting_a_key_shows_the_reason_for_waiting(charon: Charon, daemon: Daemon) -> None:
     daemon.put_portal("san", portal_file())
     daemon.start()
     charon.terminate()

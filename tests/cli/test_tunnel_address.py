@@ -52,7 +52,7 @@ def test_our_own_file_counts_as_the_admins_once_it_was_changed(instance: Instanc
     assert "203.0.113.1" in path.read_text()
 
 
-def test_what_a_networks_policy_said_of_the_portal_is_taken_over(instance: Instance) -> None:
+def test_settings_of_a_networks_policy_are_copied_to_the_portals_policy(instance: Instance) -> None:
     wide = 'portals = ["10.0.0.0/24"]\ntarget_id = "san.example.com"\npsk = "db1"\n'
     instance.put(instance.portal / "san.toml", wide)
     answer = instance.fine("tunnel-address", "set", "10.0.0.20", "203.0.113.1")
@@ -77,7 +77,9 @@ def test_a_policy_for_transport_mode_is_not_turned_into_tunnel_mode(instance: In
         ("10.0.0.20", "fe80::1%eth0"), ("10.0.0.20", "203.0.113.1", "--local", "2001:db8::1"),
     ],
 )  # fmt: skip
-def test_what_is_no_portal_or_address_is_wrong_usage(instance: Instance, words: tuple[str, ...]) -> None:
+def test_a_text_that_is_no_portal_or_address_is_wrong_usage(
+    instance: Instance, words: tuple[str, ...]
+) -> None:
     assert instance.run("tunnel-address", "set", *words).code == 2
     assert instance.files() == set()
 

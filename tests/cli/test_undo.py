@@ -1,4 +1,4 @@
-"""What a change of keys shows before it is made, what is kept of the replaced key, and the way back."""
+"""Changes of keys: the output before the change, the copy of the replaced key, and ``psk undo``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CUTS = [("set", "db1", "--stdin"), ("set", "--id", "db1", "--generate"), ("remov
 
 
 @pytest.mark.parametrize("words", CUTS, ids=" ".join)
-def test_what_an_sa_uses_is_shown_and_not_touched_without_a_yes(
+def test_a_key_that_an_sa_uses_is_shown_and_not_touched_without_a_yes(
     live: Instance, words: tuple[str, ...]
 ) -> None:
     before = live.key("db1")
@@ -80,7 +80,7 @@ def test_what_an_sa_uses_is_shown_and_not_touched_without_a_yes(
     assert live.copies() == set()
 
 
-def test_what_a_stopped_daemon_left_up_is_shown_too(live: Instance) -> None:
+def test_sas_that_a_stopped_daemon_left_are_shown_too(live: Instance) -> None:
     live.close()
     (live.root / "run/daemon.lock").unlink()
     answer = run(live, "psk", "remove", "db1")
@@ -151,7 +151,7 @@ def test_the_same_key_again_begins_no_rotation(instance: Instance) -> None:
     assert instance.key("db1") == before
 
 
-def test_undo_brings_back_what_was_replaced_and_undone_again_what_replaced_it(instance: Instance) -> None:
+def test_undo_brings_back_the_replaced_file_and_a_second_undo_the_newer_one(instance: Instance) -> None:
     instance.fine("psk", "set", "--id", "db1", "--description", "x", "--stdin", stdin=KEY)
     first = instance.key("db1")
     instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
@@ -258,7 +258,7 @@ def test_portals_that_a_new_key_would_close_are_shown_first(instance: Instance) 
         (b"\xfe\xff" + f"{KEY.decode()}\r\n".encode("utf-16-be"), "UTF-16"),
     ],
 )
-def test_what_an_editor_of_windows_adds_is_no_part_of_the_key(
+def test_line_ends_and_marks_of_windows_editors_are_not_part_of_the_key(
     instance: Instance, data: bytes, said: str
 ) -> None:
     answer = instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=data)
@@ -270,7 +270,9 @@ def test_what_an_editor_of_windows_adds_is_no_part_of_the_key(
 @pytest.mark.parametrize(
     ("data", "said"), [(KEY + b"\0", "NUL"), (b" " + KEY, "blank"), (KEY + b"\t\n", "blank")]
 )
-def test_what_counts_but_looks_like_a_mistake_is_said(instance: Instance, data: bytes, said: str) -> None:
+def test_key_bytes_that_look_like_a_mistake_are_warned_about(
+    instance: Instance, data: bytes, said: str
+) -> None:
     answer = instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=data)
     assert said in answer.err
 

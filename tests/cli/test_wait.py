@@ -66,7 +66,7 @@ def test_wait_without_a_daemon_gives_up_saying_so(instance: Instance) -> None:
 
 
 @pytest.mark.parametrize("time", ["nan", "-5", "inf", "soon"])
-def test_wait_for_a_time_that_is_none_is_wrong_usage(running: Instance, time: str) -> None:
+def test_wait_for_an_invalid_time_is_wrong_usage(running: Instance, time: str) -> None:
     answer = running.call("wait", "--timeout", time)
     assert answer.code == USAGE
     assert "number of seconds" in answer.err

@@ -120,7 +120,7 @@ def test_an_encrypted_key_reaches_charon_without_a_restart(charon: Charon, daemo
     assert not os.path.exists(f"/etc/credstore.encrypted/iscsi-ipsec-{name}")
 
 
-def test_clear_cache_brings_back_what_was_taken_from_charon(charon: Charon, daemon: Daemon) -> None:
+def test_clear_cache_loads_again_what_was_unloaded_from_charon(charon: Charon, daemon: Daemon) -> None:
     daemon.put_settings("resync_interval = 3600\n")
     daemon.put_portal("san", portal_file())
     daemon.start()

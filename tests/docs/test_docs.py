@@ -1,4 +1,4 @@
-"""What the documentation says exists, exists; and what exists is documented."""
+"""Everything that the documentation names exists, and everything that exists is documented."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ CATALOG = TOP / "systemd/iscsi-ipsec.catalog"
 NOTES = set(typing.get_args(problems.Note))
 
 
-def test_the_catalog_is_what_the_pages_say_now() -> None:
+def test_the_catalog_matches_the_pages() -> None:
     assert runpy.run_path(str(TOP / "packaging/catalog"))["catalog"]() == CATALOG.read_text(), "make catalog"
 
 

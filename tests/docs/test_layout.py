@@ -108,7 +108,7 @@ def test_every_unit_test_is_named_after_a_module() -> None:
     assert strays == []
 
 
-def test_what_several_folders_share_is_in_support() -> None:
+def test_code_that_several_test_folders_share_is_in_support() -> None:
     borrowed = {
         f"{path.relative_to(TESTS)}: {found}"
         for path in sorted(TESTS.rglob("*.py"))

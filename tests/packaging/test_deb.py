@@ -117,7 +117,7 @@ def test_no_key_and_no_active_policy_is_inside(unpacked: Path) -> None:
         assert example.name.endswith(".example") or example.parent.name == "monitoring"
 
 
-def test_what_is_in_etc_is_a_conffile(unpacked: Path) -> None:
+def test_files_in_etc_are_conffiles(unpacked: Path) -> None:
     files = {"/" + str(path.relative_to(unpacked)) for path in only_plain_files(unpacked / "etc")}
     assert set((unpacked / "DEBIAN/conffiles").read_text().split()) == files
 

@@ -52,7 +52,7 @@ def test_everything_goes_under_the_prefix(staged: Staged) -> None:
     assert stat.S_IMODE((staged.root / "etc/iscsi-ipsec/psk.d").stat().st_mode) == 0o700
 
 
-def test_what_shells_and_the_journal_look_for_is_where_they_look(staged: Staged) -> None:
+def test_completion_and_catalog_lie_where_shells_and_the_journal_look(staged: Staged) -> None:
     staged.install()
     for name in (
         "share/bash-completion/completions/iscsi-ipsec",
@@ -89,7 +89,7 @@ def test_uninstalling_leaves_nothing_but_etc(staged: Staged) -> None:
     assert (staged.root / "etc/iscsi-ipsec/iscsi-ipsecd.toml").exists()
 
 
-def test_what_is_bundled_is_within_the_ranges_of_the_project() -> None:
+def test_bundled_versions_are_within_the_ranges_of_the_project() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     pins = (TOP / "packaging/bundle-requirements.txt").read_text()
     bundled = dict(re.findall(r"^(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}$", pins, re.MULTILINE))
@@ -111,7 +111,7 @@ def test_need_packages_touches_nothing_when_all_is_there(tmp_path: Path) -> None
     assert run(TOP / "packaging/need-packages", "a", "b", env=env) == ""
 
 
-def test_need_packages_tells_a_user_what_to_install(tmp_path: Path) -> None:
+def test_need_packages_shows_a_user_which_packages_to_install(tmp_path: Path) -> None:
     env = _tools(
         tmp_path, {"dpkg-query": '[ "$3" = b ] || echo installed', "apt-get": "exit 9", "id": "echo 1000"}
     )

@@ -1,4 +1,4 @@
-"""The example alerts and the dashboard speak of metrics that exist, and fire when they should."""
+"""The example alerts and the dashboard use metrics that exist, and fire when they should."""
 
 from __future__ import annotations
 

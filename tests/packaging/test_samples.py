@@ -1,4 +1,4 @@
-"""What the admin finds in /etc and among the examples says what the parsers say."""
+"""The files in /etc and the examples agree with the parsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What static analysis finds in the program, and secrets that were committed by mistake."""
+"""Static analysis finds no fault in the program, and no secret was committed by mistake."""
 
 from __future__ import annotations
 

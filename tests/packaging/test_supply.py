@@ -1,4 +1,4 @@
-"""What the program is made of is written down: allowed ranges, tested versions, and the package's own list."""
+"""The dependencies are documented: allowed ranges, tested versions, and the package's own list."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_dependency_has_a_lower_bound_and_a_tested_version_within_it(asked
     assert exact.version in asked.specifier
 
 
-def test_what_is_packed_is_what_is_tested() -> None:
+def test_the_packed_versions_are_the_tested_ones() -> None:
     tested = pinned("test-constraints.txt")
     for name, requirement in pinned("bundle-requirements.txt").items():
         assert tested[name].specifier == requirement.specifier, f"{name}: make lock"
@@ -54,7 +54,7 @@ def test_every_dependency_is_in_the_table_with_its_reason() -> None:
     assert [asked.name for asked in ASKED if asked.name.lower() not in text] == []
 
 
-def test_the_package_lists_what_is_in_it(unpacked: Path) -> None:
+def test_the_package_lists_its_content(unpacked: Path) -> None:
     library = unpacked / "usr/lib/iscsi-ipsec"
     document = json.loads((library / "sbom.cdx.json").read_text())
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")

@@ -316,7 +316,7 @@ def test_a_valid_portal_file_comes_back_as_its_values(
 
 @examples(60)
 @given(st.text(max_size=40) | portal_texts | st.from_regex(r"\[?[0-9a-fA-F:.%/]{1,30}\]?(:[0-9]{1,6})?"))
-def test_a_portal_pattern_is_refused_or_prints_as_what_parses_to_itself(text: str) -> None:
+def test_a_portal_pattern_is_refused_or_its_text_parses_to_itself(text: str) -> None:
     try:
         pattern = parse_portal_pattern(text)
     except ValueError:

@@ -84,7 +84,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(World))
 
 @lightly
 @given(worlds(), worlds())
-def test_what_was_derived_before_never_shows_in_what_is_derived_now(one: World, other: World) -> None:
+def test_an_earlier_derivation_never_changes_a_later_one(one: World, other: World) -> None:
     deriver, lookup = Deriver(), None
     for name in FIELDS:
         for of in (one, dataclasses.replace(one, **{name: getattr(other, name)})):
@@ -186,7 +186,7 @@ def test_charons_own_ranking_picks_each_connections_key(of: World) -> None:
 
 @lightly
 @given(worlds().flatmap(lambda of: st.tuples(some_turned(of), some_turned(of))), st.data())
-def test_whatever_was_loaded_before_the_key_that_goes_first_is_loaded_last(
+def test_the_key_that_takes_precedence_is_loaded_last_whatever_was_loaded_before(
     worlds_of_one: tuple[World, World], data: st.DataObject
 ) -> None:
     charon = ModelCharon({}, {})
@@ -249,7 +249,7 @@ def test_every_connection_finds_its_key_under_its_own_owners(of: World) -> None:
 
 @lightly
 @given(worlds())
-def test_no_initiator_comes_in_with_a_key_that_another_knows(of: World) -> None:
+def test_no_initiator_is_admitted_with_a_key_that_another_knows(of: World) -> None:
     """A responder tries every secret that matches either end (charon); each must be the peer's own."""
     desired = decide(of)
     for connection in desired.connections:
@@ -285,7 +285,7 @@ def test_the_guard_holds_every_closed_portal_and_every_connections(of: World) ->
 
 @lightly
 @given(worlds())
-def test_what_was_managed_stays_closed_unless_flags_open_it(of: World) -> None:
+def test_a_managed_portal_stays_closed_unless_flags_open_it(of: World) -> None:
     desired = decide(of)
     for portal, role in of.previously_managed:
         if role is Role.TARGET:
@@ -382,7 +382,7 @@ def test_a_key_is_used_only_within_its_portals(of: World) -> None:
 
 @lightly
 @given(worlds())
-def test_what_is_closed_without_names_is_closed_with_them(of: World) -> None:
+def test_a_portal_closed_without_names_is_closed_with_them(of: World) -> None:
     """Whoever answers DNS opens nothing."""
     without = derive(Lookup(dataclasses.replace(of, names={})))
     desired = derive(Lookup(of))

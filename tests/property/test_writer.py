@@ -81,7 +81,7 @@ PATTERNS = st.lists(patterns(), max_size=4).map(tuple)
     owner=st.none() | IDS, source=SOURCES, choice=CHOICES, portals=PATTERNS, description=st.text(max_size=40),
     previous=st.none() | st.builds(PreviousDraft, source=SOURCES, until=MOMENTS),
 )  # fmt: skip
-def test_a_key_files_text_parses_to_what_it_was_made_of(
+def test_a_key_files_text_parses_to_the_same_key(
     owner: IkeId | None,
     source: Secret | KeyFileRef | CredentialRef,
     choice: IpsecChoice | None,
@@ -117,7 +117,7 @@ PEERS = st.one_of(ADDRESSES.map(IkeId.address), st.just(ipaddress.ip_network("10
     target_id=st.none() | IDS, initiators=st.lists(PEERS, max_size=3, unique=True).map(tuple),
     outer=st.none() | ADDRESSES, preset=st.none() | st.sampled_from(sorted(PRESETS)), tuning=TUNING,
 )  # fmt: skip
-def test_a_portal_policys_text_parses_to_what_it_was_made_of(
+def test_a_portal_policys_text_parses_to_the_same_policy(
     named: tuple[PortalPattern, ...], role: Role, choice: IpsecChoice | None, psk: str | None,
     target_id: IkeId | None, initiators: tuple[Peer, ...],
     outer: ipaddress.IPv4Address | ipaddress.IPv6Address | None, preset: str | None, tuning: Tuning,

@@ -1,4 +1,4 @@
-"""How often charon is written to, files are opened and passes are made: what must not grow unnoticed.
+"""How often charon is written to, files are opened and passes are made: these counts must not grow unnoticed.
 
 No time is measured here. A pass that reads or writes more than it must is slow on every machine.
 """
@@ -82,7 +82,7 @@ def test_a_file_is_opened_and_charon_is_written_to_only_for_what_changed(
     assert set(counters(many) - before) == {"passes"}
 
 
-def test_a_burst_ends_in_what_the_files_say_and_loads_no_key_more_than_twice(
+def test_a_burst_ends_in_the_files_content_and_loads_no_key_more_than_twice(
     charon: Charon, daemon: Daemon
 ) -> None:
     daemon.start()
@@ -145,7 +145,9 @@ def test_with_more_secrets_than_charon_can_list_keys_are_still_loaded_once_and_c
     assert CONNECTION in charon.connections()
 
 
-def test_what_others_unload_while_charon_cannot_list_it_comes_back(charon: Charon, daemon: Daemon) -> None:
+def test_secrets_that_others_unload_while_charon_cannot_list_them_are_loaded_again(
+    charon: Charon, daemon: Daemon
+) -> None:
     # not by swanctl: it waits for the list for ever
     fill(charon)
     daemon.put_key("a", key_file("a.lab", KEY_A))

@@ -144,12 +144,14 @@ def is_refused(ends: Ends, key: str) -> None:
     assert not is_up(ends.charons[1])
 
 
-def test_who_has_the_right_key_comes_in_by_its_identity(ends: Ends) -> None:
+def test_a_peer_with_the_right_key_is_admitted_by_its_identity(ends: Ends) -> None:
     ends.serve({"a": key_of(ends.me, KEY_A), "b": key_of(ends.other, KEY_B)})
     comes_in(ends, key_of(ends.me, KEY_A), ends.me)
 
 
-def test_who_has_no_key_of_its_own_comes_in_with_the_groups_from_a_network_of_initiators(ends: Ends) -> None:
+def test_a_peer_without_its_own_key_is_admitted_with_the_group_key_from_a_network_of_initiators(
+    ends: Ends,
+) -> None:
     ends.serve({"group": group_file(KEY_GROUP), "b": key_of(ends.other, KEY_B)}, f'"{NETWORK}"')
     comes_in(ends, group_file(KEY_GROUP), INITIATOR)
 

@@ -1,4 +1,4 @@
-"""A key is where it belongs, and nowhere else: in the admin's file, our state, and two processes' memory.
+"""A key is only in the places where it belongs: in the admin's file, our state, and two processes' memory.
 
 One life of the daemon with everything that can befall a key, and then a search through all that
 it, charon and the command left behind, and through what every process was started with.
@@ -185,9 +185,7 @@ def test_a_key_is_found_where_it_belongs_and_nowhere_else(
     assert not [path for path in (*daemon.folder.rglob("core*"), *Path.cwd().glob("core*")) if path.is_file()]
 
 
-def test_a_process_that_reads_what_the_daemon_leaves_for_others_finds_no_key(
-    daemon: Daemon, charon: Charon
-) -> None:
+def test_files_that_the_daemon_leaves_for_other_users_hold_no_key(daemon: Daemon, charon: Charon) -> None:
     """What is readable for everybody: the metrics; root's alone: the rest."""
     daemon.put_portal("san", portal_file())
     daemon.put_key("a", key_file("a.lab", key(1)))

@@ -277,7 +277,7 @@ def test_a_name_that_does_not_resolve_says_so(pair: Pair, daemon: Daemon) -> Non
     assert "DNS" in line()
 
 
-def test_what_the_kernel_asks_for_once_is_tried_again_long_before_it_would_ask_anew(
+def test_an_sa_that_the_kernel_asked_for_once_is_retried_long_before_its_next_request(
     pair: Pair, daemon: Daemon
 ) -> None:
     """A trap's acquire leaves a larval state for 165 s, in which the kernel does not ask again."""

@@ -173,7 +173,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_fixes_it(
     wait_for_connection(charon, daemon)
 
 
-def test_no_key_is_ever_said_aloud(charon: Charon, daemon: Daemon) -> None:
+def test_no_message_holds_a_key(charon: Charon, daemon: Daemon) -> None:
     daemon.put_key("a", key_file("a.lab", KEY_A))
     daemon.put_key("broken", f'id_type = "ID_FQDN"\nid = "x.lab"\nkey = "{KEY_B.decode()}"\nnonsense = 1\n')
     daemon.put_portal("san", portal_file())

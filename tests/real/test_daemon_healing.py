@@ -1,4 +1,4 @@
-"""What charon, swanctl and a restart take away comes back; what is not ours stays as it is."""
+"""Everything that charon, swanctl or a restart removes is loaded again; objects of others stay untouched."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ secrets {
 
 
 @pytest.mark.parametrize("again", ["--load-all", "--load-creds", "--load-conns"])
-def test_what_swanctl_wipes_is_back_within_two_seconds(charon: Charon, managed: Daemon, again: str) -> None:
+def test_connections_that_swanctl_wipes_are_back_within_two_seconds(
+    charon: Charon, managed: Daemon, again: str
+) -> None:
     secrets = our_secrets(charon)
     path = charon.write_swanctl(FOREIGN)
     mark = charon.log_mark()

@@ -1,4 +1,4 @@
-"""What was closed once stays closed, in the kernel and in the file for the next boot: whatever address or role changes."""
+"""A portal that was closed stays closed, in the kernel and in the file for the next boot, whatever address or role changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def knock(node: Node, address: str, times: int = 20) -> None:
     node.inside(tries)
 
 
-def test_a_portal_whose_address_is_ours_for_a_while_is_closed_when_it_is_not(
+def test_a_portal_whose_address_was_this_hosts_for_a_while_is_closed_afterwards(
     lab: Lab, charon: Charon, daemon: Daemon
 ) -> None:
     """A floating VIP, or a DHCP server that hands out the portal's address."""

@@ -69,7 +69,7 @@ def is_closed(daemon: Daemon, address: str = PORTAL) -> None:
     assert (row["closed"], row["ready"], row["connection"]) == (True, False, None)
 
 
-def test_a_new_policy_with_a_mistake_says_so_and_closes_its_portal(
+def test_a_new_policy_with_a_mistake_is_reported_and_closes_its_portal(
     lab: Lab, charon: Charon, daemon: Daemon
 ) -> None:
     portals = dict(zip(IN_A_POLICY, [PORTAL, *ELSEWHERE], strict=False))
@@ -87,7 +87,7 @@ def test_a_new_policy_with_a_mistake_says_so_and_closes_its_portal(
     assert knock(lab) == 0
 
 
-def test_a_new_key_with_a_mistake_says_so_and_closes_what_it_would_be_for(
+def test_a_new_key_with_a_mistake_is_reported_and_closes_its_portals(
     lab: Lab, charon: Charon, daemon: Daemon
 ) -> None:
     portals = dict(zip(IN_A_KEY, [PORTAL, *ELSEWHERE], strict=False))
@@ -137,7 +137,7 @@ def test_a_mistake_in_a_policy_that_was_good_leaves_it_in_force(charon: Charon, 
         assert charon.connections() == before
 
 
-def test_a_policy_that_names_a_missing_key_says_so_and_closes_its_portal(
+def test_a_policy_that_names_a_missing_key_is_reported_and_closes_its_portal(
     lab: Lab, charon: Charon, daemon: Daemon
 ) -> None:
     daemon.put_key("group", group_file(KEY_GROUP))
@@ -184,7 +184,7 @@ def test_a_name_that_does_not_resolve_leaves_its_keys_other_portals_alone(
     assert (daemon.row(ROW)["key"], daemon.row(ROW)["problem"]) == ("a", None)
 
 
-def test_after_a_restart_without_dns_a_name_means_what_it_meant(
+def test_after_a_restart_without_dns_a_name_keeps_its_addresses(
     hosts: Path, charon: Charon, daemon: Daemon
 ) -> None:
     hosts.write_text(f"127.0.0.1 localhost\n{PORTAL} san.lab\n")

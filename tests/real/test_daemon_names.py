@@ -1,4 +1,4 @@
-"""A host name that answers otherwise than before (round robin, split views) takes nothing from who uses its address."""
+"""A host name that answers otherwise than before (round robin, split views) takes nothing from sessions that use its old address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What charon refuses leaves what it accepted last, with its SA, and is tried again with backoff."""
+"""A version that charon refuses leaves the last accepted one with its SA, and is tried again with backoff."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the unit forbids is not needed: the daemon works where the kernel has no internet sockets for it."""
+"""The daemon needs nothing that its unit forbids: it works where the kernel gives it no internet sockets."""
 
 from __future__ import annotations
 

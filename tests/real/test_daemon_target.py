@@ -1,4 +1,4 @@
-"""The daemon on a host that serves a portal: who comes in, with which key, as whom."""
+"""The daemon on a host that serves a portal: which peers are admitted, with which key, as which identity."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def comes_in(pair: Pair, ident: str, key: bytes, ike: Ike) -> bool:
 
 
 @pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
-def test_a_peer_comes_in_with_its_own_key_and_with_no_other(pair: Pair, daemon: Daemon, ike: Ike) -> None:
+def test_a_peer_is_admitted_with_its_own_key_and_with_no_other(pair: Pair, daemon: Daemon, ike: Ike) -> None:
     serve(pair, daemon, {"a": key_file("a.lab", KEY_A, ike=ike)}, peers=1)
     assert comes_in(pair, A, KEY_A, ike)
     assert not comes_in(pair, A, KEY_B, ike)
@@ -61,7 +61,7 @@ def test_a_peer_comes_in_with_its_own_key_and_with_no_other(pair: Pair, daemon: 
 
 
 @pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
-def test_no_peer_comes_in_with_another_peers_key(pair: Pair, daemon: Daemon, ike: Ike) -> None:
+def test_no_peer_is_admitted_with_another_peers_key(pair: Pair, daemon: Daemon, ike: Ike) -> None:
     files = {"a": key_file("a.lab", KEY_A, ike=ike), "b": key_file("b.lab", KEY_B, ike=ike)}
     serve(pair, daemon, files, peers=2)
     assert not comes_in(pair, A, KEY_B, ike)
@@ -80,7 +80,7 @@ def test_a_peer_with_a_key_of_its_own_does_not_come_in_with_the_groups(
     assert comes_in(pair, A, KEY_A, ike)
 
 
-def test_a_peer_whose_key_was_removed_does_not_come_in(pair: Pair, daemon: Daemon) -> None:
+def test_a_peer_whose_key_was_removed_is_not_admitted(pair: Pair, daemon: Daemon) -> None:
     files = {"a": key_file("a.lab", KEY_A), "b": key_file("b.lab", KEY_B)}
     serve(pair, daemon, files, peers=2)
     assert comes_in(pair, B, KEY_B, Ike.V2)

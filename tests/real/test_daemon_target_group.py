@@ -1,4 +1,4 @@
-"""The group key on a host that serves a portal: confined to whom the policy names."""
+"""The group key on a host that serves a portal: only for the identities that the policy names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def serve_group(pair: Pair, daemon: Daemon, files: dict[str, str], initiators: s
 
 
 @pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
-def test_a_named_initiator_comes_in_with_the_group_key_and_an_unnamed_one_does_not(
+def test_a_named_initiator_is_admitted_with_the_group_key_and_an_unnamed_one_is_not(
     pair: Pair, daemon: Daemon, ike: Ike
 ) -> None:
     serve_group(pair, daemon, {"group": group_file(KEY_GROUP)}, '"c.lab"', ike)
@@ -41,7 +41,7 @@ def test_a_named_initiator_comes_in_with_the_group_key_and_an_unnamed_one_does_n
 
 
 @pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
-def test_an_address_of_a_named_network_comes_in_with_the_group_key(
+def test_an_address_of_a_named_network_is_admitted_with_the_group_key(
     pair: Pair, daemon: Daemon, ike: Ike
 ) -> None:
     serve_group(pair, daemon, {"group": group_file(KEY_GROUP)}, f'"{NETWORK}"', ike)
@@ -64,7 +64,7 @@ ELSEWHERE = 'portals = ["10.99.0.0/24"]\n'
 
 
 @pytest.mark.parametrize("ike", list(Ike), ids=lambda ike: ike.name)
-def test_an_address_whose_own_key_is_for_other_portals_comes_in_with_neither_key(
+def test_an_address_whose_own_key_is_for_other_portals_is_admitted_with_neither_key(
     pair: Pair, daemon: Daemon, ike: Ike
 ) -> None:
     own = f'id_type = "ID_IPV4_ADDR"\nid = "{PEER}"\nkey = "{KEY_A.decode()}"\n{ELSEWHERE}'
@@ -75,7 +75,7 @@ def test_an_address_whose_own_key_is_for_other_portals_comes_in_with_neither_key
 
 
 @pytest.mark.parametrize("ike", [Ike.V2, Ike.AGGRESSIVE], ids=lambda ike: ike.name)
-def test_a_named_initiator_whose_own_key_is_for_other_portals_comes_in_with_neither_key(
+def test_a_named_initiator_whose_own_key_is_for_other_portals_is_admitted_with_neither_key(
     pair: Pair, daemon: Daemon, ike: Ike
 ) -> None:
     files = {"group": group_file(KEY_GROUP), "a": key_file("a.lab", KEY_A, ike=ike) + ELSEWHERE}

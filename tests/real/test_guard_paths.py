@@ -1,4 +1,4 @@
-"""The guard on every way that a packet takes out of this host: its own, translated, and routed for others.
+"""The guard on every path of a packet out of this host: its own, translated, and routed for others.
 
 This kernel may have no ESP, so nothing passes here; what passes inside an SA is shown in tests/vm.
 Each way is tried without the guard first: it would be open.

@@ -1,4 +1,4 @@
-"""What a peer calls itself stands in charon's log, and is never taken for charon's own words."""
+"""A peer's identity appears in charon's log, and is never taken for charon's own words."""
 
 from __future__ import annotations
 

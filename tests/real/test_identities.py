@@ -1,4 +1,4 @@
-"""Whatever we accept as an identity, a real charon has as exactly that identity, and it is nobody else's."""
+"""Whatever we accept as an identity, a real charon takes as exactly that identity, and as no other."""
 
 from __future__ import annotations
 

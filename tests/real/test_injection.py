@@ -1,4 +1,4 @@
-"""Nothing gets into charon, nftables, a file or a terminal by way of an id, a name or a path.
+"""An id, a name or a path cannot inject anything into charon, nftables, a file or a terminal.
 
 Ids come from files, but are often copied from elsewhere; targets choose their own names, which
 open-iscsi writes into paths; and whoever can make a file in a folder chooses its name.

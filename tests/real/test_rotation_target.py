@@ -68,7 +68,7 @@ def test_both_keys_are_one_identitys_and_nobody_elses(pair: Pair, daemon: Daemon
 
 
 @ALL_IKE
-def test_after_its_time_the_old_key_lets_nobody_in(pair: Pair, daemon: Daemon, ike: Ike) -> None:
+def test_after_its_time_the_old_key_admits_nobody(pair: Pair, daemon: Daemon, ike: Ike) -> None:
     serve(pair, daemon, {"a": staged_file(NEW, OLD, LONG, ike=ike)}, peers=1)
     daemon.settle()
     assert comes_in(pair, A, OLD, ike)

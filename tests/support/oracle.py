@@ -1,4 +1,4 @@
-"""What must follow from the files: a second opinion, written from the manual and sharing no code with ``core``.
+"""Computes what must follow from the files: a second opinion, written from the manual and sharing no code with ``core``.
 
 Texts and plain tuples in; out comes, for any portal and role, whether it must be closed, and for
 any identity which key it may use there. Tunnels, proposals and bound interfaces are left out:

@@ -1,4 +1,4 @@
-"""Libreswan as the far end: another IKE implementation, asked what it made of us.
+"""Libreswan as the far end: another IKE implementation, and its report about the negotiated SA.
 
 Its law: it is configured as the documentation says, which leaves algorithms and lifetimes to it, so that
 what comes up is what two strangers agree on; and the facts about an SA are Libreswan's.

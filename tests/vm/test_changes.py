@@ -215,7 +215,7 @@ def test_a_portal_that_comes_and_goes_leaves_the_other_alone(
     assert_only_esp(wire, mark, ready.ip6, target.ip6)
 
 
-def test_what_a_killed_charon_left_leads_nowhere_once_the_far_end_has_let_go_of_it_and_is_replaced(
+def test_sas_of_a_killed_charon_are_replaced_once_the_far_end_has_dropped_them(
     ready: Machine, target: Machine, wire: Wire, device: str, peer: Peer
 ) -> None:
     """The kernel sends through it if the new trap gets its reqid, and asks for another SA if not."""

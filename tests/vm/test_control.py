@@ -1,4 +1,4 @@
-"""The control run: what the suite measures with is shown to work, and to fail when it should.
+"""The control run: the suite's instruments work, and fail when they should.
 
 None of it needs the product.  If one of these fails, no other result here means anything.
 """

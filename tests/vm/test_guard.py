@@ -131,7 +131,7 @@ def test_the_reqid_stays_through_rekeys_and_restarts(product: Machine, target: M
 
 
 @only_full
-def test_what_a_translation_sends_to_the_portal_is_judged_too(
+def test_packets_that_a_translation_sends_to_the_portal_pass_the_guard_too(
     product: Machine, target: Machine, wire: Wire
 ) -> None:
     product.run(

@@ -1,4 +1,4 @@
-"""Libreswan as the target: what comes up between two strangers, judged by Libreswan's own words.
+"""Libreswan as the target: the negotiated SA by Libreswan's own report.
 
 3 IKE versions and modes x {transport, tunnel} x {PFS, none}, with identity types and IP versions in
 turn; by default 2 of the 12, VM_FULL=1 runs all.

@@ -1,4 +1,4 @@
-"""What the command session says to a charon that behaves, and what it makes of the answers."""
+"""The command session with a correct charon: its messages, and the values made of the answers."""
 
 from __future__ import annotations
 

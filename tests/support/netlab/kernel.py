@@ -1,4 +1,4 @@
-"""What this kernel can do: asked by trying it in a namespace that is thrown away."""
+"""Finds out what this kernel supports, by trying it in a temporary namespace."""
 
 from __future__ import annotations
 

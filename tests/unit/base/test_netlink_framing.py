@@ -1,4 +1,4 @@
-"""Netlink's frames: what is whole comes out, what is cut short ends it."""
+"""Netlink's frames: whole messages are returned, a cut one ends the parsing."""
 
 from __future__ import annotations
 

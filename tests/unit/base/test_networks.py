@@ -1,4 +1,4 @@
-"""Networks without others: what is left is exact, in both IP versions."""
+"""Subtracting networks from networks is exact, in both IP versions."""
 
 from __future__ import annotations
 

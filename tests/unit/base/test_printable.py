@@ -1,4 +1,4 @@
-"""What others chose cannot command a terminal, forge a line of log, or hide."""
+"""Texts that others chose cannot control a terminal, forge a log line, or hide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems: one sentence that begins with its place, and nothing that a terminal obeys."""
+"""Problems: one sentence that begins with its place, and no control characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard of the files alone: what they close is closed, and no login begins where that cannot be."""
+"""The guard of the files alone: it closes their portals, and a login fails where that is not possible."""
 
 from __future__ import annotations
 

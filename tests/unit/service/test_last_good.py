@@ -1,4 +1,4 @@
-"""An input that cannot be asked leaves its last good answer in force: nothing ends, nothing else is kept from being asked."""
+"""An input that cannot be asked leaves its last good answer in force: no SA ends, and the other inputs are still read."""
 
 from __future__ import annotations
 

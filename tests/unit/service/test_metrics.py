@@ -1,4 +1,4 @@
-"""``metrics.prom``: what node_exporter's textfile collector takes, and nothing that is not everyone's to know."""
+"""``metrics.prom``: the format of node_exporter's textfile collector, and no content that is secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass reads: nothing is asked twice, and what could not be asked is never taken for an answer."""
+"""The inputs of a pass: nothing is asked twice, and a failed question is never taken for an answer."""
 
 from __future__ import annotations
 

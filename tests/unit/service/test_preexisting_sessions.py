@@ -1,4 +1,4 @@
-"""What is known of earlier sessions outlives the daemon, and not the boot."""
+"""The memory of earlier sessions outlives the daemon, but not the boot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass looks at: all that was called for, and from time to time the rest."""
+"""The inputs that a pass reads: those its wakeups name, and periodically the others."""
 
 from __future__ import annotations
 

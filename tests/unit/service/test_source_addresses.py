@@ -1,4 +1,4 @@
-"""Which routes are asked again, and when, by the questions that a fake kernel hears."""
+"""Which routes are asked again, and when, by the questions to a fake kernel."""
 
 from __future__ import annotations
 

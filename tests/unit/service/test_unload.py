@@ -1,4 +1,4 @@
-"""Taking everything out: where one part fails, the rest is taken out all the same, and what is left is said."""
+"""Unloading everything: where one part fails, the others are still unloaded, and the rest is reported."""
 
 from __future__ import annotations
 

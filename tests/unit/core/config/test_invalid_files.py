@@ -1,4 +1,4 @@
-"""Files with mistakes that were never good: nothing of them is in force, and what they mean stays closed."""
+"""Files with mistakes that were never good: nothing of them is in force, and the portals that they name stay closed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def key(*portals: str) -> tuple[BrokenFile, ...]:
         ((record(),), key(TARGET)),
     ],
 )
-def test_what_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any, files: Any) -> None:
+def test_a_portal_that_only_a_broken_file_covers_is_closed_and_the_file_named(parts: Any, files: Any) -> None:
     desired = derived(*parts, broken=files)
     view = view_of(desired)
     assert (view.closed, view.connection) == (True, None)

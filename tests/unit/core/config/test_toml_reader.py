@@ -1,4 +1,4 @@
-"""Line numbers that hit, getters that collect, and no word of what a file holds."""
+"""The TOML reader: correct line numbers, getters that collect problems, and no value of a file in a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks in which nobody has named a portal yet: what is closed, and what of it is open."""
+"""Networks in which nobody has named a portal yet: the closed ones, and their exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all portals together become: guard, networks, warnings, connections that exclude each other, memory."""
+"""The decisions for all portals together: guard, networks, warnings, connections that exclude each other, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a decision's values say of themselves: owners of a secret, order of two keys, a refusal as a problem."""
+"""Properties of a decision's values: owners of a secret, order of two keys, a refusal as a problem."""
 
 from __future__ import annotations
 

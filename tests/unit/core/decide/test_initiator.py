@@ -1,4 +1,4 @@
-"""What a portal that this host reaches becomes: left alone, closed or connected, and why."""
+"""The decision about a portal that this host reaches: left alone, closed or connected, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken over from the world before, and which routes are asked for."""
+"""The parts of an earlier index that are reused, and the routes that are asked for."""
 
 from __future__ import annotations
 

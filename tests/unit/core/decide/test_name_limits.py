@@ -1,4 +1,4 @@
-"""How far a host name may decide: it never opens or weakens what is closed without it."""
+"""Limits of host names: a name never opens or weakens a portal that is closed without it."""
 
 from __future__ import annotations
 

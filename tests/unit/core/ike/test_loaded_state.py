@@ -1,4 +1,4 @@
-"""What is wanted beside what charon holds: which connections are loaded, and what sa_lifecycle gets of them."""
+"""Desired connections paired with the contents of charon: which connections are loaded, and what sa_lifecycle gets of them."""
 
 from __future__ import annotations
 

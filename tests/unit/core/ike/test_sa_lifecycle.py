@@ -1,4 +1,4 @@
-"""What is done about SAs: make before break, patience that ends, and revoked at once."""
+"""Operations on SAs: make before break, a limited grace period, and an immediate end after a removed key."""
 
 from __future__ import annotations
 

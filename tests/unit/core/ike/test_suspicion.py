@@ -1,4 +1,4 @@
-"""Which SAs the far end may have lost: judged by what passes, patiently, and less and less often."""
+"""Which SAs the far end may have lost: decided by their traffic, with patience, and less and less often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spelling for charon, and names that change exactly when what they stand for does."""
+"""The encoding for charon, and names that change exactly when their content does."""
 
 from __future__ import annotations
 

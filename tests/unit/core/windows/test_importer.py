@@ -1,4 +1,4 @@
-"""What kind of input it is, and that no text makes a parser fail."""
+"""The detection of the input's kind; no text makes a parser fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands of iscsicli become, and what is reported of one that is not taken."""
+"""The conversion of iscsicli commands, and the problems of those that are not taken over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registry export and rows of iSNS become, and what is reported of those that are not taken."""
+"""The conversion of registry exports and iSNS rows, and the problems of those that are not taken over."""
 
 from __future__ import annotations
 

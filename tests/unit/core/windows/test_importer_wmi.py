@@ -1,4 +1,4 @@
-"""What WMI objects become, and what is reported of one that is not taken."""
+"""The conversion of WMI objects, and the problems of those that are not taken over."""
 
 from __future__ import annotations
 
