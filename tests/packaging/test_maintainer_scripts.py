@@ -137,9 +137,17 @@ class Host:
             '#!/bin/sh\ncase "$*" in\n'
             '"get element inet iscsi_ipsec portals4 { 10.0.0.20 . 3260 }") ;;\n'
             '"get element inet iscsi_ipsec portals6 { fd00::20 . 3261 }") ;;\n'
+            '"list set inet iscsi_ipsec served6") echo elements ;;\n'
+            '"get element inet iscsi_ipsec served4 { 10.0.0.1 . 3260 }") ;;\n'
+            '"get element inet iscsi_ipsec served6 { fd00::1 . 3260 }") ;;\n'
             "*) exit 1 ;;\nesac\n"
         )
         nft.chmod(0o755)
+        self._tcp = folder / "tcp"
+        self._tcp.write_text("")
+        ss = tools / "ss"
+        ss.write_text(f"#!/bin/sh\ncat {self._tcp}\n")
+        ss.chmod(0o755)
         for name in ("managed-sessions", "apt-hook"):
             shutil.copy(TOP / "packaging" / name, self.lib)
         self._env = {
@@ -151,6 +159,10 @@ class Host:
         folder.mkdir(parents=True)
         for name, value in attributes.items():
             (folder / name).write_text(f"{value}\n")
+
+    def serve(self, *connections: str) -> None:
+        """Have these TCP connections, each as ss prints it: the local end and the peer's."""
+        self._tcp.write_text("".join(f"0      0      {connection}\n" for connection in connections))
 
     def run(self, name: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -175,6 +187,23 @@ def test_managed_sessions_names_those_whose_portal_the_guard_holds(host: Host) -
     host.connect(3, persistent_address="fd00::20", persistent_port="3261")
     done = host.run("managed-sessions")
     assert (done.returncode, done.stdout) == (0, "10.0.0.20 port 3260\nfd00::20 port 3261\n")
+
+
+def test_managed_sessions_names_the_initiators_of_served_portals(host: Host) -> None:
+    host.serve(
+        "10.0.0.1:3260  10.0.0.9:40000",
+        "[::ffff:10.0.0.1]:3260 [::ffff:10.0.0.8]:40001",
+        "[fd00::1]:3260 [fd00::9]:40002",
+        "10.0.0.1:22  10.0.0.9:40003",
+        "10.0.0.1%eth0:22 10.0.0.9:3260",
+    )
+    done = host.run("managed-sessions")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "10.0.0.1 port 3260, used by 10.0.0.9:40000",
+        "10.0.0.1 port 3260, used by 10.0.0.8:40001",
+        "fd00::1 port 3260, used by fd00::9:40002",
+    ]
 
 
 def test_managed_sessions_are_none_where_there_are_none_or_the_admin_gave_them_up(host: Host) -> None:
