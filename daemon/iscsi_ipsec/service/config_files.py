@@ -11,21 +11,20 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
 from iscsi_ipsec.adapters import files
 from iscsi_ipsec.adapters.files import FileStat, FoundFile
 from iscsi_ipsec.adapters.state_db import LastGood
-from iscsi_ipsec.base.errors import ConfigError, StateUnavailable
+from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.core.config.invalid_files import (
     BrokenFile,
-    BrokenSettings,
     read_broken,
     read_broken_settings,
 )
@@ -33,34 +32,14 @@ from iscsi_ipsec.core.config.key_file import KeyDraft, previous_over_problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.policy_match import beyond
 from iscsi_ipsec.core.decide.setting_precedence import settings_in_force
-from iscsi_ipsec.service.config_content import KeyOrigin, find_origins, parse_draft, revive, with_keys
+from iscsi_ipsec.service.config_content import find_origins, parse_draft, revive, with_keys
+from iscsi_ipsec.service.config_entries import NO_DETAILS, Details, Entry, FileRow, Kind, MaskedFile
 from iscsi_ipsec.service.decryption import Decryption
+from iscsi_ipsec.service.last_good_files import LastGoodFiles
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Store
 
 T = TypeVar("T")
-
-
-class FileRow(Protocol):
-    """A file as ``status`` lists it; ``state``: ok, last-good, refused or masked. A row whose content differs is another object."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def signature(self) -> str:
-        """Differs when the content does; empty for a masked file."""
-        ...
-
-
-class _MaskedFile(NamedTuple):
-    path: str
-    kind: str
-    state: str = "masked"
-    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,76 +60,6 @@ class ConfigFiles:
     expires_in: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _More:
-    """Attributes that few files have. ``origins``: the other files that its keys came from; ``previous_line``: where it names a previous key."""
-
-    problems: tuple[Problem, ...] = ()
-    origins: tuple[KeyOrigin, ...] = ()
-    previous_line: int = 0
-    broken: tuple[BrokenFile, ...] = ()
-    settings: BrokenSettings | None = None
-
-    @property
-    def closing(self) -> tuple[object, ...]:
-        """The parts of a file with a mistake that close portals."""
-        return (self.broken, self.settings)
-
-
-_NO_MORE = _More()
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """The knowledge about one file.
-
-    ``value`` None: no good content was ever read. It is the file's status row too, so the attributes of the
-    row never change.
-    """
-
-    file: FoundFile
-    kind: str
-    value: object | None
-    settled: bool
-    state: str
-    more: _More = _NO_MORE
-
-    @property
-    def path(self) -> str:
-        return self.file.path
-
-    @property
-    def signature(self) -> str:
-        return self.file.stat.signature
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether only a changed ``stat`` can mean that the file must be read again."""
-        return self.state == "ok" and self.settled and not self.more.origins
-
-
-@dataclass(slots=True)
-class _Kind:
-    """The files of one kind.
-
-    ``restless`` are those that are looked at though their ``stat`` is as it was; ``hiding``
-    masks and refused files: nothing of them is in force, and nothing of weaker ones of their
-    name; ``remembered`` for each folder the names that it had; ``devices`` the file systems on
-    which folders lay: an empty one in place of another is only where it was mounted.
-    """
-
-    name: str
-    folders: Sequence[str]
-    entries: dict[str, _Entry] = field(default_factory=dict)
-    found: files.Found | None = None
-    restless: tuple[FoundFile, ...] = ()
-    hiding: tuple[str, ...] = ()
-    remembered: dict[str, list[str]] = field(default_factory=dict)
-    devices: dict[str, int] = field(default_factory=dict)
-    rows: tuple[FileRow, ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-
 class FileReader:
     """Reads the files of one instance; keeps what it read for the next time.
 
@@ -167,19 +76,15 @@ class FileReader:
         decryption: Decryption | None = None,
     ) -> None:
         """Without ``decryption`` credentials are decrypted where they are read, which may take seconds."""
-        self._paths, self._store, self._clock, self._decryption = paths, store, clock, decryption
-        self._settings = _Kind("settings", (paths.config_dir,))
-        self._keys, self._policies = _Kind("psk", paths.psk_folders), _Kind("portal", paths.portal_folders)
+        self._paths, self._clock, self._decryption = paths, clock, decryption
+        self._settings = Kind("settings", (paths.config_dir,))
+        self._keys, self._policies = Kind("psk", paths.psk_folders), Kind("portal", paths.portal_folders)
         self._searches = {
             kind.name: files.ConfigSearch(kind.folders) for kind in (self._keys, self._policies)
         }
-        self._stored: dict[str, LastGood] | None = None
-        self._unsaved: dict[str, LastGood] = {}
-        self._forgotten: set[str] = set()
+        self._last_good = LastGoodFiles(store, paths.state_dir)
         self._checked: dict[str, str] = {}
         self._generation = 0
-        self._renewals = store.renewals if store else 0
-        self._renewed = False
         self._over: frozenset[str] = frozenset()
         self._folders: tuple[FileStat | None, ...] = ()
         self._inventory: ConfigFiles | None = None
@@ -192,14 +97,14 @@ class FileReader:
         their folders are not as they were, or something of them is not at rest.
         """
         folders = tuple(map(FileStat.at, self._watched_folders()))  # before what is in them
-        if not (all_files or self._renewed_store()) and self._inventory and folders == self._folders:
+        if not (all_files or self._last_good.was_lost()) and self._inventory and folders == self._folders:
             kinds = (self._settings, self._keys, self._policies)
             if not any(kind.restless or kind.found is None or kind.found.unusable for kind in kinds):
                 return self._in_force(self._inventory)
         self._folders = folders
         self._recall()
-        if self._store is not None and self._renewed_store():
-            self._renewals, self._renewed = self._store.renewals, True
+        if self._last_good.was_lost():
+            self._last_good.store_all_again()
             self.forget()  # what is good is read and stored again
         self._checked.clear()
         differs = self._refresh(self._settings, self._find_settings())
@@ -217,8 +122,7 @@ class FileReader:
 
     def _recall(self) -> None:
         """Load the last good content, the first time."""
-        if self._stored is None:
-            self._stored = self._load_store()
+        if self._last_good.load():
             for kind in (self._settings, self._keys, self._policies):
                 self._remember(kind)
 
@@ -226,9 +130,6 @@ class FileReader:
         entry = next(iter(self._settings.entries.values()), None)
         good = entry.value if entry and isinstance(entry.value, Settings) else Settings()
         return settings_in_force(good, entry.more.settings if entry else None)
-
-    def _renewed_store(self) -> bool:
-        return self._store is not None and self._store.renewals != self._renewals
 
     def _watched_folders(self) -> tuple[str, ...]:
         return (self._paths.config_dir, *self._paths.psk_folders, *self._paths.portal_folders)
@@ -296,24 +197,11 @@ class FileReader:
 
         Apart from :meth:`read` so that keys reach charon first.
         """
-        if self._store is None or not (self._unsaved or self._forgotten):
-            return None
-        try:
-            self._store.put_last_good(self._unsaved.values())
-            self._store.drop_last_good(self._forgotten)
-        except StateUnavailable as err:
-            return Problem(
-                code="state-unsaved",
-                message=f"the last good files cannot be kept for a restart: {err}",
-                hint=f"check space and rights of {self._paths.state_dir}",
-            )
-        self._unsaved.clear()
-        self._forgotten.clear()
-        return None
+        return self._last_good.save()
 
     # -- one kind of file
 
-    def _find(self, kind: _Kind) -> files.Found:
+    def _find(self, kind: Kind) -> files.Found:
         unmounted = set()
         for folder in kind.folders:
             device = files.device_of(folder)
@@ -323,14 +211,14 @@ class FileReader:
                 kind.devices[folder] = device
         return self._searches[kind.name].find(kind.remembered, unmounted)
 
-    def _refresh(self, kind: _Kind, found: files.Found) -> bool:
+    def _refresh(self, kind: Kind, found: files.Found) -> bool:
         """Read what is new or may be; whether anything differs from before."""
         if found == kind.found and all(
             self._is_current(kind.entries[file.path], file) for file in kind.restless
         ):
             return False
         old = kind.entries
-        new: dict[str, _Entry] = {}
+        new: dict[str, Entry] = {}
         problems = list(found.problems)
         for file in found.files:
             entry = old.get(file.path)
@@ -342,9 +230,9 @@ class FileReader:
         if not lost.isdisjoint(kind.remembered):
             self._keep_lost(kind, found, masked, new, problems)
             new = dict(sorted(new.items(), key=lambda item: _name(item[0])))
-        stored = {path for path, last in (self._stored or {}).items() if last.kind == kind.name}
+        stored = self._last_good.of_kind(kind.name).keys()
         for path in (old.keys() | stored) - new.keys():
-            self._forget(path)
+            self._last_good.forget(path)
         if _contents(old) != _contents(new):
             self._generation += 1
         hiding = (*masked, *(path for path, entry in new.items() if entry.value is None))
@@ -355,34 +243,33 @@ class FileReader:
         kind.problems = (*problems, *(problem for entry in new.values() for problem in entry.more.problems))
         kind.rows = (
             *new.values(),
-            *(_MaskedFile(path, kind.name) for path in found.masked),
+            *(MaskedFile(path, kind.name) for path in found.masked),
         )
         if others or stored:
             self._remember(kind)
         return True
 
-    def _remember(self, kind: _Kind) -> None:
+    def _remember(self, kind: Kind) -> None:
         """A folder that cannot be read goes on hiding the same files: its files and masks still take precedence over weaker ones."""
         kind.remembered = {}
         names = {file.path: file.name for file in kind.found.files} if kind.found else {}
-        stored = (path for path, last in (self._stored or {}).items() if last.kind == kind.name)
-        for path in (*kind.entries, *kind.hiding, *stored):
+        for path in (*kind.entries, *kind.hiding, *self._last_good.of_kind(kind.name)):
             kind.remembered.setdefault(os.path.dirname(path), []).append(names.get(path) or _name(path))
 
     def _keep_lost(
         self,
-        kind: _Kind,
+        kind: Kind,
         found: files.Found,
         masked: Sequence[str],
-        new: dict[str, _Entry],
+        new: dict[str, Entry],
         problems: list[Problem],
     ) -> None:
         """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
         lost = {*found.missing, *found.unusable}
         kept: dict[str, int] = {}
         known = {path: entry for path, entry in kind.entries.items() if os.path.dirname(path) in lost}
-        for path, last in (self._stored or {}).items():
-            if last.kind == kind.name and os.path.dirname(path) in lost and path not in known:
+        for path in self._last_good.of_kind(kind.name):
+            if os.path.dirname(path) in lost and path not in known:
                 known[path] = self._from_store(kind.name, FoundFile(path, _name(path), _NO_STAT), ())
         taken = {_name(path) for path in (*new, *masked)}
         for path, entry in sorted(
@@ -406,12 +293,12 @@ class FileReader:
             if folder in kept and folder in found.missing
         ]
 
-    def _is_current(self, entry: _Entry, file: FoundFile) -> bool:
+    def _is_current(self, entry: Entry, file: FoundFile) -> bool:
         if entry.state != "ok" or not entry.settled or entry.file.stat != file.stat:
             return False
         return all(origin.is_current for origin in entry.more.origins)
 
-    def _read_file(self, kind: str, file: FoundFile, old: _Entry | None) -> _Entry:
+    def _read_file(self, kind: str, file: FoundFile, old: Entry | None) -> Entry:
         settled = file.stat.settled(self._clock())
         self.opened += 1
         text, warnings = "", list[Problem]()
@@ -447,15 +334,14 @@ class FileReader:
                 previous=parsed.previous,
                 signature=file.stat.signature,
             )
-            # from now on it is in memory, and thousands of texts need not be
-            if (self._stored or {}).pop(file.path, None) != last or self._renewed:
-                self._unsaved[file.path] = last
-            self._forgotten.discard(file.path)
-        more = _NO_MORE
+            self._last_good.keep(last)
+        more = NO_DETAILS
         previous_line = draft.previous_line if isinstance(draft, KeyDraft) else 0
         if warnings or parsed.warnings or origins or previous_line:
-            more = _More(problems=(*warnings, *parsed.warnings), origins=origins, previous_line=previous_line)
-        return _Entry(file, kind, parsed.value, settled, "ok", more)
+            more = Details(
+                problems=(*warnings, *parsed.warnings), origins=origins, previous_line=previous_line
+            )
+        return Entry(file, kind, parsed.value, settled, "ok", more)
 
     def _text_of_refused(self, file: FoundFile) -> str:
         """A file that was refused, perhaps since others may read it: which portals it names counts all the same."""
@@ -467,25 +353,12 @@ class FileReader:
 
     # -- last good
 
-    def _load_store(self) -> dict[str, LastGood]:
-        if self._store is None:
-            return {}
-        with contextlib.suppress(StateUnavailable):  # reported by save()
-            return dict(self._store.all_last_good())
-        return {}
-
-    def _from_store(self, kind: str, file: FoundFile, problems: tuple[Problem, ...]) -> _Entry:
-        last = (self._stored or {}).get(file.path)
+    def _from_store(self, kind: str, file: FoundFile, problems: tuple[Problem, ...]) -> Entry:
+        last = self._last_good.get(file.path)
         value = revive(kind, file.path, file.name, last) if last else None
         reported = _as_last_good(problems) if value is not None else problems
         state = "last-good" if value is not None else "refused"
-        return _Entry(file, kind, value, False, state, _More(problems=reported))
-
-    def _forget(self, path: str) -> None:
-        self._unsaved.pop(path, None)
-        if self._stored is not None:
-            self._stored.pop(path, None)
-        self._forgotten.add(path)
+        return Entry(file, kind, value, False, state, Details(problems=reported))
 
 
 _NO_STAT = FileStat.none()
@@ -496,12 +369,12 @@ def _as_last_good(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
 
 
-def _contents(entries: dict[str, _Entry]) -> dict[str, tuple[object, ...]]:
+def _contents(entries: dict[str, Entry]) -> dict[str, tuple[object, ...]]:
     """What of each file is in force, or closes portals."""
     return {path: (entry.value, entry.more.closing) for path, entry in entries.items()}
 
 
-def _values(kind: _Kind, type_: type[T]) -> tuple[T, ...]:
+def _values(kind: Kind, type_: type[T]) -> tuple[T, ...]:
     return tuple(e.value for e in kind.entries.values() if isinstance(e.value, type_))
 
 

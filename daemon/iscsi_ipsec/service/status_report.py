@@ -22,7 +22,7 @@ from iscsi_ipsec.base.problem import Problem, Severity
 from iscsi_ipsec.core.config.key_file import moment_text
 from iscsi_ipsec.core.report import portal_status
 from iscsi_ipsec.core.report.schema import SCHEMA, problem_row, sentence
-from iscsi_ipsec.service.config_files import FileRow
+from iscsi_ipsec.service.config_entries import FileRow
 from iscsi_ipsec.service.metrics import Metrics
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Clock, Xfrm
