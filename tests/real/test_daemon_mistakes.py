@@ -206,3 +206,24 @@ def test_after_a_restart_without_dns_a_name_keeps_its_addresses(
     daemon.start()
     wait_for_connection(charon, daemon)
     assert daemon.row(ROW)["key"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "write"),
+    [
+        ("0x22", "VALID is unset, so the flags IKE_IPSEC_ENABLED TRANSPORT_MODE_PREFERRED are not in force", "0x23"),
+        ("0x01", "IKE_IPSEC_ENABLED is unset: what these flags apply to is reached unencrypted", "0x03"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_say_what_they_seem_to_are_shown_by_status_and_check(
+    charon: Charon, daemon: Daemon, flags: str, words: str, write: str
+) -> None:
+    daemon.put_key("a", key_file("a.lab", KEY_A))
+    path = daemon.put_portal("san", portal_file(more=f"security_flags = {flags}\n"))
+    daemon.start()
+    problem = reported(daemon, words, file=path)
+    assert (problem["severity"], problem["line"]) == ("warning", 5)
+    assert f"write security_flags = {write}" in str(problem["hint"])
+    status, check = daemon.cli("status"), daemon.cli("check")
+    for answer in (status, check):
+        assert words in " ".join((answer.out + answer.err).split())
