@@ -16,6 +16,7 @@ import pytest
 
 from tests.vm import farend, openiscsi
 from tests.vm.farend import SECOND_IP, Peer
+from tests.vm.full import only_full
 from tests.vm.machine import Machine, wait_until
 from tests.vm.wire import Wire
 
@@ -163,6 +164,25 @@ def test_verify_fails_while_a_session_to_another_portal_is_unencrypted(
     assert ends == {product.ip, SECOND_IP}
     assert verified.rc == 1, str(verified)
     assert SECOND_IP in verified.out + verified.err
+    assert again.rc == 0, str(again)
+
+
+@only_full
+@pytest.mark.usefixtures("device")
+def test_verify_fails_while_an_sa_of_the_portal_does_not_encrypt(product: Machine, target: Machine) -> None:
+    """The kernel would take packets of it, whatever charon negotiated."""
+    reqid = portal_status(product, f"{target.ip}:3260")["reqid"]
+    state = f"src {target.ip} dst {product.ip} proto esp spi 0x0bad0bad"
+    product.run(
+        f"ip xfrm state add {state} reqid {reqid} mode transport"
+        f" auth-trunc 'hmac(sha256)' 0x{'11' * 32} 128 enc 'ecb(cipher_null)' ''",
+        check=True,
+    )
+    verified = product.run("iscsi-ipsec verify")
+    product.run(f"ip xfrm state delete {state}", check=True)
+    again = product.run("iscsi-ipsec verify")
+
+    assert (verified.rc, "SA 0bad0bad uses ecb(cipher_null)" in verified.out) == (1, True), str(verified)
     assert again.rc == 0, str(again)
 
 
