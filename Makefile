@@ -21,10 +21,10 @@ NEED := packaging/need-packages
 VENV_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
 BUNDLE_PACKAGES := python3 python3-venv
 DEB_PACKAGES := $(BUNDLE_PACKAGES) dpkg-dev
-# what the daemon runs with. strongSwan's unit needs not be enabled: ours asks for it
+# programs that the daemon runs with. strongSwan's unit need not be enabled: the daemon's unit asks for it
 INSTALL_PACKAGES := $(BUNDLE_PACKAGES) python3-systemd nftables iproute2 \
 	charon-systemd strongswan-swanctl libstrongswan-standard-plugins
-# a real charon, a real target and what looks at their packets
+# a real charon, a real target and programs that read their packets
 LAB_PACKAGES := charon-systemd strongswan-swanctl libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins \
 	tgt libiscsi-bin open-iscsi nftables iproute2 tcpdump procps

@@ -131,7 +131,7 @@ def test_a_missing_systemctl_delays_nothing(booted: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """What reaches libsystemd."""
+    """The calls that reach libsystemd."""
     entries: list[dict[str, str]] = []
 
     def send(message: str, **fields: str) -> None:

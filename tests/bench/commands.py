@@ -16,7 +16,7 @@ ROUNDS = 5
 
 
 def write_sessions(root: Path, source: str, portals: Sequence[str], count: int) -> Path:
-    """What the kernel would show in sysfs of so many iSCSI sessions, in turn to these portals."""
+    """A sysfs tree of so many iSCSI sessions, in turn to these portals."""
     for number in range(count):
         address, _, port = portals[number % len(portals)].rpartition(":")
         device = root / "devices" / f"host{number}"

@@ -40,7 +40,7 @@ class Shape:
 
     @property
     def writes(self) -> int:
-        """What has to be sent to an empty charon: a secret for each key, a connection for each portal."""
+        """The messages for an empty charon: a secret for each key, a connection for each portal."""
         return self.keys + self.portals
 
     def __str__(self) -> str:

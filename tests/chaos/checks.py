@@ -30,7 +30,7 @@ def shown(portal: str) -> str:
 
 
 def status_differences(stage: Stage, scene: Scene, expected: Expected) -> list[str]:
-    """What the daemon says, against what it must say: also that it has looked at all."""
+    """Compare the daemon's status with the expected one, and check that it has read everything."""
     try:
         said = stage.daemon.status()
     except ValueError:
@@ -207,7 +207,7 @@ def _exceptions_of(text: str) -> frozenset[str]:
 
 @dataclass(slots=True)
 class Watched:
-    """What must stay as it is for the whole run."""
+    """Check what must not change in the whole run."""
 
     foreign_conn: object = None
     names: dict[tuple[tuple[str, ...], str], str] = field(default_factory=dict)

@@ -800,7 +800,7 @@ def _pick_boot_guard(scene: Scene, rng: random.Random) -> Args | None:
 
 @kind(_pick_boot_guard, 6, tampers=True)
 def boot_guard(scene: Scene, hand: Hand, args: Args) -> None:
-    """What iscsi-ipsec-guard.service does at boot and whenever nftables.service has flushed everything."""
+    """Load the guard as iscsi-ipsec-guard.service does at boot and after each flush by nftables.service."""
     hand.run("nft", "-f", str(hand.at("lib/guard.nft")))
     scene.guard_up = True
 

@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Hand(Protocol):
-    """What must be possible on a machine."""
+    """The operations that a machine must offer."""
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Write beside and rename into place."""

@@ -30,7 +30,7 @@ class Conn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What `status` must say of a portal; ``orphaned``: no file covers it any more."""
+    """The state that `status` must show for a portal; ``orphaned``: no file covers it any more."""
 
     managed: bool
     closed: bool

@@ -135,7 +135,7 @@ class Run:
         return found or checks.guard_differences(stage, scene, scene.expected)
 
     def _knock(self, mark: int, always: frozenset[str], now: frozenset[str], *, tampered: bool) -> list[str]:
-        """What was closed before and is closed now was never open in between; what is open answers."""
+        """Check that portals closed before and now were never open in between, and that open ones answer."""
         stage = self.stage
         found = []
         if not tampered:

@@ -40,7 +40,7 @@ OnDisk = Content | Bad | Mask
 
 
 def readable(bad: Bad) -> Content | None:
-    """What can still be read in a file with a mistake."""
+    """The parts of a file with a mistake that can still be read."""
     if bad.why not in READABLE:
         return None
     if bad.why == "mode" and not isinstance(bad.content, KeyText):
@@ -108,7 +108,7 @@ class Shelf:
             self.seen[folder] = {name_of(path) for path in self.stored if folder_of(path) == folder}
 
     def state_lost(self, *, running: bool) -> None:
-        """What cannot be read again is forgotten at the next start, which may be now."""
+        """Forget files that cannot be read again at the next start, which may be now."""
         self.unstored = {
             path
             for path in self.known

@@ -1,4 +1,4 @@
-"""What only a terminal shows: the status that refreshes, and progress that leaves nothing behind."""
+"""Output for terminals only: the status that refreshes, and progress that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_watched_status_follows_and_outlives_a_restart_of_the_daemon(
     with on_terminal(daemon, "status", "--watch") as terminal:
 
         def screen() -> str:
-            """What is on it now; the last may be half painted."""
+            """The present screens; the last one may be incomplete."""
             return terminal.text.split(CLEAR_SCREEN)[-1]
 
         wait_until(lambda: f"{RED}{ROW}" in screen() and "no-key" in screen(), "the problem, in red")

@@ -33,7 +33,7 @@ def in_sentences(text: str) -> Iterator[str]:
 
 
 def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the parser says against it; empty where it takes it."""
+    """The parser's error; empty where it accepts the command."""
     try:
         build_parser().parse_args(shlex.split(command.removeprefix(COMMAND)))
     except SystemExit as end:

@@ -44,7 +44,7 @@ def name_of(path: Path) -> str:
 
 
 def code_spans(text: str) -> list[str]:
-    """What stands in single backticks outside of code blocks."""
+    """The texts in single backticks outside code blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 

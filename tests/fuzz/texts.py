@@ -151,7 +151,7 @@ def run_import(data: bytes) -> None:
 
 
 def run_identity(identity: IkeId) -> None:
-    """What an identity becomes: charon's spelling, a file's name."""
+    """The forms of an identity: its encoding for charon, and a file's name."""
     assert IkeId.parse(identity.type, identity.text) == identity
     assert 0 < len(identity.text) <= 255
     assert not set(identity.text) & set(" *?\"'\\\0\n\x1b")

@@ -221,7 +221,7 @@ NETLINK_SEEDS = (
 
 
 def run_nft(data: bytes) -> None:
-    """What `nft -j list table` prints."""
+    """The output of `nft -j list table`."""
     try:
         state = nft.parse_state(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):  # as Guard.installed takes them
@@ -242,7 +242,7 @@ NFT_SEEDS = (
 
 
 def run_names(data: bytes) -> None:
-    """What the process that asks DNS answers becomes elements of the guard, and nothing else."""
+    """Answers of the process that asks DNS become elements of the guard, and nothing else."""
     try:
         addresses = resolver.addresses_in(data.decode("utf-8", "backslashreplace"))
     except OSError as err:
@@ -265,7 +265,7 @@ _OWN_LINE = "received AUTHENTICATION_FAILED notify error"
 
 
 def run_charon_log(data: bytes) -> None:
-    """What a peer calls itself, in each of charon's lines that hold an identity; and the same as a whole line."""
+    """A peer's identity in each of charon's lines that hold one, and as a whole line."""
     # charon prints an identity with what is not printable replaced (identification.c, chunk_printable)
     text = "".join(c if 32 <= ord(c) < 127 else "?" for c in data.decode("latin-1"))
     woken: list[str] = []

@@ -1,4 +1,4 @@
-"""What each of thousands of keys and portals takes, counted in bytes: no time, and nothing of this machine."""
+"""The memory of each of thousands of keys and portals, in bytes: independent of time and machine."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def knows_as(identity: str, connection: Connection) -> bool:
 
 
 def precedences(world: oracle.World, portal: oracle.Portal, verdict: oracle.Verdict) -> Iterator[str]:
-    """What had a rival here that gave way."""
+    """The winners that had a rival here."""
     policy, role = oracle.policy_for(world, portal, oracle.INITIATOR), oracle.INITIATOR
     ranks = [oracle.rank(world, p.portals, portal) for p in world.policies if p.role == role]
     rivals = sorted((rank for rank in ranks if rank != oracle.NOWHERE), reverse=True)[:2]

@@ -64,7 +64,7 @@ class Ends:
         return self.charons[0].log_mark(), self.charons[1].log_mark()
 
     def since(self, marks: tuple[int, int]) -> tuple[str, str]:
-        """What the initiator's and the target's charon have said since then."""
+        """The log lines of the initiator's and the target's charon since then."""
         return self.charons[0].log_text(marks[0]), self.charons[1].log_text(marks[1])
 
     def empty(self) -> None:

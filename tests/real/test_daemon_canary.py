@@ -20,7 +20,7 @@ from tests.support.admin import ROW, key_file, portal_file, wait_for_connection
 from tests.support.netlab import Charon, Daemon, wait_until
 
 CANARY = "canary-5c1f0e7a93b2"
-"""What every key of this test begins with."""
+"""The prefix of every key in this test."""
 FORMS = tuple(
     form
     for raw in (CANARY.encode(), CANARY.encode("utf-16-le"))
@@ -186,7 +186,7 @@ def test_a_key_is_found_where_it_belongs_and_nowhere_else(
 
 
 def test_files_that_the_daemon_leaves_for_other_users_hold_no_key(daemon: Daemon, charon: Charon) -> None:
-    """What is readable for everybody: the metrics; root's alone: the rest."""
+    """Everybody can read the metrics; only root can read the other files."""
     daemon.put_portal("san", portal_file())
     daemon.put_key("a", key_file("a.lab", key(1)))
     daemon.start()

@@ -34,7 +34,7 @@ def address_key(address: str, key: bytes) -> str:
 
 
 def node_record(daemon: Daemon, address: str, *, iface: str = "") -> None:
-    """What open-iscsi writes at discovery, bound to an interface or not."""
+    """The record that open-iscsi writes at discovery, bound to an interface or not."""
     name = iface or "default"
     path = daemon.nodes / "nodes" / IQN / f"{address},3260,1" / name
     path.parent.mkdir(parents=True, exist_ok=True)

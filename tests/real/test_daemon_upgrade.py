@@ -21,7 +21,7 @@ from tests.support.netlab import Charon, Daemon, wait_until
 
 
 def older_state(daemon: Daemon) -> None:
-    """What release 0.1.0 left of a host with one group key and one record."""
+    """The state that release 0.1.0 left on a host with one group key and one record."""
     daemon.state.mkdir(mode=0o700, exist_ok=True)
     with closing(sqlite3.connect(daemon.state / "state.db")) as db:
         db.executescript(

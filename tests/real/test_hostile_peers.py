@@ -50,7 +50,7 @@ class Listener:
 def knock(
     pair: Pair, ident: str, ike: Ike, key: bytes
 ) -> tuple[list[str], dict[str, str], dict[str, int], bool]:
-    """What the served charon's log makes the daemon believe when a stranger of this name knocks."""
+    """The causes that the daemon reads from the served charon's log when a stranger of this name connects."""
     served, peer = pair.initiator, pair.target
     listener = Listener(str(served.socket))
     try:

@@ -25,7 +25,7 @@ TAILS = ("", ".lab", "@x.lab", ".lab" + "x" * 246, "w" * 243 + "@x.lab", "w" * 2
 
 
 def of_bytes(kind: IdType, data: bytes) -> Iterator[IkeId]:
-    """What is made of these bytes (``id_hex``, Windows), and of their text; nothing where that is refused."""
+    """The identities made of these bytes (``id_hex``, Windows) and of their text; none where that is refused."""
     with suppress(ValueError):
         yield IkeId.from_bytes(kind, data)
     if kind in NAMES:
@@ -33,7 +33,7 @@ def of_bytes(kind: IdType, data: bytes) -> Iterator[IkeId]:
 
 
 def of_text(kind: IdType, text: str) -> Iterator[IkeId]:
-    """What is made of a text with its type (``id``), and without (``target_id``, ``initiators``, ``psk set``)."""
+    """The identities made of a text with its type (``id``) and without (``target_id``, ``initiators``, ``psk set``)."""
     with suppress(ValueError):
         yield IkeId.parse(kind, text)
     with suppress(ValueError):

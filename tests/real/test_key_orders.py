@@ -97,7 +97,7 @@ class Ends:
         return self.ours.log_mark(), self.far.log_mark()
 
     def since(self, marks: tuple[int, int]) -> tuple[str, str]:
-        """What both logs say since then."""
+        """The lines of both logs since then."""
         return self.ours.log_text(marks[0]), self.far.log_text(marks[1])
 
     def clear(self) -> None:
@@ -223,7 +223,7 @@ def test_the_control_the_naive_owners_give_an_identity_the_groups_key_in_every_o
 
 @dataclass(frozen=True)
 class Peer:
-    """Who comes in from an address of the far end; ``key``: the explicit key there may be for it."""
+    """The peer that is admitted from an address of the far end; ``key``: its explicit key, if there is one."""
 
     address: str
     key: str

@@ -20,7 +20,7 @@ INITIATOR = "10.10.0.1"
 
 @dataclass(frozen=True)
 class Product:
-    """What the product accepts, narrowed to one suite, and what its log then says."""
+    """The product's proposals, narrowed to one suite, and the line of its log for it."""
 
     version: str
     ike: str

@@ -1,4 +1,4 @@
-"""What VICI does with secrets and connections, as far as our reconciling rests on it."""
+"""The behaviour of VICI with secrets and connections on which the reconciler relies."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def ike_sas(charon: Charon) -> set[bytes]:
 
 @pytest.mark.parametrize("ike", [Ike.V2, Ike.MAIN], ids=lambda ike: ike.name)
 def test_a_negotiation_begins_inside_a_dead_ike_sa_unless_the_lifetime_differs(pair: Pair, ike: Ike) -> None:
-    """What is begun beside an SA that the far end has lost must have settings of its own."""
+    """A negotiation beside an SA that the far end has lost needs settings that differ."""
 
     def load(rekey_time: str) -> None:
         settings = connection(

@@ -171,7 +171,7 @@ class FakeCharon(Fake):
         self._call("close")
 
     def ended(self) -> list[str]:
-        """What was terminated, in order."""
+        """The terminated SAs, in order."""
         return [item for command, item in self.log if command == "terminate"]
 
     def commands(self) -> list[str]:
@@ -258,7 +258,7 @@ class FakeFirewall(Fake):
 
 
 def guard_state(text: str) -> GuardState:
-    """What the kernel would have of a text; two texts that differ are two states."""
+    """The kernel's state after a text was loaded; two different texts are two states."""
     remote, own = parse_elements(text)
     sets = {
         f"{kind}{version}": frozenset(p for p in portals if p.address.version == version)

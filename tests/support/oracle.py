@@ -1,7 +1,7 @@
 """Computes what must follow from the files: a second opinion, written from the manual and sharing no code with ``core``.
 
-Texts and plain tuples in; out comes, for any portal and role, whether it must be closed, and for
-any identity which key it may use there. Tunnels, proposals and bound interfaces are left out:
+Takes texts and plain tuples; returns for any portal and role whether it must be closed, and for any identity
+the key that it may use there. Tunnels, proposals and bound interfaces are left out:
 they decide how a connection is made, not whether and with which key.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 WEAK, STRONG, CLEAR = "aggressive", "v2", "clear"
-"""What flags can say here; empty where they are not specified."""
+"""The possible values of flags here; empty where they are not specified."""
 INITIATOR, TARGET = "initiator", "target"
 LITERAL, BY_NAME, NOWHERE = 200, 199, -1
 UNCOVERED = "covered by no file"
@@ -211,7 +211,7 @@ def _covered_by_keys(world: World, portal: Portal) -> bool:
 
 
 def covered_by(world: World, portal: Portal) -> str:
-    """What names a portal, and how narrowly, for the shares."""
+    """The patterns that name a portal, and how narrowly, for the shares."""
     policy = policy_for(world, portal, INITIATOR)
     how = rank(world, policy.portals if policy else [p for k in world.keys for p in k.portals], portal)
     if how == NOWHERE:

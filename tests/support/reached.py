@@ -65,7 +65,7 @@ def secret(ident: str, key: str, owners: Sequence[str]) -> Message:
 
 
 def awaiting(ike: Ike, expected: Mapping[Reached, tuple[str, str]]) -> list[Message]:
-    """What makes a charon take, at each portal, one identity with one key and nobody else."""
+    """Connections and secrets by which a charon admits, at each portal, only one identity with one key."""
     messages: list[Message] = []
     for reached, (ident, key) in expected.items():
         here = reached.address

@@ -77,7 +77,7 @@ class Host:
         self._reasons = frozenset({START})
 
     def put(self, *parts: Key | PortalPolicy | NodeRecord | IscsiSession) -> None:
-        """The files, the records and the sessions from now on."""
+        """Set the files, records and sessions that the next passes read."""
         self.files.put(*(p for p in parts if not isinstance(p, NodeRecord | IscsiSession)))
         records = tuple(p for p in parts if isinstance(p, NodeRecord))
         self.open_iscsi.found = type(self.open_iscsi.found)(records=records)

@@ -1,4 +1,4 @@
-"""What libstrongswan makes of identities' texts: ``python -m tests.support.strongswan_ids`` < JSON > JSON.
+"""Shows how libstrongswan parses identities' texts: ``python -m tests.support.strongswan_ids`` < JSON > JSON.
 
 charon lists an identity's text, not its type. So its own parser is asked, in a process of its
 own, since the library changes printf(3) for the whole process.

@@ -1,4 +1,4 @@
-"""What tests of the import from Windows share: values that are found, and what is reported."""
+"""Helpers for tests of the import from Windows: expected values and problems."""
 
 from __future__ import annotations
 

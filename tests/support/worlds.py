@@ -170,7 +170,7 @@ def some_turned(draw: st.DrawFn, of: World) -> World:
 
 
 class ModelCharon:
-    """What charon does with our commands, as far as lists of names show it; secrets are in the order of loading."""
+    """A model of charon's lists of names under our commands; secrets are in the order of loading."""
 
     def __init__(self, secrets: Mapping[str, object], conns: Mapping[str, frozenset[str]]) -> None:
         self.secrets: dict[str, object] = dict(secrets)

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tables(pytestconfig: pytest.Config) -> Tables:
-    """What `pytest_terminal_summary` prints when all tests have run."""
+    """The lines that `pytest_terminal_summary` prints when all tests have run."""
     return pytestconfig.stash.setdefault(TABLES, {})
 
 

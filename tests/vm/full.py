@@ -1,4 +1,4 @@
-"""What runs with VM_FULL=1 only, to keep the default run short.
+"""Marks tests that run with VM_FULL=1 only, to keep the default run short.
 
 Its law: a promise keeps one test that runs by default; left out is the second way of seeing it kept.
 """

@@ -24,7 +24,7 @@ STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What Libreswan says of the one SA it has."""
+    """Libreswan's report about its only SA."""
 
     identity_type: str
     identity: str

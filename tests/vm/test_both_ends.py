@@ -119,7 +119,7 @@ def test_a_staged_rotation_under_io_needs_no_moment_that_both_ends_share(
 def test_policies_that_are_flushed_on_the_target_cost_no_unencrypted_frame_and_come_back(
     ready: Machine, served: Machine, wire: Wire
 ) -> None:
-    """What charon sends without its policies, which it never looks at again, would go nowhere, for hours."""
+    """Without its policies, which charon never checks again, it would send nothing, for hours."""
     stream = Stream(ready, openiscsi.disk(ready, served.ip)).start()
     mark = wire.mark()
     stream.mark()

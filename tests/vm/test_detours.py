@@ -29,7 +29,7 @@ PATHS = ("10.32.60.20", "fd00:3260::20")
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """What is set up on the initiator, and how it is taken away."""
+    """Commands that set up a detour on the initiator, and commands that remove it."""
 
     name: str
     set_up: str

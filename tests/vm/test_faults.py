@@ -52,7 +52,7 @@ GUARDED = "nft list table inet iscsi_ipsec >/dev/null 2>&1"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to the initiator. ``spares``: the SAs must be the same ones afterwards.
+    """A fault on the initiator. ``spares``: the SAs must be the same ones afterwards.
 
     ``rare``: with VM_FULL=1 only, as another takes the same way, or it is shown without a VM too.
     """
@@ -316,7 +316,7 @@ LEAKS = {
 def test_the_control_without_daemon_and_guard_the_same_faults_leave_both_sessions_unencrypted(
     scene: Scene, fault: str
 ) -> None:
-    """What takes the policies away is held by the guard alone, and without it these means see the leak."""
+    """Only the guard protects against faults that remove the policies; without it the recorder sees the leak."""
     product = scene.product
 
     product.run("systemctl stop iscsi-ipsecd && nft flush ruleset", timeout=60, check=True)

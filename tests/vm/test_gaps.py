@@ -43,7 +43,7 @@ KILL = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens, and at which end."""
+    """A fault, and the end at which it happens."""
 
     name: str
     command: str

@@ -167,7 +167,7 @@ def test_each_identity_in_each_mode_carries_a_session_as_asked(
 
 
 def responder_view(raw: str) -> dict[str, str]:
-    """What the responder's one IKE SA and its newest child say, from ``swanctl --list-sas --raw``."""
+    """The responder's only IKE SA and its newest child, from ``swanctl --list-sas --raw``."""
     ike, _, children = raw.partition("child-sas")
     newest = children.rpartition("state=INSTALLED")
     last = newest[0].rpartition("{")[2] + newest[2].partition("}")[0]

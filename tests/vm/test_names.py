@@ -29,7 +29,7 @@ def answer(initiator: Machine, address: str) -> None:
 
 
 def origins(initiator: Machine, address: str) -> list[str]:
-    """What names the portal, as `status` has it; nothing while there is no such portal."""
+    """The origins of the portal in `status`; empty while there is no such portal."""
     rows = initiator.run(
         f"iscsi-ipsec explain '{address}' --json | grep -o 'policy {CONFIG}/portal.d/[a-z-]*.toml' | sort -u"
     )

@@ -218,7 +218,7 @@ class Namespace:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put before a command so that it runs inside."""
+        """The prefix of a command that makes it run inside."""
         init, here = f"--target={self.init}", f"--wd={CHECKOUT}"
         return ("nsenter", init, "--net", "--mount", "--pid", here, "--")
 

@@ -37,7 +37,7 @@ ANYONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What one frame on the wire was."""
+    """One frame on the wire."""
 
     time: float
     kind: str  # "esp", "udp/500", "tcp/3260", "arp", ...

@@ -18,7 +18,7 @@ from tests.wire.test_charon_hostile import nested
 
 
 class Heard:
-    """What the callbacks were called with, in order."""
+    """The arguments of the callbacks, in order."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []

@@ -30,7 +30,7 @@ def write_atomic(path: str, data: bytes, mode: int) -> None:
     folder, name = os.path.split(path)
     temp = f".{secrets.token_hex(8)}.tmp"  # not made of the name, which may already be 255 bytes long
     try:
-        # everything happens relative to one descriptor: a folder that is exchanged meanwhile cannot mix two
+        # everything happens relative to one descriptor: if somebody exchanges the folder meanwhile, the two are not mixed
         dir_fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             try:

@@ -72,7 +72,7 @@ class Records:
 def read_records(dirs: Sequence[str], cache: RecordCache) -> Records:
     """Read the databases under ``dirs`` (``/etc/iscsi``, ``/var/lib/iscsi``); missing ones are empty.
 
-    A file whose ``stat`` is as it was is not opened again. Where a folder
+    A file whose ``stat`` is unchanged is not opened again. Where a folder
     cannot be listed, its known records stay and a problem says so.
     """
     return _Reading(cache).read(dirs)

@@ -29,17 +29,17 @@ CHARON_UNITS = (
 
 
 def ready(status: str = "") -> None:
-    """Startup is complete."""
+    """Report that startup is complete."""
     _notify("READY=1", status)
 
 
 def stopping(status: str = "") -> None:
-    """Shutdown begins."""
+    """Report that shutdown begins."""
     _notify("STOPPING=1", status)
 
 
 def watchdog() -> None:
-    """The main loop is alive."""
+    """Report that the main loop is alive."""
     _notify("WATCHDOG=1")
 
 

@@ -34,7 +34,7 @@ class NodeRecord:
 
     @property
     def is_discovery(self) -> bool:
-        """A discovery portal rather than a node."""
+        """Whether the record is of a discovery portal, not of a node."""
         return not self.target
 
 

@@ -25,7 +25,7 @@ LIFETIME = 86400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A key file as it was, with the credentials that it named."""
+    """An earlier version of a key file, with the credentials that it named."""
 
     path: str
     time: float

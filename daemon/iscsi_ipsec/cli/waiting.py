@@ -108,7 +108,7 @@ def unread(paths: Paths, document: dict[str, Any]) -> list[str]:
         for path in found.masked:
             now[path] = ""
         if found.missing or found.unusable:
-            # kept as they were: the daemon cannot see more than we do
+            # their last content stays in force: the daemon cannot see more than we do
             lost = {*found.missing, *found.unusable}
             seen = {path: s for path, s in seen.items() if path in now or path.rpartition("/")[0] not in lost}
     return sorted(path for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))

@@ -139,7 +139,7 @@ class AcceptedConnections:
         return self._refusals
 
     def try_again(self) -> None:
-        """Forget the refusals, since charon may accept now: it was restarted, or somebody asked to look at everything."""
+        """Forget the refusals, since charon may accept now: it was restarted, or somebody asked to read everything again."""
         self._refusals.clear()
 
     def due(self) -> float | None:

@@ -2,7 +2,7 @@
 
 Law: a file that cannot be used never makes things worse. Its last good
 content stays in force, the other files go on, and a problem says what to do.
-A file whose ``stat`` is as it was is not opened again.
+A file whose ``stat`` is unchanged is not opened again.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class FileReader:
     def read(self, *, all_files: bool = True) -> ConfigFiles:
         """The content in force. Never raises because of a file's content.
 
-        Not ``all_files``: nothing called that a file changed. Then files are looked at only if
-        their folders are not as they were, or something of them is not at rest.
+        Not ``all_files``: nothing called that a file changed. Then files are read only if their folders
+        changed, or if one of them is restless.
         """
         folders = tuple(map(FileStat.at, self._watched_folders()))  # before what is in them
         if not (all_files or self._last_good.was_lost()) and self._inventory and folders == self._folders:
@@ -184,7 +184,7 @@ class FileReader:
         )
 
     def forget(self) -> None:
-        """Open every file at the next :meth:`read`, also those whose ``stat`` is as it was."""
+        """Open every file at the next :meth:`read`, also those whose ``stat`` is unchanged."""
         if self._decryption:
             self._decryption.try_failed_again()
         for kind in (self._settings, self._keys, self._policies):
@@ -285,7 +285,7 @@ class FileReader:
             Problem(
                 code="folder-gone",
                 file=folder,
-                message=f"the folder vanished; {kept[folder]} of its files stay in force as they were last",
+                message=f"the folder vanished; {kept[folder]} of its files stay in force with their last content",
                 hint=f"bring it back; if its files are to be forgotten, make it anew: mkdir -m 700 {folder}"
                 " (where it was unmounted: restart iscsi-ipsecd)",
             )

@@ -26,7 +26,7 @@ class ConnectionReqids:
         self._unsaved: dict[str, int] = {}
         self._kept: Mapping[str, int] | None = None
         self.foreign: frozenset[int] = frozenset()
-        with contextlib.suppress(StateUnavailable):  # reported by whoever writes there
+        with contextlib.suppress(StateUnavailable):  # the writer of the state folder reports it
             self.known = dict(store.reqids())
         with contextlib.suppress(KernelUnavailable):  # a kernel without XFRM has no reqids
             self.foreign = foreign_reqids(xfrm.policies())

@@ -70,7 +70,7 @@ class Decryption:
         raise result or ConfigError((_pending(name, asked_by),))
 
     def try_failed_again(self) -> None:
-        """Try failed credentials again at once: somebody asked to look at everything."""
+        """Try failed credentials again at once: somebody asked to read everything again."""
         with self._lock:
             for known in self._known.values():
                 known.due = 0.0

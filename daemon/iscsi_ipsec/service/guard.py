@@ -30,7 +30,7 @@ from iscsi_ipsec.service.resync_schedule import GUARD
 _log = logging.getLogger(__name__)
 
 GUARD_REASONS = frozenset({GUARD})
-"""Wakeups after which the kernel is asked whether the table is as it was loaded; the monitor's are restore()'s."""
+"""Wakeups after which the table in the kernel is compared with the loaded one; restore() handles the monitor's wakeups."""
 
 
 class GuardReconciler:

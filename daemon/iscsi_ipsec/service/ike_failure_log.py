@@ -92,7 +92,7 @@ class IkeFailureLog:
     """Collects causes by connection name; called from charon's event thread, read by the main loop.
 
     ``nameless``: whether doubts about keys of negotiations without a connection are worth a pass.
-    :attr:`wiped` is what it wakes with where others meddled with what is ours, :attr:`duplicate`
+    :attr:`wiped` is the wakeup's reason where others changed our secrets or connections, :attr:`duplicate`
     where charon and the kernel may not have the same SAs.
     """
 

@@ -30,10 +30,10 @@ MODE = 0o644
 """node_exporter runs as a user of its own."""
 
 KERNEL_LOOK, KERNEL_LOOK_AT_MOST = 5.0, 60.0
-"""Seconds between two looks at the kernel's policies, which nothing but a number here depends on."""
+"""Seconds between two reads of the kernel's policies, which only a number here depends on."""
 
 KERNEL_LOOK_SHARE = 10_000
-"""With thousands of policies a look comes so many times later than it took: a ten-thousandth of the time goes into it."""
+"""With thousands of policies the pause is this many times the time of the last read, so that reading takes a ten-thousandth of the time."""
 
 _PREFIX = "iscsi_ipsec_"
 

@@ -45,7 +45,7 @@ ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})
 """Wakeups after which the kernel is asked anew for addresses."""
 
 FILE_REASONS = frozenset({FileWatch.reason, FILES})
-"""Wakeups after which every file is looked at."""
+"""Wakeups after which every file is checked for changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

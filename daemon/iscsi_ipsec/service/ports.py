@@ -280,7 +280,7 @@ class ServiceManager(Protocol):
     """systemd. Nothing raises; without systemd nothing happens."""
 
     def ready(self, status: str) -> None:
-        """Startup is complete."""
+        """Report that startup is complete."""
         ...
 
     def status(self, text: str) -> None:
@@ -288,11 +288,11 @@ class ServiceManager(Protocol):
         ...
 
     def stopping(self, status: str) -> None:
-        """Shutdown begins."""
+        """Report that shutdown begins."""
         ...
 
     def watchdog(self) -> None:
-        """The loop is alive."""
+        """Report that the loop is alive."""
         ...
 
     def watchdog_interval(self) -> float | None:

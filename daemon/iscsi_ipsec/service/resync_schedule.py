@@ -41,7 +41,7 @@ class ResyncSchedule:
         self._looked = False
 
     def inputs_due(self, reasons: frozenset[str], size: int) -> frozenset[str]:
-        """The reasons with the parts that the regular pass looks at, where it is one; ``size``: files and portals."""
+        """The reasons, with the parts to read if this is a regular pass; ``size``: files and portals."""
         if reasons & {START, RELOAD} or (RESYNC in reasons and size <= LITTLE):
             return reasons.union(PARTS)
         if RESYNC not in reasons:

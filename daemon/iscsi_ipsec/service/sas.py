@@ -111,7 +111,7 @@ class SaReconciler:
         self._traffic.clear()
 
     def due(self) -> float | None:
-        """Seconds until SAs have to be looked at even if nothing happens."""
+        """Seconds until SAs must be checked even if nothing happens."""
         grace = LARVAL_GRACE if self._acquire_pending else None
         attempt = next_due(self._attempts)
         retry = None if attempt is None else attempt - self._clock.monotonic()

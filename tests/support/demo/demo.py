@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `make demo` runs; `python -m tests.support.demo` is the same."""
+"""The program of `make demo`; `python -m tests.support.demo` is the same."""
 
 from __future__ import annotations
 

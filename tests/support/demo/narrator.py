@@ -1,4 +1,4 @@
-"""What the watching admin sees: headings, commands with their output, and checks."""
+"""The output that the admin sees: headings, commands with their output, and checks."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _ALGORITHMS = (
 
 
 class Esp(Enum):
-    """Who does ESP."""
+    """Whether the kernel or charon does ESP."""
 
     KERNEL = "kernel"  # XFRM: transport and tunnel mode, traps
     LIBIPSEC = "libipsec"  # charon itself over a TUN device: tunnel mode, no traps
@@ -61,7 +61,7 @@ def available_esp() -> Esp:
 
 
 def missing_for_lab() -> list[str]:
-    """What keeps the lab from running here, in words; empty when all is there."""
+    """Says in words why the lab cannot run here; empty when it can."""
     missing = []
     if os.geteuid() != 0:
         missing.append("root (network namespaces need it)")

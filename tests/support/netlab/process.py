@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a finished command left behind."""
+    """The result of a finished command."""
 
     argv: tuple[str, ...]
     rc: int

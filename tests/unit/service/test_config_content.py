@@ -1,4 +1,4 @@
-"""What one file says: its value, the keys that it has or names, and what of them is kept for a restart."""
+"""The content of one file: its value, the keys that it has or names, and the bytes kept for a restart."""
 
 from __future__ import annotations
 

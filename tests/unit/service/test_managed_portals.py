@@ -162,7 +162,7 @@ def test_a_release_forgets_both_roles(host: Host) -> None:
 
 
 def inherit(host: Host) -> None:
-    """What a version remembered in which a key without portals managed every portal."""
+    """The memory of a version in which a key without portals managed every portal."""
     host.store = FakeStore(host.clock)
     host.store.fresh = False
     host.store.set_managed(

@@ -23,7 +23,7 @@ def session(port: int) -> IscsiSession:
 
 
 def reported(path: Path, *sessions: IscsiSession) -> list[str]:
-    """What a daemon that was just started says of the sessions."""
+    """The problems that a daemon reports about the sessions right after its start."""
     return [p.message.split()[2] for p in PreexistingSessions(str(path)).follow((PORTAL,), sessions)]
 
 

@@ -1,6 +1,6 @@
 """Lists the files of the search path, and which file hides which.
 
-Law: opens no file; one ``stat`` for each, and nothing anew that is as it was.
+Law: opens no file; one ``stat`` for each, and unchanged values are reused.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find_config(
 
     ``remembered`` has the names that a folder had; where it is missing or unusable, these go on hiding files
     in weaker folders.
-    ``unmounted`` folders count as missing: what is there is only where they were.
+    ``unmounted`` folders count as missing: the folder in their place is only their mount point.
 
     Names that begin with a dot are no configuration. Opens no file, so that
     10,000 of them cost one ``stat`` each. What is not a regular file is listed

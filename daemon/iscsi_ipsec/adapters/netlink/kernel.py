@@ -309,7 +309,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
                 if len(found) > MAX_ENTRIES:
                     return found, f"more than {MAX_ENTRIES} entries", False
                 if time.monotonic() > end:
-                    return found, f"no end of the answer within {TIMEOUT:g} s", False
+                    return found, f"the answer did not end within {TIMEOUT:g} s", False
     except OSError as err:
         # not re-raised: this frame holds what was received
         return found, err.strerror or str(err), False

@@ -192,7 +192,7 @@ def _parse_all(options: argparse.Namespace) -> list[Harvest]:
             harvests.append(parse(text, name, rules))
         last = harvests[-1]
         if not (last.keys or last.portals or last.default or last.problems):
-            last.error(0, "nothing in it is about IPsec", "--format says what it is")
+            last.error(0, "nothing in it is about IPsec", "--format says which format it has")
     if options.default_bitmap is not None:
         harvests.append(Harvest("--default-bitmap"))
         take_default(options.default_bitmap, 0, harvests[-1])

@@ -102,7 +102,7 @@ def _set(options: argparse.Namespace, paths: Paths) -> Exit:
                 IkeId.parse(options.id_type, options.id) if options.id_type else fields.guess_id(options.id)
             )
         except ValueError as err:
-            raise CommandError(Exit.USAGE, str(err), "say what it is with --id-type") from err
+            raise CommandError(Exit.USAGE, str(err), "give its type with --id-type") from err
     elif options.id_type is not None:
         raise CommandError(Exit.USAGE, "--id-type without --id")
     if options.name and options.by_name:

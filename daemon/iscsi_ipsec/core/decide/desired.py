@@ -107,7 +107,7 @@ class PortalView:
 
     ``closed``: packets pass only inside IPsec. ``connection`` None with
     ``closed`` true means that nothing passes at all. ``own_address``: the portal is at an address of
-    this host at present, so that nothing leaves for it; it stays as closed as it was.
+    this host at present, so no packet leaves for it; it stays closed if it was.
     ``covered``: by a policy or a key's own ``portals``; ``unrestricted``: managed only because an earlier version let a key without ``portals`` manage it.
     """
 

@@ -25,10 +25,10 @@ SILENT_AT_MOST = 300.0
 """Each new SA that stays unanswered as well doubles the time, up to this."""
 
 IDLE_AFTER = 30.0
-"""Seconds without a packet after which an SA is not looked at in between; open-iscsi sends a NOP-Out each 5 s."""
+"""Seconds without a packet after which an SA is checked in regular passes only; open-iscsi sends a NOP-Out each 5 s."""
 
 LOOK, CLOSER_LOOK = 2.0, 1.0
-"""Seconds between two looks at SAs that are in use, and at those with something unanswered."""
+"""Seconds between two checks of SAs that are in use, and of those with an unanswered packet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

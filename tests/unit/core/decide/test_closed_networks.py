@@ -19,7 +19,7 @@ from tests.support.values import (
 
 
 def ranges(desired: Desired) -> tuple[set[str], set[str]]:
-    """What is closed, and what is open in it or beside it."""
+    """The closed networks, and the exceptions in or beside them."""
     assert len(set(desired.clear_exceptions)) == len(desired.clear_exceptions)
     return {*map(str, desired.networks)}, {*map(str, desired.clear_exceptions)}
 

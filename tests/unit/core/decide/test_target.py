@@ -36,7 +36,7 @@ MAIN = choice(IkeMode.MAIN)
 
 
 def served(desired: Desired) -> dict[str, str]:
-    """Who is let in, with which key."""
+    """The admitted peers, each with its key."""
     return {str(c.remote_id): c.key.name for c in desired.connections if c.role is Role.TARGET}
 
 

@@ -16,7 +16,7 @@ TROUBLE = 'a "quoted" back\\slash,\nand a {new} line\\n'
 
 
 class Given:
-    """What a registry of the library asks for its families."""
+    """A collector that a registry of the library asks for its families."""
 
     def __init__(self, *families: Metric) -> None:
         self._families = families
