@@ -28,6 +28,7 @@ ELSEWHERE = {
     "cli.confirm": "cli/test_undo.py",
     "cli.daemon_client": "cli/test_wait.py",
     "cli.impact": "cli/test_undo.py",
+    "cli.imported_files": "cli/test_import_windows.py",
     "cli.key_change": "cli/test_psk.py",
     "cli.key_credential": "cli/test_psk.py",
     "cli.key_folder": "cli/test_psk.py",

@@ -133,6 +133,13 @@ def make_folder(folder: str) -> None:
     require_access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
+def make_portal_folder(folder: str) -> None:
+    """Make a folder for policies, if it is missing, and refuse one that others could change."""
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    files.check_folder(folder, strict=True)
+    require_access(folder, os.W_OK | os.X_OK)
+
+
 def checked_name(name: str) -> str:
     """A key file's name as given, without ``.toml``; :class:`CommandError` where it is not a file name."""
     name = name.removesuffix(files.SUFFIX)

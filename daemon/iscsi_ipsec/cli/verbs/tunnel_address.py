@@ -24,7 +24,7 @@ from iscsi_ipsec.base.portal import Portal, PortalRange, parse_portal
 from iscsi_ipsec.cli import confirm
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit, Verbs
 from iscsi_ipsec.cli.impact import Impact
-from iscsi_ipsec.cli.key_folder import require_access
+from iscsi_ipsec.cli.key_folder import make_portal_folder, require_access
 from iscsi_ipsec.core.config.portal_file import parse_portal_file
 from iscsi_ipsec.core.config.writer import description_of, make_portal_text
 from iscsi_ipsec.core.decide.lookup import Lookup
@@ -149,13 +149,6 @@ def _is_ours(policy: PortalPolicy) -> bool:
     text = files.decode_config(files.read_config(policy.path, private=False), policy.path)
     description = description_of(text, policy.path)
     return description.startswith(MARK) and text == make_portal_text(policy, description)
-
-
-def make_portal_folder(folder: str) -> None:
-    """Make a folder for policies, if it is missing, and refuse one that others could change."""
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    files.check_folder(folder, strict=True)
-    require_access(folder, os.W_OK | os.X_OK)
 
 
 def _portal(text: str) -> Portal:
