@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.keys import Key, PerIdKey
@@ -130,7 +131,7 @@ def uncovered_view(
         problem = Problem(
             code="orphaned",
             message=f"no file covers {portal} any more, so it stays closed",
-            hint=f"restore its files, or open it with: iscsi-ipsec release {portal}",
+            hint=f"restore its files, or open it with: iscsi-ipsec release {shlex.quote(portal)}",
             portal=portal,
         )
         return dataclasses.replace(view, managed=True, closed=True, problem=problem, reasons=tuple(reasons))

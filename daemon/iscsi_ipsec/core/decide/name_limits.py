@@ -10,6 +10,7 @@ Law: pure; two decisions in, one out.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from iscsi_ipsec.base.keys import GroupKey
 from iscsi_ipsec.base.policy import IkeMode, IpsecChoice
@@ -38,7 +39,7 @@ def overruled(literal: PortalView, origins: tuple[str, ...], file: str, fault: s
         return dataclasses.replace(literal, reasons=reasons, origins=origins)
     hint = f'if that is meant, write the address: portals = ["{portal}"]'
     if literal.problem:
-        hint += f", or forget that it was managed: iscsi-ipsec release {portal}"
+        hint += f", or forget that it was managed: iscsi-ipsec release {shlex.quote(portal)}"
     problem = Problem(
         code="name-overruled", message=message, hint=hint, file=file, portal=portal,
         severity=Severity.ERROR if literal.problem else Severity.WARNING,

@@ -260,6 +260,13 @@ def test_initiator_view_shows_the_missing_route_to_a_portal_behind_a_tunnel(key:
     assert "ip route add 10.0.0.20 via 10.0.0.254" in view.problem.hint
 
 
+def test_uncovered_view_quotes_an_ipv6_portal_so_that_its_hint_can_be_typed() -> None:
+    """Brackets mean something to a shell."""
+    view = view_of(derived(record("fd00::20"), previously_managed=["fd00::20"]), "fd00::20")
+    assert view.problem
+    assert view.problem.hint.endswith("iscsi-ipsec release '[fd00::20]:3260'")
+
+
 def test_initiator_view_names_no_gateway_of_the_other_ip_version_in_its_hint() -> None:
     remote, outer = address("fd00::20"), address("10.0.0.254")
     desired = derived(group(), policy("fd00::20", tunnel_outer_remote=outer), sources={"fd00::20": None})
