@@ -97,7 +97,7 @@ class _Name:
     asked: float | None = None
     """When the look-up that runs was queued; None: none runs."""
     answered: float | None = None
-    """When the last one ended, well or not."""
+    """When the last look-up ended, whether it failed or not."""
 
 
 class Resolver:

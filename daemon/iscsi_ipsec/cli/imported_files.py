@@ -1,6 +1,6 @@
-"""The files that an import would write: what each holds, and whether it is new.
+"""Decides which files an import would write, with their content, and whether each is new.
 
-Law: a file that exists is replaced only with ``--force``; one that is already as it would be made is left alone.
+Law: an existing file is replaced only with ``--force``; one with the same content is left alone.
 """
 
 from __future__ import annotations

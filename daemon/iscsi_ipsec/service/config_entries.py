@@ -1,6 +1,6 @@
-"""What is known of each file and of each kind of files, as the reader keeps it between two passes.
+"""The reader's knowledge about each file and each kind of files, kept between two passes.
 
-Law: values and what follows from them; nothing is read here.
+Law: values and their properties; nothing is read here.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Entry:
 class Kind:
     """The files of one kind.
 
-    ``restless`` are those that are looked at though their ``stat`` is as it was; ``hiding``
+    ``restless`` are those that are read although their ``stat`` is unchanged; ``hiding``
     masks and refused files: nothing of them is in force, and nothing of weaker ones of their
     name; ``remembered`` for each folder the names that it had; ``devices`` the file systems on
-    which folders lay: an empty one in place of another is only where it was mounted.
+    which folders lay: an empty one in place of another is only the mount point.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Keeps the last good content of files beyond a restart: what the store holds of them, and what it is to hold.
+"""Keeps the last good content of files beyond a restart: the stored content, and the content to store.
 
-Law: decides nothing. A store that cannot be read or written costs what a restart would have known.
+Law: decides nothing. If the store cannot be read or written, a restart forgets the content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from iscsi_ipsec.service.ports import Store
 
 
 class LastGoodFiles:
-    """The stored files that have not been read since the start; what is read is in memory, and only to be stored."""
+    """The stored files that have not been read since the start; files that were read are in memory, and only need storing."""
 
     def __init__(self, store: Store | None, state_dir: str) -> None:
         self._store, self._state_dir = store, state_dir
@@ -26,7 +26,7 @@ class LastGoodFiles:
         self._all_again = False
 
     def load(self) -> bool:
-        """Read the store, the first time; whether this was it."""
+        """Read the store at the first call; return whether this was the first call."""
         if self._stored is not None:
             return False
         self._stored = {}

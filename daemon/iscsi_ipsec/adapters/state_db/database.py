@@ -1,6 +1,6 @@
-"""The SQLite file below the store: opens it, upgrades it, runs statements, survives its loss.
+"""Opens the SQLite file of the store, upgrades it, runs statements, and repairs it after damage.
 
-Law: knows the tables, and nothing of what their rows mean.
+Law: knows the tables, but not the meaning of their rows.
 
 Rows of deleted keys are overwritten (``secure_delete``). The journal is
 rolled back, not ahead (``TRUNCATE``): WAL would keep old pages, keys among
@@ -25,7 +25,7 @@ from iscsi_ipsec.base.problem import Problem, Severity
 SCHEMA_VERSION = 4
 """A newer schema may only add: an older program names its columns and goes on working."""
 UNREADABLE_VERSION = 100
-"""The first number for a schema that does more than add: what is stored so is refused, and left as it is."""
+"""The first number for a schema that does more than add: such a database is refused, and not changed."""
 
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
@@ -59,7 +59,7 @@ class Database:
     """SQLite in the state folder, begun anew where it is damaged. One thread only.
 
     ``problems`` says what was found damaged and begun anew since the start;
-    ``renewals`` counts it, for who can put again what was lost with it.
+    ``renewals`` counts that, so that callers can store the lost rows again.
     ``fresh``: there was no database, or an empty or a damaged one.
     Every method raises :class:`StateUnavailable` when the disk is full,
     read-only or failing; what was stored before is then unchanged.
@@ -99,7 +99,7 @@ class Database:
         return self._problems if self._problems and os.path.exists(f"{self.path}.broken") else ()
 
     def close(self) -> None:
-        """Close the database; the object is of no use after that."""
+        """Close the database; the object cannot be used after that."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -107,7 +107,7 @@ class Database:
     def repair(self) -> None:
         """Begin anew if the database was damaged meanwhile; put it back if it was removed or replaced.
 
-        Costs a ``stat`` and a look at the schema, so it can be asked in every pass.
+        Costs a ``stat`` and a look at the schema, so it can be called in every pass.
         """
         if self.read_only:
             return
@@ -118,7 +118,7 @@ class Database:
             self._put_back()
 
     def _begin_in_memory(self) -> None:
-        """Work without the disk, with what it still gives to read."""
+        """Work in memory, with all rows that the disk still gives."""
         self._connection = self.in_memory = sqlite3.connect(":memory:", isolation_level=None)
         with contextlib.suppress(OSError, sqlite3.Error):
             with contextlib.closing(_open_to_read(self.path)) as on_disk:
@@ -130,7 +130,7 @@ class Database:
         self.fresh = not self._memory_holds_all
 
     def _move_to_disk(self, memory: sqlite3.Connection) -> None:
-        """Store what was kept in memory, if the disk takes it now: over what it was read from, or beside what was not read."""
+        """Store the rows kept in memory, if the disk can be written now: they replace rows that were read from it, and are added to rows that were not."""
         try:
             self._make_folder()
             on_disk = self._open()
@@ -148,7 +148,7 @@ class Database:
         self.renewals += 1
 
     def _put_back(self) -> None:
-        """Our database has no name any more, but is still open: its content moves to a new one."""
+        """The database file was deleted, but is still open: move its content to a new one."""
         old = self._connection
         assert old is not None
         try:

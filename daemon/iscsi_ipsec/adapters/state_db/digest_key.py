@@ -1,7 +1,7 @@
 """``digest.key``: 32 random bytes, made once, in a file of their own beside the database.
 
-Names in charon are made of it, so a damaged database must not change it. One of another length is
-replaced, which costs one reload of everything.
+Names in charon are made of it, so a damaged database must not change it. A key of another length is replaced,
+which costs one reload of everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DIGEST_KEY_BYTES = 32
 
 
 def read_digest_key(path: str) -> bytes | None:
-    """The key; None where there is none, or one of another length. Raises :class:`OSError`."""
+    """The key; None where there is no key, or only one of another length. Raises :class:`OSError`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

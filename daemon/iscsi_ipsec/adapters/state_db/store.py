@@ -64,7 +64,7 @@ class Store(Database):
         return MappingProxyType({row[0]: _last_good(row) for row in rows})
 
     def put_last_good(self, items: Iterable[LastGood]) -> None:
-        """Store or replace the items, all or none. What is stored already costs no write."""
+        """Store or replace the items, all or none. An item that is stored already costs no write."""
         rows = [
             (i.path, i.kind, i.raw.reveal(), _bytes(i.key), i.signature, _bytes(i.previous)) for i in items
         ]
@@ -152,7 +152,7 @@ class Store(Database):
     # --- digest key --------------------------------------------------------
 
     def digest_key(self) -> bytes:
-        """The key of names in charon, made once; one for this run alone where the disk takes none."""
+        """The key of names in charon, made once; where the disk cannot be written, one for this run only."""
         path = os.path.join(os.path.dirname(self.path), "digest.key")
         try:
             if key := read_digest_key(path):
