@@ -23,7 +23,7 @@ from tests.support import oracle
 from tests.support.oracle_worlds import UNIVERSE, core_portal, core_world, random_world
 
 WORLDS = int(os.environ.get("ORACLE_WORLDS", "1500"))
-ENOUGH = 1000  # worlds, below which a rule may fall under its share by chance
+ENOUGH = 1000  # worlds, below which a rule may be missed, or fall under its share, by chance
 SEED = int(os.environ.get("ORACLE_SEED", "20261130"))
 PROBES = tuple(
     oracle.folded(kind, text)
@@ -138,6 +138,6 @@ def test_derive_closes_and_chooses_keys_as_the_oracle_does() -> None:
             raise AssertionError(f"world {number} of seed {SEED}: {err}\n{world}") from err
     for rule, count in rules.most_common():
         print(f"{100 * count / WORLDS:6.2f} %  {rule}")  # the shares
-    assert set(rules) >= EVERY_RULE, EVERY_RULE - set(rules)
     if WORLDS >= ENOUGH:
+        assert set(rules) >= EVERY_RULE, EVERY_RULE - set(rules)
         assert min(rules[rule] for rule in EVERY_RULE) * 100 >= WORLDS, rules
