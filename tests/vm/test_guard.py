@@ -224,6 +224,9 @@ def test_open_all_opens_everything_and_its_way_back_closes_it_again(
     product: Machine, target: Machine, wire: Wire, session: str
 ) -> None:
     farend.unguard(target)
+    # one that keeps an older SA goes on encrypting, into nothing, until its DPD ends that
+    farend.end_sas(target)
+    reach(product, target.ip, "inside its own SA")
     mark = wire.mark()
     said = product.run("iscsi-ipsec open-all --yes", timeout=120, check=True).out
     assert "UNENCRYPTED from now on" in said, said
