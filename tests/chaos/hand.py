@@ -85,7 +85,7 @@ class Hand(Protocol):
         """Load somebody else's nftables table again, as they would."""
 
     def note_foreign_table(self) -> None:
-        """Somebody else has changed their own table: from now on it must stay so."""
+        """Another program changes its own table; from then on that must stay unchanged."""
 
 
 class LabHand:

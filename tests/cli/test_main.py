@@ -208,7 +208,7 @@ def test_a_portal_is_named_alike_in_every_verb(running: Instance) -> None:
 
 @pytest.mark.parametrize("verb", ["status", "wait", "explain", "flags"])
 def test_a_verb_does_not_import_modules_that_only_the_daemon_needs(verb: str) -> None:
-    """Scripts call the command again and again, and pyroute2 alone is half of the daemon's loading."""
+    """Scripts call the command again and again, and pyroute2 alone is half of the daemon's import time."""
     verbs = f"from iscsi_ipsec.cli import main; main.build_parser([{verb!r}])"
     heavy = {"pyroute2", "watchdog", "sqlite3", "tomllib"}
     # less what any Python here has: one that measures coverage needs some of them itself

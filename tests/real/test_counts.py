@@ -216,5 +216,5 @@ def test_a_kubernetes_secret_that_is_exchanged_is_loaded_as_a_whole(charon: Char
     assert {row["name"] for row in daemon.status()["keys"]} == {"a", "c"}
     assert {row["state"] for row in daemon.status()["files"]} == {"ok"}
     assert daemon.problems() == []
-    # two secrets and the connection whose key changed, each in and out
+    # two secrets and the connection whose key changed, each loaded once and unloaded once
     assert (counters(daemon) - before)["vici_writes"] == 6

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What the far end of a dead control connection costs at most.
+# The longest time that a dead control connection costs.
 GRACE = 20.0
 
 # How much longer than named to wait for what must come: an emulated CPU is slow, and a busy host slower.

@@ -62,7 +62,7 @@ class RecordCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """Node and discovery records. ``torn`` files count with what they said before, if anything."""
+    """Node and discovery records. ``torn`` files count with their earlier content, if any."""
 
     records: tuple[NodeRecord, ...] = ()
     problems: tuple[Problem, ...] = ()

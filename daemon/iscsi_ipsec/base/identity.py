@@ -51,7 +51,7 @@ class IkeId:
 
     def __post_init__(self) -> None:
         lowered = self.text.lower()
-        # most are lower case, and thousands are held
+        # most names are lower case, and a second copy of thousands would cost memory
         object.__setattr__(self, "folded", self.text if lowered == self.text else lowered)
 
     @classmethod

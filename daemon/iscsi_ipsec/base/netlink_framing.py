@@ -1,6 +1,6 @@
 """Parses netlink framing: messages in a datagram, attributes in a message.
 
-Law: pure, takes any bytes, and ends quietly at what is cut short. Layouts:
+Law: pure, takes any bytes, and stops quietly at a cut message. Layouts:
 include/uapi/linux/netlink.h.
 """
 

@@ -28,7 +28,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("check /root/db1.toml", "one file, before you move it to psk.d"),
     ),
     "plan": (
-        ("plan", "what is different in charon from what the files say? Normally nothing"),
+        ("plan", "how does charon differ from the files? Normally not at all"),
         ("plan --with /root/group.toml /root/san.toml", "what would these files close, cut, negotiate again?"),
     ),
     "wait": (

@@ -331,7 +331,7 @@ def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
     now = shelf.at(os.path.basename(copy.path).removesuffix(files.SUFFIX))
     served = Impact(paths, served_by(copy.path))
     when = datetime.fromtimestamp(copy.time, UTC).replace(microsecond=0)
-    lines = [f"{copy.path} becomes what it was before {moment_text(when)}", *served.lines()]
+    lines = [f"{copy.path} goes back to its content before {moment_text(when)}", *served.lines()]
     if not confirm.agreed(options, lines, ask=served.is_live):
         return Exit.FINE
     if now:

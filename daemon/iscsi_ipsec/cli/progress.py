@@ -35,7 +35,7 @@ class Progress:
             self._shown = line
 
     def count(self, done: int, of: int, what: str) -> None:
-        """Show how many of many are done."""
+        """Show how many items of a total are done."""
         self.show(f"{what}: {done} of {of}")
 
     def __enter__(self) -> Self:

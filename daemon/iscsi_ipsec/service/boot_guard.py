@@ -45,7 +45,7 @@ def main(paths: Paths | None = None, guard: Firewall | None = None) -> int:
 
 
 def table_from_files(paths: Paths) -> str:
-    """The table that closes what the files and open-iscsi's records close; empty where they close nothing."""
+    """The table that closes the portals that the files and open-iscsi's records close; empty where there are none."""
     config = FileReader(paths, None).read()
     settings = config.settings
     if not settings.guard:

@@ -212,7 +212,7 @@ class FileReader:
         return self._searches[kind.name].find(kind.remembered, unmounted)
 
     def _refresh(self, kind: Kind, found: files.Found) -> bool:
-        """Read what is new or may be; whether anything differs from before."""
+        """Read files that are new or may have changed; return whether anything differs from before."""
         if found == kind.found and all(
             self._is_current(kind.entries[file.path], file) for file in kind.restless
         ):
@@ -264,7 +264,7 @@ class FileReader:
         new: dict[str, Entry],
         problems: list[Problem],
     ) -> None:
-        """Keep what was in folders that vanished or became unreadable: their content is unknown, not empty."""
+        """Keep the files of folders that vanished or became unreadable: their content is unknown, not empty."""
         lost = {*found.missing, *found.unusable}
         kept: dict[str, int] = {}
         known = {path: entry for path, entry in kind.entries.items() if os.path.dirname(path) in lost}
@@ -365,7 +365,7 @@ _NO_STAT = FileStat.none()
 
 
 def _as_last_good(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-    """The same problems, saying that the last good content is in force."""
+    """The problems, with the addition that the last good content is in force."""
     return tuple(replace(p, message=f"{p.message}; its last good content stays in force") for p in problems)
 
 

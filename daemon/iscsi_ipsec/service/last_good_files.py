@@ -40,7 +40,7 @@ class LastGoodFiles:
         return self._store is not None and self._store.renewals != self._renewals
 
     def store_all_again(self) -> None:
-        """From now on :meth:`keep` stores what was stored before, too."""
+        """From now on :meth:`keep` also stores files again that were stored before."""
         if self._store is not None:
             self._renewals, self._all_again = self._store.renewals, True
 
@@ -66,7 +66,7 @@ class LastGoodFiles:
         self._forgotten.add(path)
 
     def save(self) -> Problem | None:
-        """Write what is new and good to the store; a problem where it cannot be written."""
+        """Write new good content to the store; return a problem where it cannot be written."""
         if self._store is None or not (self._unsaved or self._forgotten):
             return None
         try:

@@ -1,4 +1,4 @@
-"""The daemon's loop: one pass after the other, and what it waits for in between.
+"""The daemon's loop: runs one pass after the other, and waits in between.
 
 Law: level, not edge. A wakeup only ends the wait; the pass that follows reads what it needs. The longest wait
 is decided in ``service.resync_schedule``

@@ -299,7 +299,7 @@ class Observer:
         return self._digest_key
 
     def _keys_are_unknown(self, config: ConfigFiles) -> bool:
-        """Whether a key has been being decrypted ever since the start; later on the last good one is in force."""
+        """Whether the first decryption of a key since the start is still running; later the last good key is in force."""
         if not self._keys_known:
             pending = {problem.file for problem in config.problems if problem.code == PENDING}
             self._keys_known = not any(row.path in pending and row.state == "refused" for row in config.rows)

@@ -66,7 +66,7 @@ FORGETTING = frozenset({"charon-down", IkeFailureLog.wiped, RELOAD})
 
 
 TRYING_AGAIN = frozenset({"charon-up", "charon-down", RELOAD})
-"""Wakeups after which charon may take what it refused before."""
+"""Wakeups after which charon may accept versions that it refused before."""
 
 CONNECTION_REASONS = frozenset({"charon-up", "charon-down", IkeFailureLog.wiped, CHARON})
 """Wakeups after which charon is asked for its connections with all their settings, and not only their names."""

@@ -1,4 +1,4 @@
-"""Keeps the SAs: brings up what is missing, replaces what is outdated, ends what nothing asks for.
+"""Keeps the SAs: brings up missing ones, replaces outdated ones, ends those that nothing asks for.
 
 Law: ``core.ike.sa_lifecycle`` and ``core.ike.kernel_drift`` decide; this module observes and executes. A
 refusal by charon is reported and waits for the next pass.

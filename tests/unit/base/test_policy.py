@@ -16,7 +16,7 @@ FULL = Tuning(
 
 @pytest.mark.parametrize("name", Tuning.__dataclass_fields__)
 def test_with_fallback_takes_each_value_of_its_own_and_the_rest_from_below(name: str) -> None:
-    alone = Tuning(**{name: getattr(FULL, name)})  # 0 is a value
+    alone = Tuning(**{name: getattr(FULL, name)})  # 0 counts as set
     below = Tuning(ike_rekey_time=1, dpd_delay=2, start=Start.TRAP)
     assert alone.with_fallback(below) == dataclasses.replace(below, **{name: getattr(FULL, name)})
 

@@ -299,7 +299,7 @@ def _collect(request: int, wanted: int, parse: Callable[[bytes], T | None]) -> t
                     continue
                 for kind, flags, _, payload in messages(data):
                     if flags & NLM_F_DUMP_INTR:
-                        return found, "the tables kept changing", True
+                        return found, "the tables kept changing during the dump", True
                     if kind in (NLMSG_DONE, NLMSG_ERROR):
                         code = error_code(payload)
                         return found, os.strerror(code) if code > 0 else "", False

@@ -53,9 +53,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Monitor(threading.Thread):
-    """Joins ``groups`` of ``protocol``; wakes for each datagram with what ``_reason`` finds in it.
+    """Joins ``groups`` of ``protocol``; wakes for each datagram with the reason that ``_reason`` finds in it.
 
-    ``reason`` is what it wakes with where it may have missed something.
+    ``reason`` is the reason where it may have missed something.
     """
 
     protocol: int

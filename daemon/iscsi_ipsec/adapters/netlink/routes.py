@@ -114,7 +114,7 @@ class Routes:
                 self.close()  # with what is left of the answer
                 if not isinstance(err, NetlinkDumpInterrupted):
                     raise KernelUnavailable(f"rtnetlink: {_reason(err)}") from err
-        raise KernelUnavailable("rtnetlink: the tables kept changing")
+        raise KernelUnavailable("rtnetlink: the tables kept changing during the dump")
 
     def _ask(self, ask: Callable[[Any], Iterable[Any]]) -> list[Any]:
         """The answer; what the kernel says is a :class:`NetlinkError`, all else :class:`KernelUnavailable`."""

@@ -35,7 +35,9 @@ def run(options: argparse.Namespace, paths: Paths) -> Exit:
     choice, wrong = None, ""
     try:
         choice = interpret(flags)
-        interpret(flags | SecurityFlags.VALID)  # what is not in force must fit together all the same
+        interpret(
+            flags | SecurityFlags.VALID
+        )  # flags that are not in force are checked for contradictions too
     except ValueError as err:
         wrong = str(err)
     names = list(flag_names(flags))

@@ -40,7 +40,7 @@ _PLACEHOLDERS = tuple(
     for word in ("change-me", "changeme", "change_me", "change me")
     for form in (word, word.upper(), word.capitalize())
 )
-"""The same placeholder as people write it into templates of their own."""
+"""Spellings of the placeholder that people write into their own templates."""
 
 WEAK_KEY_BYTES = 16
 """Shorter keys are warned about: fewer than 128 bits even if they were random (RFC 3723, 5.8.3)."""

@@ -92,7 +92,7 @@ def _portals(data: Mapping[str, object]) -> Iterable[_Row]:
 
 
 def _proposals(data: Mapping[str, object]) -> Iterable[_Row]:
-    """Flags and proposals of one file that contradict each other; others' flags are the daemon's to compare."""
+    """Flags and proposals of one file that contradict each other; the daemon compares those of different files."""
     proposals, flags = data.get("esp_proposals"), _given_flags(data)
     if not isinstance(proposals, list) or flags is None or SecurityFlags.VALID not in flags:
         return

@@ -300,7 +300,7 @@ def parse_toml(text: str, file: str) -> Source:
         else:  # int() refuses numbers of more than 4,300 digits with a ValueError of its own
             message = "a number is too long" if isinstance(err, ValueError) else "nested too deeply"
         at = _AT_LINE.search(message)
-        # tomllib quotes what it stumbled over, which may be a piece of a key
+        # tomllib's message quotes the text of the error, which may be a piece of a key
         shown = _QUOTED.sub(_unless_key, _AT_LINE.sub("", message)).strip()
         line = int(at[1]) if at else (text.count("\n") + 1 if "end of document" in message else 0)
         what = explain(message, text, line) or f"{shown[:1].lower()}{shown[1:]}"

@@ -143,7 +143,7 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def quote(text: str) -> str:
-    """A text as a TOML basic string: what is not printable is escaped."""
+    """A text as a TOML basic string, with unprintable characters escaped."""
     return '"' + "".join(_escaped(c) for c in text) + '"'
 
 

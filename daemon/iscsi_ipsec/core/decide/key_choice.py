@@ -176,7 +176,7 @@ def route_hint(portal: Portal, policy: PortalPolicy | None) -> str:
             "a tunnel also needs a route to the portal behind it, such as: "
             f"ip route add {portal.address} via {outer}, or via the router towards that"
         )
-    if outer:  # a gateway is of the same version as what is behind it
+    if outer:  # a gateway has the same IP version as the portal behind it
         return f"a tunnel also needs a route to the portal behind it: ip -{portal.address.version} route add {portal.address} dev INTERFACE"
     return f"check with: ip route get {portal.address}"
 

@@ -78,7 +78,7 @@ def _fault(named: PortalView, literal: PortalView) -> str:
 def _weaker_connection(named: Connection, literal: Connection) -> str:
     if isinstance(named.key, GroupKey) and not isinstance(literal.key, GroupKey):
         return "would use the group key"
-    # what is built in is as strong as anything
+    # the built-in proposals are as strong as any
     if named.tuning.ike_proposals and not set(named.ike_proposals) <= set(literal.ike_proposals):
         return "would offer other IKE proposals"
     if named.tuning.esp_proposals and not set(named.esp_proposals) <= set(literal.esp_proposals):

@@ -41,7 +41,7 @@ def with_owners(connections: tuple[Connection, ...]) -> Iterator[tuple[Connectio
 def valid_keys(
     connections: Iterable[Connection], end: Literal["local_id", "remote_id"]
 ) -> dict[Peer, set[tuple[Secret, ...]]]:
-    """The different keys under which each local (or remote) id is an end of a connection."""
+    """For each local (or remote) id the different keys of its connections."""
     keys: dict[Peer, set[tuple[Secret, ...]]] = {}
     for connection in connections:
         keys.setdefault(getattr(connection, end), set()).add(accepted_secrets(connection.key))

@@ -111,7 +111,7 @@ def _missing_keys(world: World) -> Iterator[Problem]:
 
 
 def _two_policies(policies: Sequence[PortalPolicy]) -> Iterator[Problem]:
-    """A portal in two policies, of which the second counts for nothing, or in both roles."""
+    """A portal in two policies, of which the second has no effect, or in both roles."""
     named: dict[PortalPattern, list[PortalPolicy]] = {}
     for policy in sorted(policies, key=lambda p: p.name):
         for pattern in dict.fromkeys(policy.patterns):

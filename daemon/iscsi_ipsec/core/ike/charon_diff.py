@@ -20,7 +20,7 @@ _SUPERFLUOUS = "nothing asks for it"
 class Operation:
     """One VICI command: ``wanted`` is what it loads, ``item`` the name of that or of what it unloads.
 
-    Its message and text are made when they are asked for: a first plan has thousands.
+    Message and text are made on demand, since a first plan has thousands of commands.
     """
 
     command: str
@@ -51,7 +51,7 @@ def plan(
 
     Secrets come before the connections whose traps may need them at once, and
     a new secret before an old one goes, so that no moment is without a key.
-    A secret that stands above another is loaded after it, and again if the
+    A secret that takes precedence over another is loaded after it, and again if the
     other was missing: of two that match, charon takes the one loaded last.
     A changed connection is unloaded right before it is loaded: charon does
     not uninstall the trap of a child that only changed its name

@@ -59,7 +59,7 @@ class EncodedSecret:
 
     @property
     def owners(self) -> tuple[str, ...]:
-        """Encoded when they are asked for, as the message is: of 10,000, few are ever sent again."""
+        """Encoded on demand, like the message: of 10,000 secrets, few are ever sent again."""
         return tuple(map(_encode_owner, self.entry.owners))
 
     @property

@@ -23,7 +23,7 @@ class Change:
 def portal_changes(
     before: Desired, after: Desired, children_before: Mapping[str, str], children_after: Mapping[str, str]
 ) -> tuple[Change, ...]:
-    """The changes, in the order of portals; ``children`` name the SAs of each connection by what they are made of."""
+    """The changes, in the order of portals; ``children`` has for each connection the name of its SAs, which changes with key and settings."""
     old, new = _by_place(before.portals), _by_place(after.portals)
     changes: list[Change] = []
     for place in dict.fromkeys((*old, *new)):

@@ -62,7 +62,7 @@ def kind_of(text: str) -> str:
 
 
 def parse_script(text: str, rules: Rules, harvest: Harvest) -> None:
-    """A script that calls iscsicli, or what is typed into iscsicli itself."""
+    """A script that calls iscsicli, or commands typed into iscsicli itself."""
     _take_commands(commands(text), rules, harvest)
 
 
@@ -355,4 +355,4 @@ KINDS: Mapping[str, Callable[[str, Rules, Harvest], None]] = {
     "reg": parse_registry,
     "isns": parse_isns,
 }
-"""Parsers by what they take."""
+"""The parsers by the kind of their input."""
