@@ -25,7 +25,7 @@ AT_REST, AT_REST_PER_KEY = 0.4, 0.0001
 
 LOADED = "loaded IKE shared key with id"
 DOWN = 3.0
-"""Seconds that charon is away: longer than a connection that fails at once is tried again after."""
+"""Seconds for which charon is down: longer than the delay after which a connection that fails at once is retried."""
 
 
 def quiet(daemon: Daemon) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table. ``base``: the median that ``ratio`` compares with, and whose it is."""
+    """One line of the table. ``base``: the median that ``ratio`` compares with, and the rival that it belongs to."""
 
     what: str
     who: str

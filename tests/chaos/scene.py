@@ -108,7 +108,7 @@ class Scene:
         return not any(folder == gone or folder.startswith(f"{gone}/") for gone in self.away)
 
     def reckon_lost(self) -> None:
-        """Folders that cannot be used, from what is away and what is open to others."""
+        """Folders that cannot be used, from the missing ones and those that others may write."""
         folders = ("etc", "etc/psk.d", "etc/portal.d", "run/psk.d", "run/portal.d")
         self.shelf.lost = {
             folder

@@ -69,7 +69,7 @@ class Shelf:
 
     disk: dict[str, OnDisk] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
-    """Folders that are away or that others could write to."""
+    """Folders that are missing or that others could write to."""
     known: dict[str, Content] = field(default_factory=dict)
     """Last good contents, as the running daemon must know them."""
     stored: dict[str, Content] = field(default_factory=dict)

@@ -91,7 +91,7 @@ def fuzz(target: Target, runs: int, folder: Path, *, seed: int = 0) -> tuple[int
     )
     if seed:
         argv.insert(-2, f"-seed={seed}")
-    # make coverage has nothing to count there, and tracing twice takes minutes
+    # without coverage: make coverage does not count this process, and tracing it twice takes minutes
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(argv, capture_output=True, cwd=TOP, env=env, check=False)
     said = (done.stdout + done.stderr).decode(errors="replace")

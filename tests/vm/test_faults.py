@@ -44,7 +44,7 @@ for name in (b"iscsi-ipsec-10.32.60.20-3260", b"iscsi-ipsec-fd00:3260::20-3260")
         assert b"success\\x00\\x03yes" in answer, answer
 """
 
-# Somebody else's business in charon, which nothing here may touch.
+# Another program's connection in charon, which the daemon must not touch.
 FOREIGN = Peer(name="foreign", local="192.0.2.1", remote="192.0.2.2", key="none of our business, 0123456789")
 
 GUARDED = "nft list table inet iscsi_ipsec >/dev/null 2>&1"

@@ -118,7 +118,7 @@ def test_a_charon_that_came_meanwhile_is_not_asked_for_its_log_twice(fake: FakeC
         heard.wait_for(["up", "down", "up"])
         count = len(fake.asked("register:log"))
     before = len(fake.asked("unregister:log"))
-    with events.without_log():  # what was said before this is heard before it
+    with events.without_log():  # events sent before this one arrive before it
         wait_until(lambda: len(fake.asked("unregister:log")) > before, "the log is unsubscribed")
         assert len(fake.asked("register:log")) == count
 

@@ -151,7 +151,7 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
 
 
 class _OneLine(logging.Formatter):
-    """A record's message is one line whatever names stand in it; a traceback follows as it is."""
+    """A record's message becomes one line, whatever names it contains; a traceback follows unchanged."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         return printable(super().formatMessage(record))

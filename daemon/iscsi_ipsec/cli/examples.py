@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "explain": (
         ("explain 10.0.0.20", "why this key, this identity, these proposals?"),
-        ("explain '[fd00::20]:3260' --json", "the same for machines"),
+        ("explain '[fd00::20]:3260' --json", "the same as JSON"),
     ),
     "check": (
         ("check", "all files, before you trust a change"),

@@ -61,7 +61,7 @@ def print_table(
 
 
 def fit(widths: Sequence[int], columns: int) -> list[int]:
-    """Widths whose sum fits: the widest columns behind the second shrink first, then the last ones go."""
+    """Column widths that fit the line: the widest columns after the second shrink first, then the last ones are dropped."""
     fitting = list(widths)
     while len(fitting) > 2 and _total(fitting) > columns:
         widest = max(range(2, len(fitting)), key=lambda column: fitting[column])

@@ -172,7 +172,7 @@ def test_a_charon_that_is_away_leaves_the_guard_and_is_reported(host: Host) -> N
     host.charon.fail(AWAY, "observe")
     outcome = host.run()
     assert "charon-unreachable" in host.codes(outcome)
-    assert outcome.settled, "READY=1 does not wait for a charon that is away"
+    assert outcome.settled, "READY=1 does not wait for a charon that is down"
     assert portal() in host.firewall.closed()
     assert (portal(), Role.INITIATOR) in host.store.portals
 

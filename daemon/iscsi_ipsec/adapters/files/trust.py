@@ -193,7 +193,7 @@ def _chown(path: str, *, link: bool = False) -> str:
 
 
 def _user(uid: int) -> str:
-    """The number only: a name would ask NSS, which may be away while the network is."""
+    """The user's number only: a name needs NSS, which may not answer while the network is down."""
     return f"user {uid}"
 
 

@@ -37,7 +37,7 @@ def add(subparsers: Verbs) -> None:
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="files or folders (default: all that the daemon reads)"
     )
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.set_defaults(run=run)
 
 

@@ -19,7 +19,7 @@ def add(subparsers: Verbs) -> None:
         "explain", help="which files, flags, key, identity and proposals a portal gets, and why"
     )
     parser.add_argument("portal", metavar="PORTAL", help="10.0.0.20, 10.0.0.20:3260 or [fd00::20]:3260")
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.set_defaults(run=run)
 
 

@@ -20,7 +20,7 @@ def add(subparsers: Verbs) -> None:
     parser.add_argument(
         "flags", nargs="+", metavar="FLAG", help="a number, or names with or without ISCSI_SECURITY_FLAG_"
     )
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.set_defaults(run=run)
 
 

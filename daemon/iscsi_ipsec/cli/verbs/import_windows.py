@@ -44,7 +44,7 @@ def add(subparsers: Verbs) -> None:
         description="Reads iscsicli scripts, ConvertTo-Json of the WMI classes, registry exports with DefaultSecurityBitmap, and rows of iSNS portal bitmaps.",
     )  # fmt: skip
     parser.add_argument("files", nargs="*", metavar="FILE", help="- is standard input")
-    parser.add_argument("--format", choices=sorted(KINDS), help="default: what each file looks like")
+    parser.add_argument("--format", choices=sorted(KINDS), help="default: detected for each file")
     parser.add_argument("--default-bitmap", metavar="N", help="DefaultSecurityBitmap as a number")
     parser.add_argument(
         "--hex-keys", action="store_true", help="keys that begin with 0x are hexadecimal (iscsicli takes them literally)"
@@ -62,7 +62,7 @@ def add(subparsers: Verbs) -> None:
     parser.add_argument("--apply", action="store_true", help="write the files")
     confirm.add_options(parser)
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--json", action="store_true", help="the same for machines, without keys")
+    parser.add_argument("--json", action="store_true", help="the same as JSON, without keys")
     parser.set_defaults(run=run)
 
 

@@ -71,7 +71,7 @@ def add(subparsers: Verbs) -> None:
         "--with", dest="added", nargs="+", default=[], metavar="FILE",
         help="as if these files were in psk.d or portal.d (or the settings), under their names",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.set_defaults(run=run)
 
 

@@ -49,7 +49,7 @@ def add(subparsers: Verbs) -> None:
     lister = actions.add_parser("list", help="all keys there are, without their bytes")
     lister.set_defaults(run=_list)
     for reader in (getter, lister):
-        reader.add_argument("--json", action="store_true", help="the same for machines")
+        reader.add_argument("--json", action="store_true", help="the same as JSON")
     undoer = actions.add_parser(
         "undo", help="put a key file back as it was before it was replaced or removed",
         description="Puts a key file back as it was before the last set, remove or undo, if that was within a day.",

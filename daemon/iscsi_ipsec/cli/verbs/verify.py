@@ -34,7 +34,7 @@ def add(subparsers: Verbs) -> None:
     parser = subparsers.add_parser(
         "verify", help="prove from the kernel that every session is inside ESP; exit 1 if not"
     )
-    parser.add_argument("--json", action="store_true", help="the same for machines")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.set_defaults(run=run)
 
 

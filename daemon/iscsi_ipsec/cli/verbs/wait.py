@@ -19,7 +19,7 @@ def add(subparsers: Verbs) -> None:
     parser = subparsers.add_parser("wait", help="block until keys, policies and guard are in place")
     parser.add_argument("portals", nargs="*", metavar="PORTAL", help="default: all managed portals")
     add_timeout(parser, 30.0)
-    parser.add_argument("--json", action="store_true", help="what is missing, for machines")
+    parser.add_argument("--json", action="store_true", help="what is missing, as JSON")
     parser.set_defaults(run=run)
 
 

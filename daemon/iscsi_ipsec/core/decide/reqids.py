@@ -15,7 +15,7 @@ from iscsi_ipsec.base.xfrm import KernelPolicy
 IPPROTO_TCP = 6
 
 FIRST, COUNT = 0x49000000, 1 << 24
-"""Far above charon's own, which count from 1, and the kernel's and Libreswan's, which count from 0x4000."""
+"""The first of our reqids, and their number: far above charon's own, which count from 1, and the kernel's and Libreswan's, which count from 0x4000."""
 
 
 def is_ours(reqid: int) -> bool:
