@@ -175,7 +175,7 @@ def guard_differences(stage: Stage, scene: Scene, expected: Expected) -> list[st
     found += [f"the guard does not hold {portal}" for portal in expected.closed - closed]
     found += [f"the guard holds {portal}" for portal in closed - expected.closed]
     if rules_of(listed) != stage.guard_rules:
-        found.append(f"the guard's rules are others\n{listed}")
+        found.append(f"the guard's rules differ\n{listed}")
     if not scene.shelf.disk_full:
         try:
             text = stage.hand.at("lib/guard.nft").read_text()

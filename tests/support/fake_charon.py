@@ -1,7 +1,7 @@
 """A charon that does what a test asks, on a real Unix socket, in a thread per client.
 
-It speaks VICI's packets (strongSwan, src/libcharon/plugins/vici/README.md). Left alone it
-answers as charon would; `on(name, act)` makes it act otherwise, for a command by its name,
+It speaks VICI's packets (strongSwan, src/libcharon/plugins/vici/README.md). By default it answers as charon
+would; `on(name, act)` makes it act otherwise, for a command by its name,
 for a registration by `register:<event>`.
 """
 

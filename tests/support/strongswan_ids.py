@@ -1,7 +1,7 @@
 """Shows how libstrongswan parses identities' texts: ``python -m tests.support.strongswan_ids`` < JSON > JSON.
 
-charon lists an identity's text, not its type. So its own parser is asked, in a process of its
-own, since the library changes printf(3) for the whole process.
+charon lists an identity's text, not its type. So the library's parser is called, in a separate process, since
+the library changes printf(3) for the whole process.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Progress:
         self._start = time.monotonic()
 
     def show(self, text: str) -> None:
-        """Show this now, with the seconds that have passed."""
+        """Show this text at once, with the seconds that have passed."""
         passed = time.monotonic() - self._start
         if not self._terminal or passed < _DELAY:
             return

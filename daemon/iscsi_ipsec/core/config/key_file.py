@@ -85,7 +85,7 @@ class KeyDraft:
     lines: KeyLines = field(default=_NO_LINES, compare=False, repr=False)
 
     def with_secret(self, secret: Secret, previous: Secret | None = None) -> Key:
-        """The finished key; with the previous one, where the file has one and it is another."""
+        """The finished key; with the previous key where the file has one that differs."""
         before = None
         if self.previous and previous and previous != secret:
             before = PreviousKey(secret=previous, until=self.previous.until)
