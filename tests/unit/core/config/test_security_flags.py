@@ -123,3 +123,16 @@ def test_the_defaults_are_ikev2_transport_and_pfs() -> None:
 
 def test_unspecified_flags_encode_as_nothing() -> None:
     assert encode(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("0x37", '"0x37" (a number stands alone, without brackets and quotes)'),
+        ("VALID,PFS_ENABLED", '"VALID,PFS_ENABLED" (each flag has quotes of its own)'),
+    ],
+)
+def test_parse_flags_says_how_a_number_or_several_names_are_written(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match="unknown flag") as caught:
+        parse_flags([name])
+    assert str(caught.value) == f"unknown flag {said}"

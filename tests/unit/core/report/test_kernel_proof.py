@@ -271,6 +271,7 @@ def test_user_space_esp_that_does_not_encrypt_is_not_proven(cipher: str, proven:
     verdict = verify_flow(FLOW, expected, given)
     assert verdict.proven is proven
     assert proven or verdict.failures == (f"charon's SA uses {cipher}: packets are not encrypted",)
+    assert verify_portal(expected, given).failures == verdict.failures
 
 
 def test_a_portal_with_policy_and_guard_is_proven() -> None:
