@@ -113,6 +113,17 @@ def test_purging_removes_state_and_never_a_key_of_the_admin(system: System) -> N
     ]
 
 
+def test_purging_unmasks_what_open_all_masked_and_leaves_an_admins_unit(system: System) -> None:
+    units = system.root / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (units / "iscsi-ipsecd.service").symlink_to("/dev/null")
+    (units / "iscsi-ipsec-guard.service").write_text("[Service]\n")
+    (units / "other.service").symlink_to("/dev/null")
+    system.script("postrm", "purge")
+    left = {path.name for path in units.iterdir()}
+    assert left == {"iscsi-ipsec-guard.service", "other.service"}
+
+
 def test_purging_twice_is_no_error(system: System) -> None:
     (system.root / "etc/iscsi-ipsec/psk.d").mkdir(parents=True)
     system.script("postrm", "purge")

@@ -229,14 +229,17 @@ def test_open_all_opens_everything_and_its_way_back_closes_it_again(
     reach(product, target.ip, "inside its own SA")
     mark = wire.mark()
     said = product.run("iscsi-ipsec open-all --yes", timeout=120, check=True).out
-    assert "UNENCRYPTED from now on" in said, said
-    openiscsi.write_and_read_back(product, session)
-    assert wire.tcp(3260, since=mark), "it is open"
-    assert product.run("systemctl is-active iscsi-ipsecd").out.strip() != "active"
-    assert product.run("systemctl start iscsi-ipsecd", timeout=60).rc != 0, "nothing starts it by accident"
-
     (back,) = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("go back with: ")]
-    product.run(back, timeout=120, check=True)
+    try:
+        assert "UNENCRYPTED from now on" in said, said
+        openiscsi.write_and_read_back(product, session)
+        assert wire.tcp(3260, since=mark), "it is open"
+        assert product.run("systemctl is-active iscsi-ipsecd").out.strip() != "active"
+        assert product.run("systemctl start iscsi-ipsecd", timeout=60).rc != 0, (
+            "nothing starts it by accident"
+        )
+    finally:
+        product.run(back, timeout=120, check=True)
     farend.guard(target)
     reach(product, target.ip, "inside its own SA")
     mark = wire.mark()
