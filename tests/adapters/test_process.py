@@ -19,7 +19,7 @@ PROGRAMS = {
     "daemon": "from iscsi_ipsec.service.main import main\nmain(['--config-dir', '/nonexistent', '--runtime-dir', '/dev/null/x'])",
     "command": "from iscsi_ipsec.cli.main import main\nmain(['flags', '0x37'])",
 }
-TELL = f"""
+REPORT = f"""
 import ctypes, os, resource
 print("dumpable", ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0), "core", resource.getrlimit(resource.RLIMIT_CORE))
 """
@@ -28,7 +28,7 @@ print("dumpable", ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0), "core"
 @pytest.mark.parametrize("program", ["daemon", "command"])
 def test_a_program_that_holds_keys_cannot_be_dumped(program: str) -> None:
     said = subprocess.run(
-        [sys.executable, "-c", PROGRAMS[program] + TELL], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAMS[program] + REPORT], capture_output=True, text=True, check=True
     )
     assert "dumpable 0 core (0, 0)" in said.stdout
 

@@ -128,7 +128,7 @@ def install(machine: Machine, package: Path) -> None:
 
 
 def holds(machine: Machine, package: Path) -> bool:
-    """Tell whether the machine has this very package, and no earlier build of it."""
+    """Whether the machine has this very package, and no earlier build of it."""
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     there = machine.run(f"dpkg -s iscsi-ipsec >/dev/null && sha256sum /root/{package.name}")
     return there.rc == 0 and there.out.startswith(digest)

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def say(text: str) -> None:
-    """Tell the user where we are, and how long it took to get here."""
+    """Print the current step, and how long it took to get here."""
     print(f"vm: [{time.monotonic() - STARTED:4.0f} s] {text}", file=sys.stderr, flush=True)
 
 
@@ -223,7 +223,7 @@ class Namespace:
         return ("nsenter", init, "--net", "--mount", "--pid", here, "--")
 
     def alive(self) -> bool:
-        """Tell whether the first process still runs."""
+        """Whether the first process still runs."""
         return _identity(self.init) != ""
 
     def end(self) -> None:

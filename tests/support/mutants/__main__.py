@@ -2,7 +2,7 @@
 
 `python -m tests.support.mutants [MODULE...]` (`core.ike.key_rotation`; default: all of base and core) lays a copy of
 the tree out in `build/mutants` and lets mutmut try each mutant there against the unit tests that
-reach its function. Told are the numbers of each module and, as differences, the
+reach its function. The output is the numbers of each module and, as differences, the
 mutants that no test noticed; `--survivors` tries only those again, after tests were added. A mutant that lives but that mypy refuses
 would not get past `make lint`; it is counted apart.
 
