@@ -550,6 +550,56 @@ def test_an_encrypted_key_that_stays_valid_keeps_its_credential(
     assert os.listdir(stores[0]) == []
 
 
+def test_a_new_encrypted_key_does_not_overwrite_the_previous_one_that_the_far_end_still_has(
+    instance: Instance, stores: tuple[Path, Path]
+) -> None:
+    third = b"a third key of 20 bytes"
+    instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
+    instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
+    sa = {"key": "previous", "age": 24, "bytes_in": 900, "bytes_out": 900}
+    portal = {
+        "portal": "10.0.0.20:3260", "role": "initiator", "key": "db1", "managed": True, "closed": True, "ready": True,
+        "key_file": str(instance.psk / "db1.toml"), "identity": "db1", "sa": sa, "problem": None,
+    }  # fmt: skip
+    instance.pretend_daemon(
+        {
+            "schema": 1,
+            "pid": 1,
+            "generation": 1,
+            "portals": [portal],
+            "keys": [{"name": "db1", "in_use": True}],
+            "files": [],
+            "problems": [],
+        }
+    )
+    instance.fine("psk", "set", "db1", "--yes", "--stdin", stdin=third)
+    names = {
+        line.split(" = ")[0]: line.split('"')[1]
+        for line in instance.key("db1").splitlines()
+        if "credential" in line
+    }
+    kept = {path.name: path.read_bytes()[::-1] for path in stores[0].iterdir()}
+    assert kept == {names["key_credential"]: third, names["previous_key_credential"]: KEY}
+
+
+@pytest.mark.parametrize("more", [(), ("--revoke",)], ids=["kept", "revoked"])
+def test_an_encrypted_key_never_takes_the_credential_of_another_key_file(
+    instance: Instance, stores: tuple[Path, Path], more: tuple[str, ...]
+) -> None:
+    third = b"a third key of 20 bytes"
+    instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
+    instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
+    instance.fine("psk", "set", "db1.2", "--id", "db2", "--encrypt", "--stdin", stdin=third)
+    assert (stores[0] / "iscsi-ipsec-db1.2").read_bytes()[::-1] == OTHER
+    shared = instance.key("db1.2").replace('"db2"', '"db3"')
+    instance.put(instance.psk / "db3.toml", shared)
+    instance.fine("psk", "set", "db3", *more, "--stdin", stdin=KEY)
+    named = next(
+        line.split('"')[1] for line in instance.key("db1.2").splitlines() if "key_credential" in line
+    )
+    assert (stores[0] / named).read_bytes()[::-1] == third
+
+
 def test_an_unencrypted_key_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
     instance: Instance, stores: tuple[Path, Path]
 ) -> None:

@@ -290,3 +290,35 @@ def test_the_guessed_type_and_the_way_to_read_a_generated_key_are_shown(instance
     command = line.split("with: ")[1].split("   ")[0]
     shown = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
     assert f"key = {shown}" in instance.key("db1")
+
+
+# -- undo beside other changes
+
+
+def test_undo_does_not_bring_back_a_second_key_of_an_identity(instance: Instance) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
+    instance.fine("psk", "remove", "db1")
+    instance.fine("psk", "set", "new", "--id", "DB1", "--stdin", stdin=OTHER)
+    before, copies = instance.key("new"), instance.copies()
+    answer = instance.run("psk", "undo")
+    assert answer.code == 1
+    assert "new.toml already has a key of" in answer.err
+    assert not (instance.psk / "db1.toml").exists()
+    assert (instance.key("new"), instance.copies()) == (before, copies)
+
+
+def test_undo_replaces_a_file_that_was_broken_since(instance: Instance) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--stdin", stdin=KEY)
+    first = instance.key("db1")
+    instance.fine("psk", "set", "db1", "--stdin", stdin=OTHER)
+    instance.put(instance.psk / "db1.toml", 'id = "db1"\nkey = "a key of twenty byt')
+    instance.fine("psk", "undo", "db1")
+    assert instance.key("db1") == first
+
+
+def test_a_removed_mask_is_not_offered_for_undo(instance: Instance) -> None:
+    instance.psk.mkdir(mode=0o700, parents=True)
+    (instance.psk / "db1.toml").symlink_to("/dev/null")
+    answer = instance.fine("psk", "remove", "--name", "db1")
+    assert "undo" not in answer.out
+    assert not (instance.psk / "db1.toml").is_symlink()

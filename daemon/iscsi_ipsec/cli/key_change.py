@@ -6,6 +6,7 @@ Law: a key is read last, after all other checks of the file, and written whole.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 from iscsi_ipsec.adapters import credentials, files
 from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.identity import IkeId
 from iscsi_ipsec.base.keys import MAX_KEY_FILE_BYTES
 from iscsi_ipsec.base.policy import IpsecChoice
@@ -45,6 +47,7 @@ from iscsi_ipsec.core.config.key_file import (
     KeyFileRef,
     PreviousDraft,
     moment_text,
+    parse_key_file,
     weak_key_problem,
 )
 from iscsi_ipsec.core.config.security_flags import interpret, parse_flags
@@ -165,7 +168,7 @@ def run_set(
     if old and not options.revoke:
         replaced_keys.keep(shelf.paths, draft.path, credential_files(old.draft))
     if encrypt:
-        draft = encrypted(draft, old_source, runtime=shelf.folder == shelf.runtime_folder)
+        draft = encrypted(draft, old_source, shelf)
     write_private(draft.path, make_key_text(draft, description).encode())
     if options.revoke:
         replaced_keys.drop(shelf.paths, draft.path)
@@ -293,11 +296,12 @@ def run_remove(options: argparse.Namespace, shelf: Shelf, name: str, *, group: b
         return Exit.FINE
     if options.revoke:
         replaced_keys.drop(shelf.paths, path)
-    else:
-        replaced_keys.keep(shelf.paths, path, credential_files(draft) if draft else ())
+    has_copy = not options.revoke and replaced_keys.keep(
+        shelf.paths, path, credential_files(draft) if draft else ()
+    )
     os.unlink(path)
     sys.stdout.write(f"removed {path}\n")
-    if not options.revoke and not os.path.islink(path):
+    if has_copy:
         sys.stdout.write(f"back within a day with: iscsi-ipsec psk undo {shlex.quote(name)}\n")
     for source in sources(draft) if draft else ():
         if isinstance(source, CredentialRef):
@@ -327,15 +331,19 @@ def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
     if copy is None:
         what = f"no key file {wanted}" if wanted else "no key file"
         raise CommandError(Exit.PROBLEMS, f"{what} was replaced or removed within the last day", "")
+    name = os.path.basename(copy.path).removesuffix(files.SUFFIX)
     shelf = Shelf(paths, runtime=os.path.dirname(copy.path) == paths.psk_folders[1])
-    now = shelf.at(os.path.basename(copy.path).removesuffix(files.SUFFIX))
+    now: Stored | None = None
+    with contextlib.suppress(ConfigError):  # a broken file is replaced too
+        now = shelf.at(name)
+    _refuse_undo(copy, name, now, shelf)
     served = Impact(paths, served_by(copy.path))
     when = datetime.fromtimestamp(copy.time, UTC).replace(microsecond=0)
     lines = [f"{copy.path} goes back to its content before {moment_text(when)}", *served.lines()]
     if not confirm.agreed(options, lines, ask=served.is_live):
         return Exit.FINE
-    if now:
-        replaced_keys.keep(paths, copy.path, credential_files(now.draft))
+    if os.path.lexists(copy.path):
+        replaced_keys.keep(paths, copy.path, credential_files(now.draft) if now else ())
     else:
         replaced_keys.drop(paths, copy.path)
     make_folder(shelf.folder)
@@ -345,6 +353,16 @@ def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
     write_private(copy.path, copy.content.reveal())
     sys.stdout.write(f"{copy.path} is as it was before {moment_text(when)}\n")
     if options.wait:
-        name = os.path.basename(copy.path).removesuffix(files.SUFFIX)
         wait_until_none(options.timeout, lambda: not_yet_in_force(paths, copy.path, name), paths)
     return Exit.FINE
+
+
+def _refuse_undo(copy: replaced_keys.Copy, name: str, now: Stored | None, shelf: Shelf) -> None:
+    """:class:`CommandError` where the daemon would not take the earlier content beside the other key files of now."""
+    try:
+        before = parse_key_file(files.decode_config(copy.content.reveal(), copy.path), copy.path, name)
+    except ConfigError:
+        return  # the file was broken, so it was not in force either
+    if now and (now.draft.id, now.draft.portals) == (before.id, before.portals):
+        return
+    shelf.refuse_conflict(before)

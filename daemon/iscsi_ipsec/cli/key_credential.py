@@ -6,10 +6,12 @@ Law: a credential that must stay valid is not overwritten, and only those that w
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Container
 from dataclasses import replace
 
 from iscsi_ipsec.adapters import credentials
@@ -28,25 +30,38 @@ def systemd_creds() -> str | None:
     return shutil.which("systemd-creds")
 
 
-def encrypted(draft: KeyDraft, old_source: KeySource | None, *, runtime: bool) -> KeyDraft:
-    """The draft with its keys put into credentials; one that must stay valid is not overwritten."""
-    credential = CREDENTIAL_PREFIX + draft.name
+def encrypted(draft: KeyDraft, old_source: KeySource | None, shelf: Shelf) -> KeyDraft:
+    """The draft with its keys put into credentials; one that must stay valid, or that another file names, is not overwritten."""
     previous = draft.previous
-    if isinstance(old_source, CredentialRef):
-        credential = _another(old_source.name, draft.name) if previous else old_source.name
+    taken = {
+        source.name
+        for stored in shelf.stored
+        if stored.draft.path != draft.path
+        for source in sources(stored.draft)
+        if isinstance(source, CredentialRef)
+    }
+    for source in (old_source, previous.source) if previous else ():
+        if isinstance(source, CredentialRef):
+            taken.add(source.name)
+    if isinstance(old_source, CredentialRef) and old_source.name not in taken:
+        credential = old_source.name
+    else:
+        credential = _free(draft.name, taken)
+    runtime = shelf.folder == shelf.runtime_folder
     assert isinstance(draft.source, Secret)  # as it was read
     _encrypt(draft.source, credential, runtime=runtime)
     if previous and isinstance(previous.source, Secret):
-        beside = _another(credential, draft.name)
+        beside = _free(draft.name, {*taken, credential})
         _encrypt(previous.source, beside, runtime=runtime)
         previous = replace(previous, source=CredentialRef(beside))
     return replace(draft, source=CredentialRef(credential), previous=previous)
 
 
-def _another(credential: str, name: str) -> str:
-    """A name for a credential beside this one of the same key file."""
+def _free(name: str, taken: Container[str]) -> str:
+    """The first name for a credential of this key file that is not taken."""
     plain = CREDENTIAL_PREFIX + name
-    return f"{plain}.2" if credential == plain else plain
+    names = itertools.chain((plain,), (f"{plain}.{number}" for number in itertools.count(2)))
+    return next(credential for credential in names if credential not in taken)
 
 
 def _encrypt(secret: Secret, name: str, *, runtime: bool) -> None:

@@ -33,11 +33,11 @@ class Copy:
     credentials: Mapping[str, Secret]
 
 
-def keep(paths: Paths, path: str, credentials: Iterable[str]) -> None:
-    """Copy a file and its credentials' files as they are now; nothing where the file does not exist."""
+def keep(paths: Paths, path: str, credentials: Iterable[str]) -> bool:
+    """Copy a file and its credentials' files as they are now; False where there is no file: a link to /dev/null has no content."""
     kept(paths)  # deletes those whose day is over
     if not os.path.isfile(path):
-        return
+        return False
     record = {
         "path": path,
         "time": time.time(),
@@ -47,6 +47,7 @@ def keep(paths: Paths, path: str, credentials: Iterable[str]) -> None:
     folder = _folder(paths, path)
     make_folder(folder)
     write_private(_place(folder, path), json.dumps(record).encode())
+    return True
 
 
 def drop(paths: Paths, path: str) -> None:
