@@ -210,7 +210,8 @@ class Reconciler:
             self._new_traps = agreement.changed_connections
             if settled:
                 sas = self._keep_sas(snapshot, agreement)
-                admitted, self._admitted = self._admitted, earlier_reqids(snapshot.desired, sas)
+                admitted = self._admitted
+                self._admitted = earlier_reqids(snapshot.desired, sas, agreement.held)
                 guard_lags = admitted != self._admitted
         except CharonUnavailable as err:
             state, settled = None, True
@@ -247,7 +248,7 @@ class Reconciler:
         """The reqids that the guard admits besides; read before the first table is loaded, so that an upgrade cuts no SA."""
         if self._admitted is None:
             with contextlib.suppress(CharonUnavailable):
-                self._admitted = earlier_reqids(snapshot.desired, self._charon.sas())
+                self._admitted = earlier_reqids(snapshot.desired, self._charon.sas(), held=None)
         return self._admitted or frozenset()
 
     def _recheck_in(

@@ -281,6 +281,28 @@ def test_sas_in_use_that_nothing_but_the_environment_ends_are_held_back_and_rele
     assert len(up.charon.conns) == len(MANY) - count
 
 
+def passing(host: Host) -> set[str]:
+    """The portals with an SA that the guard lets through."""
+    return {
+        portal
+        for portal in MANY
+        for sa in host.charon.sas_now
+        if sa.conn == f"iscsi-ipsec-{portal}-3260" and f"{portal} . 3260 . {sa.children[0].reqid}" in host.firewall.text
+    }  # fmt: skip
+
+
+def test_the_guard_lets_through_the_sas_that_are_held_back(up: Host) -> None:
+    assert passing(up) == set(MANY)
+    up.routing.sources = {(address(p), ""): None for p in MANY}
+    assert up.run(RouteMonitor.reason).recheck_in == 0, "the guard follows at once"
+    up.run()
+    assert passing(up) == set(MANY)
+    up.put(*(policy(p) for p in MANY), *(record(p) for p in MANY), *(session(p) for p in MANY))
+    up.run("files")
+    up.run()
+    assert " . 3260 . " not in up.firewall.text, "without its key no SA is held back"
+
+
 def test_a_removed_key_ends_its_sas_while_others_are_held_back(up: Host) -> None:
     up.routing.sources = {(address(MANY[0]), ""): None}
     up.run(RouteMonitor.reason)
@@ -324,6 +346,14 @@ def decrypting(up: Host) -> None:
     up.put(*(policy(p) for p in MANY), *(record(p) for p in MANY), *(session(p) for p in MANY))
     pending = Problem(code=PENDING, message="is being decrypted", file=Row.path)
     up.files.says = replace(up.files.says, rows=(Row(),), problems=(pending,))
+
+
+def test_a_restarted_daemon_stops_no_packet_while_a_key_is_being_decrypted(up: Host) -> None:
+    decrypting(up)
+    up.start()
+    for _ in range(3):
+        up.run()
+        assert passing(up) == set(MANY)
 
 
 def test_a_restarted_daemon_ends_nothing_while_a_key_is_being_decrypted(up: Host) -> None:

@@ -5,12 +5,13 @@ Law: pure functions of immutable values, so that a pass in which nothing changed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.charon_sa import CharonState, IkeSa
 from iscsi_ipsec.base.policy import Role, Start
 from iscsi_ipsec.base.portal import Portal
+from iscsi_ipsec.core.decide.connection_settings import connection_name
 from iscsi_ipsec.core.decide.desired import Connection, Desired
 from iscsi_ipsec.core.ike.sa_lifecycle import SaTarget, carrying
 from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, EncodedRotation, EncodedSecret
@@ -42,18 +43,37 @@ def loaded_connections(
     return loaded
 
 
-def earlier_reqids(desired: Desired, sas: Iterable[IkeSa]) -> frozenset[tuple[Portal, int]]:
+def earlier_reqids(
+    desired: Desired, sas: Iterable[IkeSa], held: Container[str] | None = _NONE
+) -> frozenset[tuple[Portal, int]]:
     """Portals with the reqids that SAs of their connections have and the connections have not.
 
     Such an SA was negotiated before its connection was loaded with a reqid of its own, by an
-    earlier version of this program, and lives until its successor is up.
+    earlier version of this program, and lives until its successor is up. Or its connection is one
+    of ``held``, which stay although nothing asks for them: what is kept must also pass the guard.
+    None: it is not known yet which are held, so each that has a closed portal may be.
     """
     found = [(ike.conn, child.reqid) for ike in sas for child in carrying(ike)]
     strange = {(name, reqid) for name, reqid in found if desired.reqids.get(name, reqid) != reqid}
-    if not strange:
+    kept = {
+        (name, reqid)
+        for name, reqid in found
+        if name not in desired.reqids and (held is None or name in held)
+    }
+    if not (strange or kept):
         return frozenset()
     portals = {connection.name: connection.binding.portal for connection in desired.connections}
-    return frozenset((portals[name], reqid) for name, reqid in strange)
+    closed = {
+        connection_name(view.binding.portal, view.binding.oif): view.binding.portal
+        for view in desired.portals
+        if kept and view.closed
+    }
+    return frozenset((portals[name], reqid) for name, reqid in strange) | frozenset(
+        (portal, reqid)
+        for name, reqid in kept
+        for known, portal in closed.items()
+        if name == known or name.startswith(f"{known}-")
+    )
 
 
 def sa_targets(
