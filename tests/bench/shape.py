@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iscsi_ipsec.service.resync_schedule import PARTS
+from iscsi_ipsec.service.pass_schedule import PARTS
 from tests.support.netlab import Charon, Daemon, Lab, Node
 
 PORTALS = "10.30.0.0/16"

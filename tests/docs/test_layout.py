@@ -22,7 +22,7 @@ ELSEWHERE = {
     # applies plans to charon and keeps what charon accepted: with the loop that owns both
     "service.charon_contents": "unit/service/test_reconciler.py",
     "service.accepted_connections": "unit/service/test_last_good.py",
-    "core.ike.held_back": "unit/service/test_last_good.py",
+    "core.ike.kept_connections": "unit/service/test_last_good.py",
     # parts of verbs: an admin sees them through the verb only
     "cli.command_line": "cli/test_main.py",
     "cli.confirm": "cli/test_undo.py",
@@ -47,7 +47,7 @@ ELSEWHERE = {
     "cli.file_check": "cli/test_check_mistakes.py",
     "core.config.lint": "cli/test_check_mistakes.py",
     "core.config.toml_errors": "cli/test_check_mistakes.py",
-    "core.decide.together": "cli/test_check_mistakes.py",
+    "core.decide.file_conflicts": "cli/test_check_mistakes.py",
     # every example is parsed against the manual
     "cli.examples": "docs/test_commands.py",
     # show what a real charon or the kernel says

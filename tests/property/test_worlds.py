@@ -18,7 +18,7 @@ from iscsi_ipsec.core.decide.derive import Deriver, derive
 from iscsi_ipsec.core.decide.desired import Connection, Desired, SecretEntry
 from iscsi_ipsec.core.decide.known_portals import wanted_names
 from iscsi_ipsec.core.decide.lookup import Lookup
-from iscsi_ipsec.core.decide.policy_match import NOWHERE, portals_of, rank
+from iscsi_ipsec.core.decide.policy_choice import NOWHERE, portals_of, rank
 from iscsi_ipsec.core.decide.world import World
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.core.ike.charon_diff import plan

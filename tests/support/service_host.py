@@ -14,10 +14,10 @@ from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
+from iscsi_ipsec.service.pass_schedule import RESYNC, START
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.reconciler import Outcome, Reconciler
-from iscsi_ipsec.service.resync_schedule import RESYNC, START
 from tests.support.fakes import (
     FakeCharon,
     FakeClock,

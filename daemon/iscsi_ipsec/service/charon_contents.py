@@ -1,6 +1,6 @@
 """Loads the wanted secrets and connections into charon, and unloads the others, except those that sessions use.
 
-Law: ``core.ike.charon_diff`` decides what differs, ``core.ike.held_back`` what stays all the same; this
+Law: ``core.ike.charon_diff`` decides what differs, ``core.ike.kept_connections`` what stays all the same; this
 module reads, executes and remembers. No SA is begun or ended here.
 """
 
@@ -26,15 +26,15 @@ from iscsi_ipsec.core.ike.charon_diff import (
     without_connections,
     without_ends,
 )
-from iscsi_ipsec.core.ike.held_back import AskedBy, asked_by, held_back
 from iscsi_ipsec.core.ike.ike_failures import REFUSED_HINT
+from iscsi_ipsec.core.ike.kept_connections import AskedBy, asked_by, held_back
 from iscsi_ipsec.core.ike.vici_messages import EncodedConnection, Message
 from iscsi_ipsec.service.accepted_connections import AcceptedConnections, Refusal
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.observe import Snapshot
+from iscsi_ipsec.service.pass_schedule import RELOAD
 from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, ServiceManager
 from iscsi_ipsec.service.problems import fields, held_back_problems, unlisted_problem
-from iscsi_ipsec.service.resync_schedule import RELOAD
 
 _log = logging.getLogger(__name__)
 

@@ -30,11 +30,11 @@ from iscsi_ipsec.core.config.invalid_files import (
 )
 from iscsi_ipsec.core.config.key_file import KeyDraft, previous_over_problem
 from iscsi_ipsec.core.config.settings import Settings
-from iscsi_ipsec.core.decide.policy_match import beyond
+from iscsi_ipsec.core.decide.policy_choice import beyond
 from iscsi_ipsec.core.decide.setting_precedence import settings_in_force
 from iscsi_ipsec.service.config_content import find_origins, parse_draft, revive, with_keys
 from iscsi_ipsec.service.config_entries import NO_DETAILS, Details, Entry, FileRow, Kind, MaskedFile
-from iscsi_ipsec.service.decryption import Decryption
+from iscsi_ipsec.service.credential_decryption import Decryption
 from iscsi_ipsec.service.last_good_files import LastGoodFiles
 from iscsi_ipsec.service.paths import Paths
 from iscsi_ipsec.service.ports import Store

@@ -23,9 +23,9 @@ from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.core.guard import ruleset
 from iscsi_ipsec.service.managed_portals import read_text
+from iscsi_ipsec.service.pass_schedule import GUARD
 from iscsi_ipsec.service.ports import Firewall
 from iscsi_ipsec.service.problems import fields, state_problem
-from iscsi_ipsec.service.resync_schedule import GUARD
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The daemon's loop: runs one pass after the other, and waits in between.
 
 Law: level, not edge. A wakeup only ends the wait; the pass that follows reads what it needs. The longest wait
-is decided in ``service.resync_schedule``
-(:func:`~iscsi_ipsec.service.resync_schedule.seconds_until_next_pass`) and by ``resync_interval``.
+is decided in ``service.pass_schedule``
+(:func:`~iscsi_ipsec.service.pass_schedule.seconds_until_next_pass`) and by ``resync_interval``.
 No wait is longer than systemd's watchdog allows between two pings.
 """
 
@@ -18,9 +18,9 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.service.config_files import ConfigFiles
+from iscsi_ipsec.service.pass_schedule import RESYNC, START
 from iscsi_ipsec.service.ports import Clock, ServiceManager, Wakeups, Watch
 from iscsi_ipsec.service.reconciler import Outcome
-from iscsi_ipsec.service.resync_schedule import RESYNC, START
 from iscsi_ipsec.service.status_report import summary
 
 _log = logging.getLogger(__name__)

@@ -41,17 +41,17 @@ from iscsi_ipsec.core.config.settings import LOG_LEVELS
 from iscsi_ipsec.service.bridged_guests import BridgedGuests
 from iscsi_ipsec.service.config_files import ConfigFiles, FileReader
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
-from iscsi_ipsec.service.decryption import Decryption
+from iscsi_ipsec.service.credential_decryption import Decryption
 from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.loop import Loop
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import Observer
+from iscsi_ipsec.service.pass_schedule import RELOAD
 from iscsi_ipsec.service.paths import RELOAD_REQUEST, Paths, add_options, paths_of
 from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
 from iscsi_ipsec.service.problems import fields
 from iscsi_ipsec.service.reconciler import Outcome, Reconciler
-from iscsi_ipsec.service.resync_schedule import RELOAD
 from iscsi_ipsec.service.status_report import StatusReporter
 from iscsi_ipsec.service.unload import unload_all
 

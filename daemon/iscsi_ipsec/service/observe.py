@@ -34,11 +34,11 @@ from iscsi_ipsec.core.ike.vici_messages import (
 from iscsi_ipsec.core.report.system_disks import disk_problems
 from iscsi_ipsec.service.config_files import ConfigFiles
 from iscsi_ipsec.service.connection_reqids import ConnectionReqids
-from iscsi_ipsec.service.decryption import PENDING
+from iscsi_ipsec.service.credential_decryption import PENDING
+from iscsi_ipsec.service.pass_schedule import FILES, RELOAD, ROUTES
 from iscsi_ipsec.service.paths import NODES_DIRS, Paths
 from iscsi_ipsec.service.ports import Files, Names, OpenIscsi, Routing, Store
 from iscsi_ipsec.service.problems import kernel_problem, state_problem
-from iscsi_ipsec.service.resync_schedule import FILES, RELOAD, ROUTES
 from iscsi_ipsec.service.source_addresses import SourceAddresses
 
 ROUTE_REASONS = frozenset({RouteMonitor.reason, ROUTES})

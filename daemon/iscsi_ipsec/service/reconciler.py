@@ -46,17 +46,17 @@ from iscsi_ipsec.service.guard import GuardReconciler
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.managed_portals import ManagedPortals
 from iscsi_ipsec.service.observe import ROUTE_REASONS, Observer, Snapshot
-from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, Files, ServiceManager, Xfrm
-from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
-from iscsi_ipsec.service.presented_keys import PresentedKeys
-from iscsi_ipsec.service.problems import kernel_problem
-from iscsi_ipsec.service.resync_schedule import (
+from iscsi_ipsec.service.pass_schedule import (
     CHARON,
     POLICIES,
     RELOAD,
     ResyncSchedule,
     seconds_until_next_pass,
 )
+from iscsi_ipsec.service.ports import Charon, CharonLog, Clock, Files, ServiceManager, Xfrm
+from iscsi_ipsec.service.preexisting_sessions import PreexistingSessions
+from iscsi_ipsec.service.presented_keys import PresentedKeys
+from iscsi_ipsec.service.problems import kernel_problem
 from iscsi_ipsec.service.sas import SaReconciler
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from iscsi_ipsec.core.ike.sa_lifecycle import (
     next_due,
     plan_sas,
 )
-from iscsi_ipsec.core.ike.suspicion import Traffic, next_look, suspects, watch_traffic
+from iscsi_ipsec.core.ike.silent_peers import Traffic, next_look, suspects, watch_traffic
 from iscsi_ipsec.service.ike_failure_log import IkeFailureLog
 from iscsi_ipsec.service.observe import Snapshot
 from iscsi_ipsec.service.ports import Charon, Clock, Xfrm

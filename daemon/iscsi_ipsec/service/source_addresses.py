@@ -17,9 +17,9 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.errors import KernelUnavailable
 from iscsi_ipsec.base.iscsi import IscsiSession
 from iscsi_ipsec.base.problem import Problem
+from iscsi_ipsec.service.pass_schedule import RELOAD, ROUTES, START
 from iscsi_ipsec.service.ports import Routing
 from iscsi_ipsec.service.problems import kernel_problem
-from iscsi_ipsec.service.resync_schedule import RELOAD, ROUTES, START
 
 ANEW = frozenset({RouteMonitor.reason, START, RELOAD})
 """Wakeups after which all answers are outdated."""

@@ -12,7 +12,7 @@ from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.core.decide.desired import Desired
 from iscsi_ipsec.service.guard import GuardReconciler
-from iscsi_ipsec.service.resync_schedule import GUARD
+from iscsi_ipsec.service.pass_schedule import GUARD
 from tests.support.fakes import NO_BUFFERS, FakeClock, FakeFirewall
 from tests.support.values import derived, per_id, policy, portal
 

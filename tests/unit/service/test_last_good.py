@@ -10,8 +10,8 @@ import pytest
 from iscsi_ipsec.adapters.netlink import PolicyMonitor, RouteMonitor
 from iscsi_ipsec.adapters.resolver import ResolveFailure
 from iscsi_ipsec.base.problem import Problem
-from iscsi_ipsec.service.decryption import PENDING
-from iscsi_ipsec.service.resync_schedule import RELOAD
+from iscsi_ipsec.service.credential_decryption import PENDING
+from iscsi_ipsec.service.pass_schedule import RELOAD
 from tests.support.fakes import AWAY, NO_BUFFERS, READ_ONLY
 from tests.support.service_host import Host
 from tests.support.values import (

@@ -14,8 +14,8 @@ from iscsi_ipsec.adapters.netlink import GuardMonitor
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.core.config.settings import Settings
 from iscsi_ipsec.service.loop import GATHER_AT_MOST, Loop
+from iscsi_ipsec.service.pass_schedule import RESYNC, START
 from iscsi_ipsec.service.reconciler import Outcome
-from iscsi_ipsec.service.resync_schedule import RESYNC, START
 from tests.support.fakes import FakeClock, FakeServiceManager, FakeWakeups, FakeWatch, silences
 from tests.support.service_host import Host
 

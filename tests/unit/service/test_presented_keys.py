@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_ipsec.core.ike.key_rotation import TRY_AGAIN
-from iscsi_ipsec.service.resync_schedule import RELOAD
+from iscsi_ipsec.service.pass_schedule import RELOAD
 from tests.support.service_host import Host
 from tests.support.values import TARGET, per_id, policy, previous, record, session
 

@@ -14,7 +14,7 @@ from iscsi_ipsec.base.identity import IdType, IkeId
 from iscsi_ipsec.base.policy import Role, Tuning
 from iscsi_ipsec.core.ike.vici_messages import PREFIX
 from iscsi_ipsec.service.charon_contents import BULK, UNSETTLED_AT_MOST
-from iscsi_ipsec.service.resync_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
+from iscsi_ipsec.service.pass_schedule import AFTER_CHANGE_RECHECK, CHARON_STARTING_RECHECK, RELOAD
 from tests.support.fakes import AWAY, NO_BUFFERS, READ_ONLY
 from tests.support.service_host import Host
 from tests.support.values import TARGET, address, kernel_policy, per_id, policy, portal, record, session

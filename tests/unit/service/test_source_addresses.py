@@ -8,7 +8,7 @@ import pytest
 
 from iscsi_ipsec.adapters.netlink import RouteMonitor
 from iscsi_ipsec.base.addresses import Address
-from iscsi_ipsec.service.resync_schedule import ROUTES
+from iscsi_ipsec.service.pass_schedule import ROUTES
 from iscsi_ipsec.service.source_addresses import AT_LEAST, SourceAddresses
 from tests.support.fakes import FakeClock, FakeRouting
 

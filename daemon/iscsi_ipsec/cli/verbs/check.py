@@ -121,8 +121,8 @@ def together(judged: Iterable[Judged], paths: Paths) -> tuple[Problem, ...]:
     """The problems between files that are right by themselves."""
     judged = tuple(judged)
     # deciding takes more modules than looking at one file
+    from iscsi_ipsec.core.decide.file_conflicts import check_together  # noqa: PLC0415
     from iscsi_ipsec.core.decide.lookup import Lookup  # noqa: PLC0415
-    from iscsi_ipsec.core.decide.together import check_together  # noqa: PLC0415
     from iscsi_ipsec.core.decide.world import World  # noqa: PLC0415
 
     values = [file.value for file in judged]

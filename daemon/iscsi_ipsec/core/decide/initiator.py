@@ -20,7 +20,7 @@ from iscsi_ipsec.core.decide.desired import Connection, PortalView, Refused
 from iscsi_ipsec.core.decide.key_choice import pick_key, route_hint
 from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.name_limits import limited
-from iscsi_ipsec.core.decide.policy_match import NOWHERE
+from iscsi_ipsec.core.decide.policy_choice import NOWHERE
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,

@@ -25,7 +25,7 @@ from iscsi_ipsec.base.keys import GroupKey, Key, PerIdKey
 from iscsi_ipsec.base.policy import PortalPolicy
 from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalRange
 from iscsi_ipsec.core.decide.desired import Refused
-from iscsi_ipsec.core.decide.policy_match import NAME, NOWHERE, portals_of, rank
+from iscsi_ipsec.core.decide.policy_choice import NAME, NOWHERE, portals_of, rank
 from iscsi_ipsec.core.decide.world import World
 
 K = TypeVar("K", PerIdKey, GroupKey)
@@ -78,7 +78,7 @@ class KeyIndex:
         return how != NOWHERE and not (how == NAME and _rivals(key) in self._literal.get(portal, ()))
 
     def rank(self, key: Key, portal: Portal) -> int:
-        """How narrowly the key's ``portals`` name this portal (``policy_match.rank``)."""
+        """How narrowly the key's ``portals`` name this portal (``policy_choice.rank``)."""
         return max(
             (rank(self._world, p, portal, by_name=self._by_name) for p in key.portals), default=NOWHERE
         )

@@ -13,7 +13,7 @@ from iscsi_ipsec.base.keys import Key
 from iscsi_ipsec.base.policy import PortalPolicy, Role
 from iscsi_ipsec.base.portal import NamedPortal, Portal, PortalPattern
 from iscsi_ipsec.core.config.invalid_files import BrokenFile
-from iscsi_ipsec.core.decide.policy_match import PolicyMatch, portals_of
+from iscsi_ipsec.core.decide.policy_choice import PolicyMatch, portals_of
 from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 HOST_STACK_TRANSPORTS = ("", "tcp")

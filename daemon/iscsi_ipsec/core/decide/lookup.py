@@ -1,6 +1,6 @@
 """Indexes one world for the questions that are asked about each portal.
 
-Law: an index only. The decisions are made in ``policy_match``, ``key_choice`` and ``known_portals``.
+Law: an index only. The decisions are made in ``policy_choice``, ``key_choice`` and ``known_portals``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.portal import Portal
 from iscsi_ipsec.core.decide.key_choice import KeyIndex
 from iscsi_ipsec.core.decide.known_portals import candidates, wanted_sources
-from iscsi_ipsec.core.decide.policy_match import PolicyMatch
+from iscsi_ipsec.core.decide.policy_choice import PolicyMatch
 from iscsi_ipsec.core.decide.world import PortalBinding, World
 
 

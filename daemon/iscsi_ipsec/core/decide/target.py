@@ -34,7 +34,7 @@ from iscsi_ipsec.core.decide.initiator import broken_view, clear_view, uncovered
 from iscsi_ipsec.core.decide.key_choice import exactly_one
 from iscsi_ipsec.core.decide.lookup import Lookup
 from iscsi_ipsec.core.decide.name_limits import overruled, weaker_flags
-from iscsi_ipsec.core.decide.policy_match import NAME, served_by
+from iscsi_ipsec.core.decide.policy_choice import NAME, served_by
 from iscsi_ipsec.core.decide.setting_precedence import (
     esp_proposals,
     ike_proposals,

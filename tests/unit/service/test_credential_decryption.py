@@ -17,7 +17,7 @@ from iscsi_ipsec.base.errors import ConfigError
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.service.config_files import FileReader
-from iscsi_ipsec.service.decryption import AT_ONCE, FIRST_DELAY, PENDING, Decryption
+from iscsi_ipsec.service.credential_decryption import AT_ONCE, FIRST_DELAY, PENDING, Decryption
 from iscsi_ipsec.service.paths import Paths
 
 OLD = FileStat.at("/")

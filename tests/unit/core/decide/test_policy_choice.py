@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from iscsi_ipsec.base.addresses import Address
 from iscsi_ipsec.base.portal import parse_portal_pattern
-from iscsi_ipsec.core.decide.policy_match import served_by
+from iscsi_ipsec.core.decide.policy_choice import served_by
 from tests.support.values import (
     TARGET,
     address,

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from iscsi_ipsec.base.charon_sa import IkeSa
-from iscsi_ipsec.core.ike.suspicion import (
+from iscsi_ipsec.core.ike.silent_peers import (
     CLOSER_LOOK,
     IDLE_AFTER,
     LOOK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iscsi_ipsec.service.resync_schedule import LITTLE, MUCH, PARTS, RELOAD, RESYNC, START, ResyncSchedule
+from iscsi_ipsec.service.pass_schedule import LITTLE, MUCH, PARTS, RELOAD, RESYNC, START, ResyncSchedule
 
 
 @pytest.mark.parametrize("reason", [START, RELOAD])
