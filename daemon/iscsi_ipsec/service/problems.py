@@ -55,8 +55,8 @@ def held_back_problems(held: Collection[str]) -> list[Problem]:
         Problem(
             code="held-back",
             message=f"sessions use {some}{more}, which nothing asks for any more, although no file, record or command"
-            " said so: kept as it is",
-            hint="fix what fails (a route, an address, a name); to end it all the same: iscsi-ipsec clear-cache",
+            " ended it: kept as it is",
+            hint="fix what fails (a route, an address, a name, settings that contradict each other); to end it all the same: iscsi-ipsec clear-cache",
             severity=Severity.WARNING,
         )
     ]

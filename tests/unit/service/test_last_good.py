@@ -9,6 +9,8 @@ import pytest
 
 from iscsi_ipsec.adapters.netlink import PolicyMonitor, RouteMonitor
 from iscsi_ipsec.adapters.resolver import ResolveFailure
+from iscsi_ipsec.base.keys import PerIdKey
+from iscsi_ipsec.base.policy import Tuning
 from iscsi_ipsec.base.problem import Problem
 from iscsi_ipsec.service.credential_decryption import PENDING
 from iscsi_ipsec.service.pass_schedule import RELOAD
@@ -301,6 +303,29 @@ def test_the_guard_lets_through_the_sas_that_are_held_back(up: Host) -> None:
     up.run("files")
     up.run()
     assert " . 3260 . " not in up.firewall.text, "without its key no SA is held back"
+
+
+def contradicting(up: Host, key: PerIdKey = KEY) -> None:
+    """The policies ask for PFS, and now for a proposal without a group."""
+    tuning = Tuning(esp_proposals=("aes256gcm16",))
+    wrong = (replace(policy(p), tuning=tuning) for p in MANY)
+    up.put(key, *wrong, *(record(p) for p in MANY), *(session(p) for p in MANY))
+
+
+def test_settings_that_contradict_each_other_leave_the_sas_that_sessions_use(up: Host) -> None:
+    contradicting(up)
+    everything_stays(up, "files")
+    assert {"pfs-without-group", "held-back"} <= up.codes(up.run())
+    assert passing(up) == set(MANY)
+    up.put(KEY, *(policy(p) for p in MANY), *(record(p) for p in MANY), *(session(p) for p in MANY))
+    assert "held-back" not in up.codes(up.run("files"))
+    assert up.charon.ended() == []
+
+
+def test_a_replaced_key_is_out_of_use_although_settings_contradict_each_other(up: Host) -> None:
+    contradicting(up, per_id("db1", secret=b"a brand new key of db1"))
+    up.run("files")
+    assert len(up.charon.ended()) == len(MANY)
 
 
 def test_a_removed_key_ends_its_sas_while_others_are_held_back(up: Host) -> None:

@@ -24,6 +24,14 @@ from iscsi_ipsec.core.ike.sa_lifecycle import carrying
 ENVIRONMENT = frozenset({"no-route"})
 """Codes of problems that no file makes."""
 
+CONTRADICTIONS = frozenset(
+    {
+        "esn-without-window", "group-without-pfs", "mixed-versions", "no-algorithm", "no-transport-mode",
+        "outer-without-tunnel", "pfs-without-group",
+    }
+)  # fmt: skip
+"""Codes of settings with which no connection can be made. As with settings that charon refuses, the last good ones stay in force."""
+
 _Record: TypeAlias = tuple[str, str, int]
 """A record's path, and the host and port that it names."""
 
@@ -77,7 +85,9 @@ def held_back(
             continue
         asked, view = before.get(name), views.get(name)
         by_environment = view is not None and view.problem is not None and view.problem.code in ENVIRONMENT
-        if by_environment or (asked is not None and _still_asked(asked, view, world)):
+        if by_environment or (
+            asked is not None and (_contradicted(asked, view, world) or _still_asked(asked, view, world))
+        ):
             held.add(name)
     return frozenset(held)
 
@@ -92,6 +102,17 @@ def _in_use(sas: Iterable[IkeSa], world: World) -> frozenset[str]:
         and (
             not ike.initiator or any(ike.conn == name or ike.conn.startswith(f"{name}-") for name in remotes)
         )
+    )
+
+
+def _contradicted(asked: AskedBy, view: PortalView | None, world: World) -> bool:
+    """Whether the settings alone keep a connection with the same key from being made."""
+    return (
+        view is not None
+        and view.problem is not None
+        and view.problem.code in CONTRADICTIONS
+        and view.key_path == asked.key.path
+        and asked.key in world.keys
     )
 
 
