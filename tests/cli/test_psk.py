@@ -600,6 +600,34 @@ def test_an_encrypted_key_never_takes_the_credential_of_another_key_file(
     assert (stores[0] / named).read_bytes()[::-1] == third
 
 
+def test_removing_a_key_keeps_a_credential_that_a_broken_file_names(
+    instance: Instance, stores: tuple[Path, Path]
+) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
+    broken = instance.key("db1").replace('"db1"', '"db2"') + "kee = 1\n"
+    instance.put(instance.psk / "db2.toml", broken)
+    instance.fine("psk", "remove", "db1", "--yes")
+    assert (stores[0] / "iscsi-ipsec-db1").read_bytes()[::-1] == KEY
+    (instance.psk / "db2.toml").unlink()
+    instance.fine("psk", "undo", "db1")
+    instance.fine("psk", "remove", "db1", "--yes")
+    assert not list(stores[0].iterdir())
+
+
+def test_undo_overwrites_no_credential_that_another_key_file_has_now(
+    instance: Instance, stores: tuple[Path, Path]
+) -> None:
+    instance.fine("psk", "set", "--id", "db1", "--encrypt", "--stdin", stdin=KEY)
+    instance.fine("psk", "remove", "db1", "--yes")
+    other = 'id_type = "ID_FQDN"\nid = "db2"\nkey_credential = "iscsi-ipsec-db1"\n'
+    instance.put(instance.psk / "db2.toml", other)
+    (stores[0] / "iscsi-ipsec-db1").write_bytes(OTHER[::-1])
+    answer = instance.run("psk", "undo", "db1")
+    assert answer.code == 1
+    assert "holds the key of another file" in answer.err
+    assert (stores[0] / "iscsi-ipsec-db1").read_bytes()[::-1] == OTHER
+
+
 def test_an_unencrypted_key_that_is_replaced_by_an_encrypted_one_is_encrypted_too(
     instance: Instance, stores: tuple[Path, Path]
 ) -> None:

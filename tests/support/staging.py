@@ -116,7 +116,9 @@ class Session:
     def wait_until_fallen_back(self) -> None:
         """The new key was tried and refused, and the previous one takes precedence again."""
         wait_until(
-            lambda: "presents the previous key" in self.daemon.tail(), "the host fell back", detail=self._detail
+            lambda: "presents the previous key" in self.daemon.tail(),
+            "the host fell back",
+            detail=self._detail,
         )
         self.daemon.settle()
         self.wait_for_key("previous")

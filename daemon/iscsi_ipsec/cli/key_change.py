@@ -30,6 +30,7 @@ from iscsi_ipsec.cli.key_credential import (
     credential_files,
     drop_credential,
     encrypted,
+    is_named,
     sources,
     systemd_creds,
 )
@@ -359,6 +360,12 @@ def run_undo(options: argparse.Namespace, paths: Paths) -> Exit:
 
 def _refuse_undo(copy: replaced_keys.Copy, name: str, now: Stored | None, shelf: Shelf) -> None:
     """:class:`CommandError` where the daemon would not take the earlier content beside the other key files of now."""
+    for place in copy.credentials:
+        if os.path.lexists(place) and is_named(shelf, os.path.basename(place), name):
+            raise CommandError(
+                Exit.PROBLEMS, f"{place} holds the key of another file now, and undo would overwrite it",
+                "set that file's key again, then undo",
+            )  # fmt: skip
     try:
         before = parse_key_file(files.decode_config(copy.content.reveal(), copy.path), copy.path, name)
     except ConfigError:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Container
 from dataclasses import replace
+from pathlib import Path
 
 from iscsi_ipsec.adapters import credentials
 from iscsi_ipsec.adapters.atomic_write import write_private
+from iscsi_ipsec.adapters.files import SUFFIX
 from iscsi_ipsec.base.secret import Secret
 from iscsi_ipsec.cli.daemon_client import CommandError, Exit
 from iscsi_ipsec.cli.key_folder import Shelf, make_folder
@@ -91,13 +94,29 @@ def sources(draft: KeyDraft) -> tuple[KeySource, ...]:
 
 def drop_credential(shelf: Shelf, source: CredentialRef, but: str) -> None:
     """Remove a credential that this program made and that no other key file names."""
-    users = [s.draft.name for s in shelf.stored if source in sources(s.draft) and s.draft.name != but]
-    if users or not source.name.startswith(CREDENTIAL_PREFIX):
+    if not source.name.startswith(CREDENTIAL_PREFIX) or is_named(shelf, source.name, but):
         return
     for store in credentials.ENCRYPTED_STORES[:2]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{store}/{source.name}")
             sys.stdout.write(f"removed {store}/{source.name}\n")
+
+
+def is_named(shelf: Shelf, credential: str, but: str) -> bool:
+    """Whether a key file other than ``but`` names the credential; a broken one counts by its text, as it will be fixed."""
+    if any(
+        CredentialRef(credential) in sources(stored.draft)
+        for stored in shelf.stored
+        if stored.draft.name != but
+    ):
+        return True
+    name = re.compile(rb"""["']%s["']""" % re.escape(credential.encode()))
+    for folder in shelf.paths.psk_folders:
+        for path in Path(folder).glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if path.stem != but and name.search(path.read_bytes()):
+                    return True
+    return False
 
 
 def credential_files(draft: KeyDraft) -> tuple[str, ...]:
