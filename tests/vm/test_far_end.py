@@ -53,8 +53,6 @@ LOSES_PACKETS = (
 @pytest.fixture(scope="module")
 def product(ready: Machine, target: Machine) -> Iterator[Machine]:
     """The initiator with two portals of the same target under one key; afterwards without sessions and files."""
-    data = f"$(ip -o -4 address show to {target.ip} | cut -d' ' -f2)"
-    target.run(f"ip address replace {SECOND_IP}/24 dev {data}", check=True)
     peers = [
         Peer(name=f"far{n}", local=address, remote=ready.ip, key=KEY, local_id=SAN, remote_id=HOST)
         for n, address in enumerate((target.ip, SECOND_IP))
@@ -69,7 +67,6 @@ def product(ready: Machine, target: Machine) -> Iterator[Machine]:
     openiscsi.forget_everything(ready)
     ready.run(f"rm -f {CONFIG}/*.d/*.toml")
     farend.configure_charon(target, "")
-    target.run(f"ip address del {SECOND_IP}/24 dev {data}", check=True)
 
 
 @pytest.fixture(scope="module")
