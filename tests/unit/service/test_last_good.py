@@ -322,6 +322,16 @@ def test_settings_that_contradict_each_other_leave_the_sas_that_sessions_use(up:
     assert up.charon.ended() == []
 
 
+def test_served_settings_that_contradict_each_other_leave_the_sas_of_initiators(target: Host) -> None:
+    target.charon.sas_now = tuple(replace(sa, initiator=False) for sa in target.charon.sas_now)
+    reqids = [child.reqid for sa in target.charon.sas_now for child in sa.children]
+    wrong = replace(serves("10.0.0.0/24"), tuning=Tuning(esp_proposals=("aes256gcm16",)))
+    target.put(per_id("db1", portals=["10.0.0.0/24"]), wrong)
+    everything_stays(target, "files")
+    assert {"pfs-without-group", "held-back"} <= target.codes(target.run())
+    assert all(f" . {reqid}" in target.firewall.text for reqid in reqids)
+
+
 def test_a_replaced_key_is_out_of_use_although_settings_contradict_each_other(up: Host) -> None:
     contradicting(up, per_id("db1", secret=b"a brand new key of db1"))
     up.run("files")

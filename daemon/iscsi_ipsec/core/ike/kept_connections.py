@@ -86,7 +86,7 @@ def held_back(
         asked, view = before.get(name), views.get(name)
         by_environment = view is not None and view.problem is not None and view.problem.code in ENVIRONMENT
         if by_environment or (
-            asked is not None and (_contradicted(asked, view, world) or _still_asked(asked, view, world))
+            asked is not None and (_contradicted(asked, desired, world) or _still_asked(asked, view, world))
         ):
             held.add(name)
     return frozenset(held)
@@ -105,14 +105,16 @@ def _in_use(sas: Iterable[IkeSa], world: World) -> frozenset[str]:
     )
 
 
-def _contradicted(asked: AskedBy, view: PortalView | None, world: World) -> bool:
-    """Whether the settings alone keep a connection with the same key from being made."""
-    return (
-        view is not None
+def _contradicted(asked: AskedBy, desired: Desired, world: World) -> bool:
+    """Whether the settings alone keep a connection with the same key from being made.
+
+    Views are compared by portal and key: a served portal has one for each peer, which names no connection then.
+    """
+    return asked.key in world.keys and any(
+        (view.binding.portal, view.role, view.key_path) == (asked.portal, asked.role, asked.key.path)
         and view.problem is not None
         and view.problem.code in CONTRADICTIONS
-        and view.key_path == asked.key.path
-        and asked.key in world.keys
+        for view in desired.portals
     )
 
 
