@@ -165,6 +165,8 @@ def purge(machine: Machine) -> None:
     """Remove the product, which is there when the VMs were kept or another module ran."""
     if machine.run("dpkg -s iscsi-ipsec >/dev/null 2>&1").rc == 0:
         openiscsi.forget_everything(machine)
+        # a served portal may have connections of an initiator that was rebooted: they would block the removal
+        machine.run("touch /run/iscsi-ipsec/remove-with-sessions", check=True)
         machine.run("dpkg --purge iscsi-ipsec", timeout=180, check=True)
         machine.run("rm -rf /etc/iscsi-ipsec")  # what an admin wrote is the admin's to remove
         end_orphans(machine)
